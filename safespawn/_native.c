@@ -1,0 +1,2055 @@
+/*
+ * The spawn window: from the clone of a child until it has run execve or died.
+ *
+ * On the fast path the child shares our memory meanwhile, and that is where all
+ * the hazards come from. Each has its cure here; the threats and guards in
+ * brackets are those of threat-model.md and guards.py.
+ *
+ *  1. A signal handler of the application runs in the child, on our data. All 64
+ *     signals are blocked by raw system call before the clone (libc leaves 32 and
+ *     33 open); handlers are gone (CLONE_CLEAR_SIGHAND, or a loop in the child)
+ *     before the mask is restored, which is the last act before execve.
+ *     [T-01 signals-blocked]
+ *  2. Credentials change while memory is shared. Whoever asks for shared memory
+ *     names the proof that nothing can change them; "we are alone" is looked at
+ *     once more after the signals are blocked, and a child that is to change its
+ *     own credentials never shares. [T-02 alone-or-apart, T-19 drop-apart]
+ *  3. A child that never reaches execve. With a deadline nobody sleeps in vfork:
+ *     we wait on a futex that the kernel releases at exec or exit, then kill by
+ *     pidfd. The same wait serves the lookup of the program. [T-03 window-bounded]
+ *  4. Inputs are edited during the window. Everything is copied into a private
+ *     mapping that is read-only while the child lives. [T-04 inputs-sealed]
+ *  5. A credential change escaped the proof, or a forked child was born with old
+ *     ones. The child compares its ids and capabilities with those that the
+ *     decision rested on, first and last thing. [T-05 creds-agree]
+ *  6. The child overruns its stack. It has its own, with a guard page on either
+ *     side, not executable, not dumped. [T-06 stack-guarded]
+ *  7. errno and all thread-local storage are ours. The child makes raw system
+ *     calls only, allocates nothing and takes no lock; all its code is in the
+ *     section .text.ss_child, and a test lists what that refers to.
+ *     [T-07 child-raw-only]
+ *  8. Descriptors leak. The child marks everything close-on-exec but the targets
+ *     of the plan; sources that are also targets are lifted out of the way first.
+ *     [T-08 fds-closed]
+ *  9. Pids are used again. After the clone everything goes by pidfd.
+ *     [T-09 pidfd-only]
+ * 10. Nobody knows what happened. The child writes stage and errno to memory that
+ *     both sides see, and a child killed before execve is told apart from a
+ *     program that ran. [T-10 outcome-told]
+ *
+ * The stack outlives the child's use of it: with CLONE_VFORK the kernel keeps us
+ * asleep until then, without it we wait or kill. A child that SIGKILL could not
+ * end yet (it sleeps in the kernel) never runs another instruction of its own.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "_sys.h"
+
+#define SS_API static
+
+/* ---------------------------------------------------------------- constants */
+
+#define SS_STACK_BYTES (64u << 10)   /* deepest use seen: under 12 KiB */
+#define SS_KEEP_BYTES (512u << 10)   /* an arena above this is not kept */
+#define SS_INPUT_MAX (64ull << 20)   /* ten times what execve(2) takes */
+#define SS_GROUPS_MAX 65536u         /* NGROUPS_MAX, limits.h of the kernel */
+#define SS_FDS_MAX (1u << 20)        /* default of fs.nr_open, proc(5) */
+#define SS_LISTING_BYTES 4096u
+#define SS_GRACE_NS 1000000000ll     /* from SIGKILL until we stop waiting */
+#define SS_COPY_MAX (1ll << 30)      /* of a program copied to be hashed */
+#define SS_PROC_MAGIC 0x9fa0         /* PROC_SUPER_MAGIC, magic.h */
+#define SS_P_PIDFD 3                 /* waitid(2), Linux 5.4 */
+#define SS_RANGE_CLOEXEC 4u          /* close_range(2), Linux 5.11 */
+#define SS_CAPS_VERSION 0x20080522u  /* _LINUX_CAPABILITY_VERSION_3 */
+#define SS_FORKNOEXEC 0x40u          /* PF_FORKNOEXEC, linux/sched.h */
+#define SS_FUTEX_WAIT_BITSET 9       /* futex(2) */
+#define SS_FUTEX_ALL 0xffffffffu     /* FUTEX_BITSET_MATCH_ANY */
+#define SS_OWNER_DIED 0x40000000u    /* FUTEX_OWNER_DIED */
+#define SS_WAITERS 0x80000000u       /* FUTEX_WAITERS */
+#define SS_MADV_WIPEONFORK 18
+#define SS_MADV_COLD 20
+#define SS_AT_EACCESS 0x200
+
+enum {
+	SS_SHARE_MEMORY = 1 << 0,
+	SS_REQUIRE_ALONE = 1 << 1,
+	SS_NEW_SESSION = 1 << 2,
+	SS_SET_GROUP = 1 << 3,
+	SS_SET_NICE = 1 << 4,
+	SS_SET_UMASK = 1 << 5,
+	SS_RESTORE_SIGNALS = 1 << 6,
+	SS_SET_SIGMASK = 1 << 7,
+	SS_NO_NEW_PRIVS = 1 << 8,
+	SS_SET_UID = 1 << 9,
+	SS_SET_GID = 1 << 10,
+	SS_SET_GROUPS = 1 << 11,
+	SS_SEARCH = 1 << 12,
+	SS_COPY = 1 << 13,
+	SS_READABLE = 1 << 14,
+	SS_COPIED = 1 << 15,
+	SS_HEAD_READ = 1 << 16,
+	SS_EXEC_TARGET = 1 << 17, /* exec_fd is a target of the map */
+};
+
+#define SS_CHANGES_IDS (SS_SET_UID | SS_SET_GID | SS_SET_GROUPS)
+
+enum {
+	SS_EXEC = 1,
+	SS_FAILED,
+	SS_KILLED_BEFORE_EXEC,
+	SS_RACE_DETECTED,
+	SS_TIMED_OUT,
+	SS_NOT_ALONE,
+};
+
+enum {
+	SS_USED_CLONE3 = 1,
+	SS_UNCONFIRMED = 2, /* nobody could say whether execve was reached */
+	SS_STUCK = 4,       /* killed, but asleep in the kernel still */
+};
+
+/* The stages, in the order in which a spawn goes through them. */
+#define SS_STAGES(X)                                                            \
+	X(NONE, "none")                                                         \
+	X(PREPARE, "prepare")                                                   \
+	X(CWD_OPEN, "open-cwd")                                                 \
+	X(LOOKUP, "lookup")                                                     \
+	X(CLONE, "clone")                                                       \
+	X(BIRTH, "birth")                                                       \
+	X(SIGNALS, "signals")                                                   \
+	X(SESSION, "session")                                                   \
+	X(GROUP, "process-group")                                               \
+	X(TERMINAL, "terminal")                                                 \
+	X(NICE, "nice")                                                         \
+	X(AFFINITY, "affinity")                                                 \
+	X(UMASK, "umask")                                                       \
+	X(CWD, "cwd")                                                           \
+	X(FDS, "descriptors")                                                   \
+	X(CLOEXEC, "close")                                                     \
+	X(RLIMITS, "rlimits")                                                   \
+	X(GROUPS, "groups")                                                     \
+	X(GID, "gid")                                                           \
+	X(UID, "uid")                                                           \
+	X(CAPS, "caps")                                                         \
+	X(VERIFY, "verify-drop")                                                \
+	X(NO_NEW_PRIVS, "no-new-privs")                                         \
+	X(PDEATHSIG, "pdeathsig")                                               \
+	X(CREDS, "credentials")                                                 \
+	X(MASK, "mask")                                                         \
+	X(EXEC, "exec")
+
+enum {
+#define SS_STAGE_ENUM(name, text) SS_STAGE_##name,
+	SS_STAGES(SS_STAGE_ENUM)
+#undef SS_STAGE_ENUM
+	SS_STAGE_COUNT
+};
+
+enum { SS_PATH_BYTES = 4096, SS_HEAD_BYTES = 256, SS_PARENTS = 64 };
+
+/* -------------------------------------------------------------------- types */
+
+struct ss_creds {
+	uint32_t ruid, euid, suid, rgid, egid, sgid;
+	uint64_t effective, permitted, inheritable;
+};
+
+struct ss_fd {
+	int32_t source, target;
+};
+
+struct ss_rlimit {
+	uint64_t resource, soft, hard;
+};
+
+/*
+ * What to start. argv and env are argc and envc strings laid end to end, each
+ * with its NUL. fds is sorted by target, each target once. deadline_ns is a
+ * CLOCK_MONOTONIC time, 0 for none. A descriptor of -1 means "not asked for".
+ */
+struct ss_request {
+	const char *path;
+	const char *argv, *env;
+	const struct ss_fd *fds;
+	const uint32_t *groups;
+	const struct ss_rlimit *rlimits;
+	const uint8_t *cpus;
+	uint64_t argv_bytes, env_bytes;
+	uint32_t argc, envc, nfds, ngroups, nrlimits, cpus_bytes;
+	uint64_t flags;
+	uint64_t sigmask;
+	int64_t deadline_ns;
+	int32_t exec_fd, cwd_fd, terminal_fd;
+	int32_t group, nice, pdeathsig;
+	uint32_t umask, uid, gid;
+	struct ss_creds expected;
+};
+
+struct ss_result {
+	int32_t outcome, stage, error, pid, pidfd;
+	uint32_t flags;
+	int32_t exit_code, exit_status; /* si_code and si_status, when reaped here */
+	int64_t window_ns;
+};
+
+struct ss_node {
+	uint32_t uid, gid, mode;
+};
+
+/* What to look up: one name, or (SS_SEARCH) that name in each of ndirs. */
+struct ss_lookup {
+	const char *name, *dirs, *cwd;
+	uint64_t dirs_bytes;
+	uint32_t ndirs;
+	int32_t cwd_fd;
+	uint64_t flags;
+	int64_t deadline_ns;
+	struct ss_creds expected;
+};
+
+struct ss_found {
+	int32_t stage, error, exe_fd, cwd_fd, copy_fd;
+	uint32_t flags, head_bytes, nparents;
+	uint64_t device, inode, size;
+	int64_t mtime_ns, ctime_ns;
+	struct ss_node node;
+	char path[SS_PATH_BYTES];
+	char real[SS_PATH_BYTES];
+	unsigned char head[SS_HEAD_BYTES];
+	struct ss_node parents[SS_PARENTS];
+};
+
+struct ss_exit {
+	int32_t pid, code, status;
+	int64_t utime_us, stime_us, maxrss_kib, minflt, majflt, inblock, oublock, nvcsw, nivcsw;
+};
+
+/* [guard][stack][guard][work][guard][plan][guard]; sizes are whole pages. */
+struct ss_arena {
+	unsigned char *base, *stack, *work, *plan;
+	size_t bytes, work_bytes, plan_bytes;
+};
+
+/* set_robust_list(2): what the kernel walks when a task execs or exits. */
+struct ss_robust {
+	struct ss_robust_node {
+		struct ss_robust_node *next;
+	} list;
+	long futex_offset;
+	struct ss_robust_node *pending;
+};
+
+/* The child's word to us: writable in the window, first thing in the work area. */
+struct ss_report {
+	int32_t stage, error;
+	uint32_t handlers_cleared;
+	uint32_t owner; /* futex: the child's tid until it execs or dies */
+	struct ss_robust robust;
+	struct ss_robust_node node;
+};
+
+/* What the child reads: lives in the plan area, read-only in the window. */
+struct ss_plan {
+	struct ss_request want; /* pointers lead into the plan area */
+	struct ss_report *report;
+	unsigned char *scratch;
+	char **argv, **envp;
+	uint64_t mask;
+	int32_t parent_pid;
+	int32_t bounded;
+};
+
+struct ss_search {
+	struct ss_lookup want;
+	struct ss_report *report;
+	struct ss_found *found;
+	int32_t socket;
+	int32_t bounded;
+};
+
+#ifdef SS_TEST_HOOKS
+#include "_hooks.h"
+#else
+#define SS_HOOK(stage) 0
+#define SS_GUARDED(guard) 1
+#endif
+
+/* ==================================================================== child
+ *
+ * From here to the next double line: code that may run in a child sharing our
+ * memory. No lock, no allocation, no stdio, no libc call, no errno, no write
+ * outside the report, the scratch area and its own stack. Each step returns 0
+ * or a positive errno.
+ */
+
+SS_INLINE int
+ss_child_error(long answer)
+{
+	return answer < 0 ? (int)-answer : 0;
+}
+
+SS_INLINE void
+ss_child_stage(struct ss_report *report, int stage)
+{
+	__atomic_store_n(&report->stage, stage, __ATOMIC_RELAXED);
+}
+
+static SS_CHILD void
+ss_child_exit(void)
+{
+	for (;;)
+		(void)ss_sys1(SYS_exit_group, 127); /* cannot fail */
+}
+
+/* Asks the kernel to release report->owner when this task execs or dies. */
+static SS_CHILD int
+ss_child_arm(struct ss_report *report)
+{
+	report->node.next = &report->robust.list;
+	report->robust.list.next = &report->node;
+	report->robust.futex_offset = (long)((char *)&report->owner - (char *)&report->node);
+	report->robust.pending = NULL;
+	__atomic_store_n(&report->owner, (uint32_t)ss_sys0(SYS_gettid) | SS_WAITERS, __ATOMIC_SEQ_CST);
+	return ss_child_error(ss_sys2(SYS_set_robust_list, &report->robust, sizeof(report->robust)));
+}
+
+static SS_CHILD int
+ss_child_read_creds(struct ss_creds *creds)
+{
+	struct {
+		uint32_t version;
+		int32_t pid;
+	} header = {SS_CAPS_VERSION, 0};
+	struct {
+		uint32_t effective, permitted, inheritable;
+	} caps[2];
+	long answer;
+
+	if ((answer = ss_sys3(SYS_getresuid, &creds->ruid, &creds->euid, &creds->suid)) < 0 ||
+	    (answer = ss_sys3(SYS_getresgid, &creds->rgid, &creds->egid, &creds->sgid)) < 0 ||
+	    (answer = ss_sys2(SYS_capget, &header, caps)) < 0)
+		return ss_child_error(answer);
+	creds->effective = (uint64_t)caps[1].effective << 32 | caps[0].effective;
+	creds->permitted = (uint64_t)caps[1].permitted << 32 | caps[0].permitted;
+	creds->inheritable = (uint64_t)caps[1].inheritable << 32 | caps[0].inheritable;
+	return 0;
+}
+
+/* creds-agree (T-05): ESTALE when our credentials are not the expected ones. */
+static SS_CHILD int
+ss_child_creds_agree(const struct ss_creds *expected)
+{
+	struct ss_creds now;
+	int error = ss_child_read_creds(&now);
+
+	if (error)
+		return error;
+	if (!SS_GUARDED(CREDS_AGREE))
+		return 0;
+	return (now.ruid ^ expected->ruid) | (now.euid ^ expected->euid) |
+			       (now.suid ^ expected->suid) | (now.rgid ^ expected->rgid) |
+			       (now.egid ^ expected->egid) | (now.sgid ^ expected->sgid) ||
+		       now.effective != expected->effective ||
+		       now.permitted != expected->permitted ||
+		       now.inheritable != expected->inheritable
+		   ? ESTALE
+		   : 0;
+}
+
+static SS_CHILD int
+ss_child_default(int signal)
+{
+	const struct ss_sigaction dfl = {0, 0, 0, 0};
+
+	return ss_child_error(ss_sys4(SYS_rt_sigaction, signal, &dfl, NULL, 8));
+}
+
+/*
+ * No handler may stay when the mask is restored. Ignored signals survive execve:
+ * 32 and 33, which libc ignores in children that it makes, and those that Python
+ * ignores for itself (restore_signals of subprocess) go back to the default.
+ */
+static SS_CHILD int
+ss_child_signals(const struct ss_plan *plan)
+{
+	struct ss_sigaction now;
+	int error, signal;
+
+	for (signal = 1; signal <= SS_LAST_SIGNAL && !plan->report->handlers_cleared; signal++) {
+		if (signal == SIGKILL || signal == SIGSTOP)
+			continue;
+		if ((error = ss_child_error(ss_sys4(SYS_rt_sigaction, signal, NULL, &now, 8))))
+			return error;
+		if (now.handler > 1 && SS_GUARDED(SIGNALS_BLOCKED) && (error = ss_child_default(signal)))
+			return error;
+	}
+	if ((error = ss_child_default(32)) || (error = ss_child_default(33)))
+		return error;
+	if (!(plan->want.flags & SS_RESTORE_SIGNALS))
+		return 0;
+	if ((error = ss_child_default(SIGPIPE)))
+		return error;
+	return ss_child_default(SIGXFSZ);
+}
+
+static SS_CHILD int
+ss_child_session(const struct ss_plan *plan)
+{
+	if (!(plan->want.flags & SS_NEW_SESSION))
+		return 0;
+	return ss_child_error(ss_sys0(SYS_setsid));
+}
+
+/* After setsid, because a session leader cannot change its group. */
+static SS_CHILD int
+ss_child_group(const struct ss_plan *plan)
+{
+	if (!(plan->want.flags & SS_SET_GROUP))
+		return 0;
+	return ss_child_error(ss_sys2(SYS_setpgid, 0, plan->want.group));
+}
+
+/* After setsid, because only a session leader without a terminal may take one. */
+static SS_CHILD int
+ss_child_terminal(const struct ss_plan *plan)
+{
+	if (plan->want.terminal_fd < 0)
+		return 0;
+	return ss_child_error(ss_sys3(SYS_ioctl, plan->want.terminal_fd, TIOCSCTTY, 0));
+}
+
+static SS_CHILD int
+ss_child_nice(const struct ss_plan *plan)
+{
+	if (!(plan->want.flags & SS_SET_NICE))
+		return 0;
+	return ss_child_error(ss_sys3(SYS_setpriority, PRIO_PROCESS, 0, plan->want.nice));
+}
+
+static SS_CHILD int
+ss_child_affinity(const struct ss_plan *plan)
+{
+	if (!plan->want.cpus_bytes)
+		return 0;
+	return ss_child_error(
+	    ss_sys3(SYS_sched_setaffinity, 0, plan->want.cpus_bytes, plan->want.cpus));
+}
+
+static SS_CHILD int
+ss_child_umask(const struct ss_plan *plan)
+{
+	if (plan->want.flags & SS_SET_UMASK)
+		(void)ss_sys1(SYS_umask, plan->want.umask); /* cannot fail */
+	return 0;
+}
+
+static SS_CHILD int
+ss_child_cwd(const struct ss_plan *plan)
+{
+	if (plan->want.cwd_fd < 0)
+		return 0;
+	return ss_child_error(ss_sys1(SYS_fchdir, plan->want.cwd_fd));
+}
+
+static SS_CHILD int
+ss_child_is_target(const struct ss_plan *plan, int32_t fd)
+{
+	uint32_t low = 0, high = plan->want.nfds;
+
+	while (low < high) {
+		const uint32_t middle = low + (high - low) / 2;
+
+		if (plan->want.fds[middle].target == fd)
+			return 1;
+		if (plan->want.fds[middle].target < fd)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return 0;
+}
+
+/* A copy above every target, so that placing a target cannot overwrite it. */
+static SS_CHILD long
+ss_child_lift(const struct ss_plan *plan, int32_t fd)
+{
+	const int32_t floor =
+	    plan->want.nfds ? plan->want.fds[plan->want.nfds - 1].target + 1 : 3;
+
+	return ss_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, floor);
+}
+
+/*
+ * Two passes: first every source that is also somebody's target is lifted, then
+ * the targets are filled. dup3 refuses source equal to target, and dup2 would
+ * leave close-on-exec set there, so that case clears the flag instead.
+ */
+static SS_CHILD int
+ss_child_fds(const struct ss_plan *plan, int32_t *exec_fd)
+{
+	int32_t *lifted = (int32_t *)(void *)plan->scratch;
+	long answer;
+	uint32_t i;
+
+	for (i = 0; i < plan->want.nfds; i++) {
+		const struct ss_fd *fd = &plan->want.fds[i];
+
+		lifted[i] = fd->source;
+		if (fd->source == fd->target || !ss_child_is_target(plan, fd->source))
+			continue;
+		if ((answer = ss_child_lift(plan, fd->source)) < 0)
+			return ss_child_error(answer);
+		lifted[i] = (int32_t)answer;
+	}
+	if (*exec_fd >= 0 && !(plan->want.flags & SS_EXEC_TARGET) &&
+	    ss_child_is_target(plan, *exec_fd)) {
+		if ((answer = ss_child_lift(plan, *exec_fd)) < 0)
+			return ss_child_error(answer);
+		*exec_fd = (int32_t)answer;
+	}
+	for (i = 0; i < plan->want.nfds; i++) {
+		const int32_t target = plan->want.fds[i].target;
+
+		answer = lifted[i] == target ? ss_sys3(SYS_fcntl, target, F_SETFD, 0)
+					     : ss_sys3(SYS_dup3, lifted[i], target, 0);
+		if (answer < 0)
+			return ss_child_error(answer);
+	}
+	return 0;
+}
+
+SS_INLINE int
+ss_child_digits(const char *text, int32_t *ret_fd)
+{
+	int64_t value = 0;
+
+	if (!*text)
+		return 0;
+	for (; *text; text++) {
+		if (*text < '0' || *text > '9' || value > INT32_MAX / 10)
+			return 0;
+		value = value * 10 + (*text - '0');
+	}
+	if (value > INT32_MAX)
+		return 0;
+	*ret_fd = (int32_t)value;
+	return 1;
+}
+
+/* close_range(2) cannot mark before Linux 5.11: walk /proc/self/fd instead. */
+static SS_CHILD int
+ss_child_cloexec_walk(const struct ss_plan *plan)
+{
+	unsigned char *listing = plan->scratch + plan->want.nfds * sizeof(int32_t);
+	const long dir = ss_sys4(SYS_openat, AT_FDCWD, "/proc/self/fd",
+				 O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+	long bytes, at, answer;
+
+	if (dir < 0)
+		return ss_child_error(dir);
+	while ((bytes = ss_sys3(SYS_getdents64, dir, listing, SS_LISTING_BYTES)) > 0) {
+		for (at = 0; at < bytes;) {
+			/* struct linux_dirent64: u64, s64, u16 length, u8 type, name */
+			const uint16_t length = *(const uint16_t *)(const void *)(listing + at + 16);
+			int32_t fd;
+
+			if (ss_child_digits((const char *)listing + at + 19, &fd) &&
+			    !ss_child_is_target(plan, fd) &&
+			    (answer = ss_sys3(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC)) < 0)
+				return ss_child_error(answer);
+			at += length;
+		}
+	}
+	return ss_child_error(bytes);
+}
+
+/* fds-closed (T-08): every descriptor but the targets goes away at execve. */
+static SS_CHILD int
+ss_child_cloexec(const struct ss_plan *plan)
+{
+	uint32_t first = 0, i;
+	long answer;
+
+	if (!SS_GUARDED(FDS_CLOSED))
+		return 0;
+	for (i = 0; i <= plan->want.nfds; i++) {
+		const uint32_t last =
+		    i < plan->want.nfds ? (uint32_t)plan->want.fds[i].target - 1 : UINT32_MAX;
+
+		/* A target of 0 wraps to the largest value: nothing lies below it. */
+		if (i == plan->want.nfds || (last != UINT32_MAX && first <= last)) {
+			answer = ss_sys3(SYS_close_range, first, last, SS_RANGE_CLOEXEC);
+			if (answer == -ENOSYS || answer == -EINVAL || answer == -EPERM)
+				return ss_child_cloexec_walk(plan);
+			if (answer < 0)
+				return ss_child_error(answer);
+		}
+		if (i < plan->want.nfds)
+			first = (uint32_t)plan->want.fds[i].target + 1;
+	}
+	return 0;
+}
+
+/* Before the ids change, because raising a hard limit takes CAP_SYS_RESOURCE. */
+static SS_CHILD int
+ss_child_rlimits(const struct ss_plan *plan)
+{
+	uint32_t i;
+	int error;
+
+	for (i = 0; i < plan->want.nrlimits; i++) {
+		const struct ss_rlimit *limit = &plan->want.rlimits[i];
+
+		error = ss_child_error(
+		    ss_sys4(SYS_prlimit64, 0, limit->resource, &limit->soft, NULL));
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+/*
+ * Groups first, then gid, then uid: after the uid has gone nothing may change the
+ * others. EPERM is no verdict here: an unprivileged caller that asks for the
+ * groups it has gets it too, and ss_child_ids_agree tells the two apart.
+ */
+static SS_CHILD int
+ss_child_groups(const struct ss_plan *plan)
+{
+	int error;
+
+	if (!(plan->want.flags & SS_SET_GROUPS))
+		return 0;
+	error = ss_child_error(ss_sys2(SYS_setgroups, plan->want.ngroups, plan->want.groups));
+	return error == EPERM ? 0 : error;
+}
+
+static SS_CHILD int
+ss_child_gid(const struct ss_plan *plan)
+{
+	const uint32_t gid = plan->want.gid;
+
+	if (!(plan->want.flags & SS_SET_GID))
+		return 0;
+	return ss_child_error(ss_sys3(SYS_setresgid, gid, gid, gid));
+}
+
+static SS_CHILD int
+ss_child_uid(const struct ss_plan *plan)
+{
+	const uint32_t uid = plan->want.uid;
+
+	if (!(plan->want.flags & SS_SET_UID))
+		return 0;
+	return ss_child_error(ss_sys3(SYS_setresuid, uid, uid, uid));
+}
+
+SS_INLINE int
+ss_child_is_unprivileged(const struct ss_plan *plan)
+{
+	return (plan->want.flags & SS_SET_UID) && plan->want.uid != 0;
+}
+
+/*
+ * setresuid clears capabilities only where no securebit and no "keep caps" says
+ * otherwise (capabilities(7)), and never the inheritable set: say it outright.
+ */
+static SS_CHILD int
+ss_child_caps(const struct ss_plan *plan)
+{
+	const struct {
+		uint32_t version;
+		int32_t pid;
+	} header = {SS_CAPS_VERSION, 0};
+	const uint32_t none[6] = {0, 0, 0, 0, 0, 0};
+
+	if (!ss_child_is_unprivileged(plan))
+		return 0;
+	return ss_child_error(ss_sys2(SYS_capset, &header, none));
+}
+
+static SS_CHILD int
+ss_child_groups_agree(const struct ss_plan *plan)
+{
+	uint32_t *now = (uint32_t *)(void *)plan->scratch;
+	const long count = ss_sys2(SYS_getgroups, 0, NULL);
+	uint32_t i;
+
+	if (count < 0)
+		return ss_child_error(count);
+	if ((uint32_t)count != plan->want.ngroups)
+		return EPERM;
+	if (count && ss_sys2(SYS_getgroups, count, now) != count)
+		return EPERM;
+	/* Both are sorted: the kernel's list since Linux 2.6.4, ours by the caller. */
+	for (i = 0; i < plan->want.ngroups; i++)
+		if (now[i] != plan->want.groups[i])
+			return EPERM;
+	return 0;
+}
+
+/* drop-verified (T-13): EPERM unless we are who we were to become, wholly. */
+static SS_CHILD int
+ss_child_ids_agree(const struct ss_plan *plan)
+{
+	const uint64_t flags = plan->want.flags;
+	const uint32_t uid = plan->want.uid, gid = plan->want.gid;
+	struct ss_creds now;
+	int error;
+
+	if ((error = ss_child_read_creds(&now)))
+		return error;
+	if ((flags & SS_SET_UID) && (now.ruid != uid || now.euid != uid || now.suid != uid))
+		return EPERM;
+	if ((flags & SS_SET_GID) && (now.rgid != gid || now.egid != gid || now.sgid != gid))
+		return EPERM;
+	/* setfs*id cannot fail: asked for an id that is none, it names the present one. */
+	if ((flags & SS_SET_UID) && (uint32_t)ss_sys1(SYS_setfsuid, -1) != uid)
+		return EPERM;
+	if ((flags & SS_SET_GID) && (uint32_t)ss_sys1(SYS_setfsgid, -1) != gid)
+		return EPERM;
+	if (ss_child_is_unprivileged(plan) && (now.effective | now.permitted | now.inheritable))
+		return EPERM;
+	return flags & SS_SET_GROUPS ? ss_child_groups_agree(plan) : 0;
+}
+
+/* Tries to get the old identity back; ENOTRECOVERABLE if any of it can be had. */
+static SS_CHILD int
+ss_child_regain(const struct ss_plan *plan)
+{
+	const struct ss_creds *was = &plan->want.expected;
+	const uint32_t uids[] = {0, was->ruid, was->euid, was->suid};
+	const uint32_t gids[] = {0, was->rgid, was->egid, was->sgid};
+	const long keep = -1;
+	unsigned i;
+
+	for (i = 0; i < 4; i++) {
+		if (uids[i] != plan->want.uid && (ss_sys3(SYS_setresuid, keep, uids[i], keep) == 0 ||
+						  ss_sys3(SYS_setresuid, uids[i], keep, keep) == 0))
+			return ENOTRECOVERABLE;
+		if ((plan->want.flags & SS_SET_GID) && gids[i] != plan->want.gid &&
+		    (ss_sys3(SYS_setresgid, keep, gids[i], keep) == 0 ||
+		     ss_sys3(SYS_setresgid, gids[i], keep, keep) == 0))
+			return ENOTRECOVERABLE;
+	}
+	return 0;
+}
+
+static SS_CHILD int
+ss_child_verify(const struct ss_plan *plan)
+{
+	int error;
+
+	if (!(plan->want.flags & SS_CHANGES_IDS) || !SS_GUARDED(DROP_VERIFIED))
+		return 0;
+	if ((error = ss_child_ids_agree(plan)))
+		return error;
+	return ss_child_is_unprivileged(plan) ? ss_child_regain(plan) : 0;
+}
+
+static SS_CHILD int
+ss_child_no_new_privs(const struct ss_plan *plan)
+{
+	if (!(plan->want.flags & SS_NO_NEW_PRIVS))
+		return 0;
+	return ss_child_error(ss_sys5(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+}
+
+/*
+ * After the ids have changed, because that clears the setting (prctl(2)). A parent
+ * that died before it was set sends nothing, so look whether ours is still there.
+ */
+static SS_CHILD int
+ss_child_pdeathsig(const struct ss_plan *plan)
+{
+	int error;
+
+	if (!plan->want.pdeathsig)
+		return 0;
+	error = ss_child_error(ss_sys5(SYS_prctl, PR_SET_PDEATHSIG, plan->want.pdeathsig, 0, 0, 0));
+	if (error)
+		return error;
+	return ss_sys0(SYS_getppid) == plan->parent_pid ? 0 : ESRCH;
+}
+
+static SS_CHILD int
+ss_child_creds(const struct ss_plan *plan)
+{
+	if (!(plan->want.flags & SS_CHANGES_IDS))
+		return ss_child_creds_agree(&plan->want.expected);
+	return SS_GUARDED(DROP_VERIFIED) ? ss_child_ids_agree(plan) : 0;
+}
+
+/* Last before execve, because whatever was held back is delivered now. */
+static SS_CHILD int
+ss_child_mask(const struct ss_plan *plan)
+{
+	return ss_child_error(ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &plan->mask, NULL, 8));
+}
+
+static SS_CHILD int
+ss_child_execve(const struct ss_plan *plan, int32_t exec_fd)
+{
+	if (exec_fd < 0)
+		return ss_child_error(ss_sys3(SYS_execve, plan->want.path, plan->argv, plan->envp));
+	return ss_child_error(
+	    ss_sys5(SYS_execveat, exec_fd, "", plan->argv, plan->envp, AT_EMPTY_PATH));
+}
+
+#define SS_STEP(name, call)                                                     \
+	do {                                                                    \
+		ss_child_stage(plan->report, SS_STAGE_##name);                  \
+		if ((error = SS_HOOK(SS_STAGE_##name)) || (error = (call)))     \
+			goto fail;                                              \
+	} while (0)
+
+/* The child of ss_spawn: a flat list of steps, then the program, or an errno. */
+static SS_CHILD void
+ss_child_spawn(void *argument)
+{
+	const struct ss_plan *plan = argument;
+	int32_t exec_fd = plan->want.exec_fd;
+	int error;
+
+	ss_child_stage(plan->report, SS_STAGE_BIRTH);
+	if (plan->bounded && (error = ss_child_arm(plan->report)))
+		goto fail;
+	SS_STEP(BIRTH, ss_child_creds_agree(&plan->want.expected));
+	SS_STEP(SIGNALS, ss_child_signals(plan));
+	SS_STEP(SESSION, ss_child_session(plan));
+	SS_STEP(GROUP, ss_child_group(plan));
+	SS_STEP(TERMINAL, ss_child_terminal(plan));
+	SS_STEP(NICE, ss_child_nice(plan));
+	SS_STEP(AFFINITY, ss_child_affinity(plan));
+	SS_STEP(UMASK, ss_child_umask(plan));
+	SS_STEP(CWD, ss_child_cwd(plan));
+	SS_STEP(FDS, ss_child_fds(plan, &exec_fd));
+	SS_STEP(CLOEXEC, ss_child_cloexec(plan));
+	SS_STEP(RLIMITS, ss_child_rlimits(plan));
+	SS_STEP(GROUPS, ss_child_groups(plan));
+	SS_STEP(GID, ss_child_gid(plan));
+	SS_STEP(UID, ss_child_uid(plan));
+	SS_STEP(CAPS, ss_child_caps(plan));
+	SS_STEP(VERIFY, ss_child_verify(plan));
+	SS_STEP(NO_NEW_PRIVS, ss_child_no_new_privs(plan));
+	SS_STEP(PDEATHSIG, ss_child_pdeathsig(plan));
+	SS_STEP(CREDS, ss_child_creds(plan));
+	SS_STEP(MASK, ss_child_mask(plan));
+	SS_STEP(EXEC, ss_child_execve(plan, exec_fd));
+fail:
+	plan->report->error = error;
+	ss_child_exit();
+}
+
+/* ------------------------------------------------- child: finding the program
+ *
+ * The same functions serve in the parent (no deadline) and in a child of its own
+ * (deadline), which hands the descriptors back over a socket.
+ */
+
+static SS_CHILD long
+ss_child_copy_text(char *to, size_t room, const char *from)
+{
+	size_t length = 0;
+
+	while (from[length]) {
+		if (length + 1 >= room)
+			return -ENAMETOOLONG;
+		to[length] = from[length];
+		length++;
+	}
+	to[length] = 0;
+	return (long)length;
+}
+
+/* Writes the path of a candidate: the directory, unless empty, "/", the name. */
+static SS_CHILD int
+ss_child_join(char *to, const char *dir, const char *name)
+{
+	long at = 0;
+
+	if (*dir) {
+		if ((at = ss_child_copy_text(to, SS_PATH_BYTES - 1, dir)) < 0)
+			return ss_child_error(at);
+		if (to[at - 1] != '/')
+			to[at++] = '/';
+	}
+	return ss_child_error(ss_child_copy_text(to + at, SS_PATH_BYTES - (size_t)at, name));
+}
+
+static SS_CHILD void
+ss_child_number(char *to, int32_t value)
+{
+	char digits[12];
+	int count = 0;
+
+	do {
+		digits[count++] = (char)('0' + value % 10);
+		value /= 10;
+	} while (value);
+	while (count)
+		*to++ = digits[--count];
+	*to = 0;
+}
+
+SS_INLINE int
+ss_child_same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+SS_INLINE long
+ss_child_stat(int32_t fd, struct stat *ret_stat)
+{
+	return ss_sys4(SYS_newfstatat, fd, "", ret_stat, AT_EMPTY_PATH);
+}
+
+/*
+ * exe-held (T-18): opens for reading what an O_PATH descriptor names, and keeps
+ * it over the window: a lease must break here, with nothing shared, and no write
+ * lease can be taken while the descriptor is open. The O_PATH step before it
+ * means that no device and no FIFO is ever opened for its side effects.
+ */
+static SS_CHILD long
+ss_child_open_held(int32_t at, const char *path, const struct stat *expected)
+{
+	struct stat now;
+	long fd = ss_sys4(SYS_openat, at, path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0);
+
+	/* Somebody holds a lease: wait for it to be broken (fcntl(2), F_SETLEASE). */
+	if (fd == -EWOULDBLOCK)
+		fd = ss_sys4(SYS_openat, at, path, O_RDONLY | O_CLOEXEC | O_NOCTTY, 0);
+	if (fd < 0)
+		return fd;
+	if (ss_child_stat((int32_t)fd, &now) == 0 && ss_child_same_file(&now, expected))
+		return fd;
+	(void)ss_sys1(SYS_close, fd); /* the file was replaced under us */
+	return -ESTALE;
+}
+
+static SS_CHILD int
+ss_child_may_execute(int32_t at, int32_t fd, const char *path)
+{
+	long answer =
+	    ss_sys4(SYS_faccessat2, fd, "", X_OK, AT_EMPTY_PATH | SS_AT_EACCESS);
+
+	/* Linux 5.8; before it only the real ids can be asked about. */
+	if (answer == -ENOSYS || answer == -EPERM)
+		answer = ss_sys3(SYS_faccessat, at, path, X_OK);
+	return ss_child_error(answer);
+}
+
+static SS_CHILD void
+ss_child_describe(struct ss_found *found, const struct stat *st)
+{
+	found->device = st->st_dev;
+	found->inode = st->st_ino;
+	found->size = (uint64_t)st->st_size;
+	found->mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
+	found->ctime_ns = st->st_ctim.tv_sec * 1000000000ll + st->st_ctim.tv_nsec;
+	found->node.uid = st->st_uid;
+	found->node.gid = st->st_gid;
+	found->node.mode = st->st_mode;
+}
+
+/*
+ * Opens the candidate in found->path, as execve would find it. A program that may
+ * be run but not read stays an O_PATH descriptor: nobody can be kept from leasing
+ * it then, and the report says so.
+ */
+static SS_CHILD int
+ss_child_open_candidate(struct ss_found *found, int32_t at)
+{
+	struct stat st;
+	long path_fd = ss_sys4(SYS_openat, at, found->path, O_PATH | O_CLOEXEC, 0);
+	long fd;
+	int error;
+
+	if (path_fd < 0)
+		return ss_child_error(path_fd);
+	if ((error = ss_child_error(ss_child_stat((int32_t)path_fd, &st))))
+		goto close;
+	error = EACCES; /* what execve says of anything but a regular file */
+	if (!S_ISREG(st.st_mode))
+		goto close;
+	if ((error = ss_child_may_execute(at, (int32_t)path_fd, found->path)))
+		goto close;
+	fd = SS_GUARDED(EXE_HELD) ? ss_child_open_held(at, found->path, &st) : -EACCES;
+	if (fd < 0 && fd != -EACCES) {
+		error = ss_child_error(fd);
+		goto close;
+	}
+	ss_child_describe(found, &st);
+	found->exe_fd = (int32_t)path_fd;
+	if (fd < 0)
+		return 0;
+	found->exe_fd = (int32_t)fd;
+	found->flags |= SS_READABLE;
+close:
+	(void)ss_sys1(SYS_close, path_fd);
+	return error;
+}
+
+/* As execvp(3): a missing candidate is passed over, a forbidden one remembered. */
+static SS_CHILD int
+ss_child_search(const struct ss_lookup *want, struct ss_found *found, int32_t at)
+{
+	const char *dir = want->dirs;
+	int refused = 0, error;
+	uint32_t i;
+
+	if (!(want->flags & SS_SEARCH)) {
+		error = ss_child_join(found->path, "", want->name);
+		return error ? error : ss_child_open_candidate(found, at);
+	}
+	for (i = 0; i < want->ndirs; i++) {
+		if (!(error = ss_child_join(found->path, dir, want->name)))
+			error = ss_child_open_candidate(found, at);
+		if (!error)
+			return 0;
+		if (error == EACCES)
+			refused = error;
+		else if (error != ENOENT && error != ENOTDIR && error != ENAMETOOLONG &&
+			 error != ELOOP)
+			return error;
+		while (*dir++)
+			;
+	}
+	return refused ? refused : ENOENT;
+}
+
+static SS_CHILD int
+ss_child_read_head(struct ss_found *found)
+{
+	const long bytes =
+	    ss_sys4(SYS_pread64, found->exe_fd, found->head, SS_HEAD_BYTES, 0);
+
+	if (bytes < 0)
+		return ss_child_error(bytes);
+	found->head_bytes = (uint32_t)bytes;
+	found->flags |= SS_HEAD_READ;
+	return 0;
+}
+
+/* Owner and mode of every directory above the program, from the root down. */
+static SS_CHILD int
+ss_child_walk_parents(struct ss_found *found)
+{
+	char *at = found->real;
+	struct stat st;
+	long answer;
+
+	for (; *at; at++) {
+		char *end = at == found->real ? at + 1 : at;
+		const char kept = *end;
+
+		if (*at != '/')
+			continue;
+		if (found->nparents == SS_PARENTS)
+			return ELOOP;
+		*end = 0;
+		answer = ss_sys4(SYS_newfstatat, AT_FDCWD, found->real, &st, AT_SYMLINK_NOFOLLOW);
+		*end = kept;
+		if (answer < 0)
+			return ss_child_error(answer);
+		found->parents[found->nparents].uid = st.st_uid;
+		found->parents[found->nparents].gid = st.st_gid;
+		found->parents[found->nparents++].mode = st.st_mode;
+	}
+	return 0;
+}
+
+/* The name the kernel has for the descriptor; left empty when /proc is missing. */
+static SS_CHILD int
+ss_child_canonical(struct ss_found *found)
+{
+	char link[32];
+	struct stat st;
+	long bytes = ss_child_copy_text(link, sizeof(link), "/proc/self/fd/");
+
+	ss_child_number(link + bytes, found->exe_fd);
+	bytes = ss_sys4(SYS_readlinkat, AT_FDCWD, link, found->real, SS_PATH_BYTES - 1);
+	found->real[bytes > 0 ? bytes : 0] = 0;
+	if (found->real[0] != '/' ||
+	    ss_sys4(SYS_newfstatat, AT_FDCWD, found->real, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    st.st_dev != found->device || st.st_ino != found->inode) {
+		found->real[0] = 0; /* unlinked, moved, or out of our mount namespace */
+		return 0;
+	}
+	return ss_child_walk_parents(found);
+}
+
+/* Under a deadline the bytes to hash are fetched here, where waiting is bounded. */
+static SS_CHILD int
+ss_child_copy(const struct ss_lookup *want, struct ss_found *found)
+{
+	int64_t left = (int64_t)found->size;
+	off_t from = 0;
+	long fd, bytes = 1;
+
+	if (!(want->flags & SS_COPY))
+		return 0;
+	if (left > SS_COPY_MAX)
+		return EFBIG;
+	if ((fd = ss_sys2(SYS_memfd_create, "safespawn-copy", 1 /* MFD_CLOEXEC */)) < 0)
+		return ss_child_error(fd);
+	found->copy_fd = (int32_t)fd;
+	while (left > 0 && (bytes = ss_sys4(SYS_sendfile, fd, found->exe_fd, &from, left)) > 0)
+		left -= bytes;
+	found->flags |= SS_COPIED;
+	return ss_child_error(bytes);
+}
+
+static SS_CHILD int
+ss_child_open_cwd(const struct ss_lookup *want, struct ss_found *found)
+{
+	long fd;
+
+	if (!want->cwd)
+		return 0;
+	fd = ss_sys4(SYS_openat, AT_FDCWD, want->cwd, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+	if (fd < 0)
+		return ss_child_error(fd);
+	found->cwd_fd = (int32_t)fd;
+	return 0;
+}
+
+/* Fills found; on an error found->stage and found->error say which. */
+static SS_CHILD int
+ss_child_find(const struct ss_lookup *want, struct ss_found *found)
+{
+	int32_t at;
+	int error;
+
+	found->stage = SS_STAGE_CWD_OPEN;
+	if ((error = SS_HOOK(SS_STAGE_CWD_OPEN)) || (error = ss_child_open_cwd(want, found)))
+		goto fail;
+	at = found->cwd_fd >= 0 ? found->cwd_fd : want->cwd_fd >= 0 ? want->cwd_fd : AT_FDCWD;
+	found->stage = SS_STAGE_LOOKUP;
+	if ((error = SS_HOOK(SS_STAGE_LOOKUP)) || (error = ss_child_search(want, found, at)))
+		goto fail;
+	if ((error = ss_child_canonical(found)))
+		goto fail;
+	if (!(found->flags & SS_READABLE))
+		return 0;
+	if ((error = ss_child_read_head(found)) || (error = ss_child_copy(want, found)))
+		goto fail;
+	return 0;
+fail:
+	found->error = error;
+	return error;
+}
+
+/* Hands what was opened to the parent: SCM_RIGHTS, unix(7). */
+static SS_CHILD int
+ss_child_hand_over(const struct ss_search *search)
+{
+	const struct ss_found *found = search->found;
+	union {
+		struct cmsghdr header;
+		unsigned char room[CMSG_SPACE(3 * sizeof(int32_t))];
+	} control;
+	unsigned char dot = '.';
+	struct iovec iov = {&dot, 1};
+	struct msghdr message = {NULL, 0, &iov, 1, &control, 0, 0};
+	int32_t fds[3] = {found->exe_fd, found->cwd_fd, found->copy_fd};
+	int32_t *out = (int32_t *)(void *)CMSG_DATA(&control.header);
+	unsigned count = 0, i;
+
+	for (i = 0; i < 3; i++)
+		if (fds[i] >= 0)
+			out[count++] = fds[i];
+	control.header.cmsg_level = SOL_SOCKET;
+	control.header.cmsg_type = SCM_RIGHTS;
+	control.header.cmsg_len = CMSG_LEN(count * sizeof(int32_t));
+	message.msg_controllen = CMSG_SPACE(count * sizeof(int32_t));
+	return ss_child_error(ss_sys3(SYS_sendmsg, search->socket, &message, MSG_NOSIGNAL));
+}
+
+/* The child of ss_lookup; signals stay blocked until it exits. */
+static SS_CHILD void
+ss_child_lookup(void *argument)
+{
+	const struct ss_search *search = argument;
+	int error;
+
+	ss_child_stage(search->report, SS_STAGE_BIRTH);
+	if ((search->bounded && (error = ss_child_arm(search->report))) ||
+	    (error = ss_child_creds_agree(&search->want.expected)))
+		goto fail;
+	ss_child_stage(search->report, SS_STAGE_LOOKUP);
+	if (!ss_child_find(&search->want, search->found) && (error = ss_child_hand_over(search)))
+		goto fail;
+	ss_child_exit();
+fail:
+	search->report->error = error;
+	ss_child_exit();
+}
+
+/* =================================================================== parent */
+
+static int64_t
+ss_now(void)
+{
+	struct timespec now;
+
+	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail with this clock */
+	return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+static size_t
+ss_pages(size_t bytes)
+{
+	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+
+	return (bytes + page - 1) / page * page;
+}
+
+SS_API const char *
+ss_stage_name(int32_t stage)
+{
+	static const char *const names[] = {
+#define SS_STAGE_TEXT(name, text) text,
+	    SS_STAGES(SS_STAGE_TEXT)
+#undef SS_STAGE_TEXT
+	};
+
+	return stage >= 0 && stage < SS_STAGE_COUNT ? names[stage] : NULL;
+}
+
+/* Credentials of the calling thread; they belong to threads, not to processes. */
+SS_API int
+ss_creds_read(struct ss_creds *ret_creds)
+{
+	struct ss_creds creds;
+	const int error = ss_child_read_creds(&creds);
+
+	if (!error)
+		*ret_creds = creds;
+	return -error;
+}
+
+/*
+ * Whether nobody else runs on this memory. Two witnesses: the number of tasks
+ * (st_nlink of /proc/self/task less two, which costs no listing), and the kernel's
+ * own test behind unshare(CLONE_VM) (lib/is_single_threaded.c), which also sees
+ * other processes on our memory. A sandbox may silence the second; then the first
+ * decides. Returns 1 or 0, or a negative errno when nothing can be told.
+ */
+SS_API int
+ss_alone(uint32_t *ret_tasks)
+{
+	struct statfs fs;
+	struct stat st;
+	int fd, error = 0;
+
+	fd = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	if (fstatfs(fd, &fs) || fstat(fd, &st))
+		error = errno;
+	else if (fs.f_type != SS_PROC_MAGIC || st.st_nlink < 3)
+		error = ENOTSUP; /* something else is mounted there */
+	(void)close(fd); /* an O_PATH descriptor: there is nothing to lose */
+	if (error)
+		return -error;
+	*ret_tasks = (uint32_t)st.st_nlink - 2;
+	if (*ret_tasks != 1)
+		return 0;
+	return ss_sys1(SYS_unshare, SS_CLONE_VM) == -EINVAL ? 0 : 1;
+}
+
+/* -------------------------------------------------------------------- arena */
+
+SS_API void
+ss_arena_free(struct ss_arena *arena)
+{
+	if (arena->base)
+		(void)munmap(arena->base, arena->bytes); /* our own mapping */
+	memset(arena, 0, sizeof(*arena));
+}
+
+/* stack-guarded (T-06): the gaps between the areas are never accessible. */
+static int
+ss_arena_open(struct ss_arena *arena, size_t stack_bytes, int shared)
+{
+	const int how = MAP_ANONYMOUS | MAP_FIXED | (shared ? MAP_SHARED : MAP_PRIVATE);
+	const int open = PROT_READ | PROT_WRITE;
+
+	if (!SS_GUARDED(STACK_GUARDED) && mprotect(arena->base, arena->bytes, open))
+		return -errno;
+	if (mprotect(arena->stack, stack_bytes, open) ||
+	    mprotect(arena->plan, arena->plan_bytes, open) ||
+	    mmap(arena->work, arena->work_bytes, open, how, -1, 0) == MAP_FAILED)
+		return -errno;
+	return 0;
+}
+
+static int
+ss_arena_map(struct ss_arena *arena, size_t work_bytes, size_t plan_bytes, int shared)
+{
+	const size_t page = ss_pages(1), stack_bytes = ss_pages(SS_STACK_BYTES);
+	int error;
+
+	memset(arena, 0, sizeof(*arena));
+	arena->work_bytes = ss_pages(work_bytes);
+	arena->plan_bytes = ss_pages(plan_bytes);
+	arena->bytes = 4 * page + stack_bytes + arena->work_bytes + arena->plan_bytes;
+	arena->base = mmap(NULL, arena->bytes, PROT_NONE,
+			   MAP_ANONYMOUS | MAP_PRIVATE | MAP_NORESERVE, -1, 0);
+	if (arena->base == MAP_FAILED) {
+		arena->base = NULL;
+		return -errno;
+	}
+	arena->stack = arena->base + page;
+	arena->work = arena->stack + stack_bytes + page;
+	arena->plan = arena->work + arena->work_bytes + page;
+	if ((error = ss_arena_open(arena, stack_bytes, shared))) {
+		ss_arena_free(arena);
+		return error;
+	}
+	/* Advice only: a kernel that cannot do it takes no safety from the window. */
+	(void)madvise(arena->base, arena->bytes, MADV_DONTDUMP);
+	if (!shared)
+		(void)madvise(arena->base, arena->bytes, SS_MADV_WIPEONFORK);
+	return 0;
+}
+
+/*
+ * Makes the caller's arena large enough. Without shared memory the child has its
+ * own copy of everything, so its report needs a shared page, made for this spawn
+ * only: a page that outlived it would be shared with every other child too.
+ */
+static int
+ss_arena_fit(struct ss_arena *arena, size_t work_bytes, size_t plan_bytes, int shared)
+{
+	if (arena->base && arena->work_bytes >= work_bytes && arena->plan_bytes >= plan_bytes)
+		return 0;
+	ss_arena_free(arena);
+	return ss_arena_map(arena, work_bytes, plan_bytes, shared);
+}
+
+/* Takes the plan area from the parent too, until the window is over. */
+static int
+ss_arena_protect(const struct ss_arena *arena, int writable)
+{
+	if (!SS_GUARDED(INPUTS_SEALED))
+		return 0;
+	return mprotect(arena->plan, arena->plan_bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ)
+		   ? -errno
+		   : 0;
+}
+
+/* ------------------------------------------------------------------- window */
+
+struct ss_window {
+	struct ss_arena *arena;
+	void (*main)(void *);
+	void *argument;
+	uint64_t *mask; /* where the caller's signal mask goes before the clone */
+	uint64_t flags; /* SS_SHARE_MEMORY, SS_REQUIRE_ALONE */
+	int64_t deadline_ns;
+	int exit_signal;
+	/* What came of it. */
+	int32_t pid, pidfd;
+	int timed_out, used_clone3;
+	int64_t ns;
+};
+
+static struct ss_report *
+ss_report_of(const struct ss_arena *arena)
+{
+	return (struct ss_report *)(void *)arena->work;
+}
+
+/*
+ * clone3 may be unknown (ENOSYS), refused by a sandbox (EPERM: older container
+ * profiles), or know fewer flags or a shorter argument (EINVAL, E2BIG): then
+ * clone(2), whose child clears the handlers itself. Tried anew every time, because
+ * a filter that refuses one thread need not refuse the next. If the reason lies
+ * elsewhere, clone(2) fails alike and its answer is the one reported.
+ */
+static long
+ss_clone(struct ss_window *w)
+{
+	struct ss_report *report = ss_report_of(w->arena);
+	struct ss_clone_args args;
+	long pid;
+
+	memset(&args, 0, sizeof(args));
+	args.flags = SS_CLONE_PIDFD;
+	if (w->flags & SS_SHARE_MEMORY)
+		args.flags |= SS_CLONE_VM;
+	if (!w->deadline_ns)
+		args.flags |= SS_CLONE_VFORK;
+	args.pidfd = (uint64_t)(uintptr_t)&w->pidfd;
+	args.exit_signal = (uint64_t)w->exit_signal;
+	args.stack = (uint64_t)(uintptr_t)w->arena->stack;
+	args.stack_size = ss_pages(SS_STACK_BYTES);
+
+	report->handlers_cleared = 1;
+	args.flags |= SS_GUARDED(SIGNALS_BLOCKED) ? SS_CLONE_CLEAR_SIGHAND : 0;
+	pid = ss_child_born3(&args, w->main, w->argument);
+	w->used_clone3 = pid >= 0;
+	if (pid != -ENOSYS && pid != -EPERM && pid != -EINVAL && pid != -E2BIG)
+		return pid;
+	report->handlers_cleared = 0;
+	args.flags &= ~SS_CLONE_CLEAR_SIGHAND;
+	return ss_child_born2(&args, w->main, w->argument);
+}
+
+/* Until the kernel releases the futex (exec or exit), or the deadline: ETIMEDOUT. */
+static long
+ss_await_release(struct ss_report *report, int64_t deadline_ns)
+{
+	const struct timespec until = {deadline_ns / 1000000000ll, deadline_ns % 1000000000ll};
+	long answer = 0;
+
+	while (answer != -ETIMEDOUT) {
+		const uint32_t now = __atomic_load_n(&report->owner, __ATOMIC_SEQ_CST);
+
+		if (now & SS_OWNER_DIED)
+			return 0;
+		answer = ss_sys6(SYS_futex, &report->owner, SS_FUTEX_WAIT_BITSET, now, &until, NULL,
+				 SS_FUTEX_ALL);
+		if (answer < 0 && answer != -EAGAIN && answer != -EINTR && answer != -ETIMEDOUT)
+			return answer;
+	}
+	return __atomic_load_n(&report->owner, __ATOMIC_SEQ_CST) & SS_OWNER_DIED ? 0 : answer;
+}
+
+static void
+ss_await_exit(int32_t pidfd, int64_t grace_ns)
+{
+	const struct timespec grace = {grace_ns / 1000000000ll, grace_ns % 1000000000ll};
+	struct pollfd poll = {pidfd, POLLIN, 0};
+
+	/* Signals are blocked here, so it cannot be cut short. */
+	(void)ss_sys5(SYS_ppoll, &poll, 1, grace_ns < 0 ? NULL : &grace, NULL, 8);
+}
+
+/* window-bounded (T-03): what has not run execve by the deadline is killed. */
+static void
+ss_bound(struct ss_window *w)
+{
+	if (!w->deadline_ns || !SS_GUARDED(WINDOW_BOUNDED))
+		return;
+	if (!ss_await_release(ss_report_of(w->arena), w->deadline_ns))
+		return;
+	w->timed_out = 1;
+	/*
+	 * ESRCH: it is dead already. Then wait, because until the signal has reached its
+	 * processor it still runs; if it sleeps in the kernel it never will again.
+	 */
+	(void)ss_sys4(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0);
+	ss_await_exit(w->pidfd, SS_GRACE_NS);
+}
+
+/* Everything between the first blocked signal and the last restored one. */
+static int
+ss_window_shielded(struct ss_window *w)
+{
+	uint32_t tasks;
+	int error;
+	int64_t start;
+	long pid;
+
+	if ((w->flags & SS_REQUIRE_ALONE) && SS_GUARDED(ALONE_OR_APART) && ss_alone(&tasks) != 1)
+		return -EBUSY;
+	if ((error = SS_HOOK(SS_STAGE_CLONE)))
+		return -error;
+	if ((error = ss_arena_protect(w->arena, 0)))
+		return error;
+	start = ss_now();
+	pid = ss_clone(w);
+	if (pid > 0) {
+		w->pid = (int32_t)pid;
+		ss_bound(w);
+	}
+	w->ns = ss_now() - start;
+	/* Cannot fail where the opposite worked; if it did, no later spawn would. */
+	(void)ss_arena_protect(w->arena, 1);
+	return pid < 0 ? (int)pid : 0;
+}
+
+/*
+ * Runs main in a child and returns when that has run execve or is gone. Returns 0
+ * when there was a child, -EBUSY when we are not alone but had to be, else the
+ * errno of the step that failed, with nothing started.
+ */
+static int
+ss_window_run(struct ss_window *w)
+{
+	const uint64_t all = SS_GUARDED(SIGNALS_BLOCKED) ? ~0ull : 0;
+	int error, cancel_state;
+
+	w->pidfd = -1;
+	memset(ss_report_of(w->arena), 0, sizeof(struct ss_report));
+	/* A cancelled thread would unwind past a child that lives on our memory. */
+	(void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
+	(void)ss_sys4(SYS_rt_sigprocmask, SIG_BLOCK, &all, w->mask, 8); /* good arguments */
+	error = ss_window_shielded(w);
+	(void)ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, w->mask, NULL, 8);
+	(void)pthread_setcancelstate(cancel_state, &cancel_state);
+	return error;
+}
+
+/* ------------------------------------------------------------------ outcome */
+
+static ssize_t
+ss_read_stat(int32_t pid, char *text, size_t room)
+{
+	long at = ss_child_copy_text(text, room, "/proc/");
+	ssize_t bytes;
+	int fd;
+
+	ss_child_number(text + at, pid);
+	memcpy(text + strlen(text), "/stat", sizeof("/stat"));
+	fd = open(text, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	bytes = read(fd, text, room - 1);
+	(void)close(fd); /* read only */
+	text[bytes > 0 ? bytes : 0] = 0;
+	return bytes;
+}
+
+/* The flags of /proc/pid/stat, proc_pid_stat(5): the ninth field. */
+static int
+ss_read_task_flags(int32_t pid, uint32_t *ret_flags)
+{
+	char text[1024], *at;
+	unsigned field;
+
+	if (ss_read_stat(pid, text, sizeof(text)) <= 0)
+		return -EIO;
+	/* The second field is a name in brackets that may hold anything. */
+	at = strrchr(text, ')');
+	for (field = 2; at && field < 9; field++)
+		at = strchr(at + 1, ' ');
+	if (!at)
+		return -EIO;
+	*ret_flags = (uint32_t)strtoul(at + 1, NULL, 10);
+	return 0;
+}
+
+/*
+ * outcome-told (T-10): whether a child that got as far as execve went through it.
+ * One that still has memory did: the window ends at execve or with the memory. Of
+ * one without, the kernel remembers whether it ever ran execve (PF_FORKNOEXEC).
+ * process_madvise asks for the first without side effect, Linux 5.10.
+ */
+static int
+ss_went_through(int32_t pid, int32_t pidfd, uint32_t *ret_flags)
+{
+	siginfo_t info;
+	uint32_t flags;
+	long answer;
+
+	if (!SS_GUARDED(OUTCOME_TOLD))
+		return 1;
+	answer = ss_sys5(SYS_process_madvise, pidfd, NULL, 0, SS_MADV_COLD, 0);
+	if (answer == 0)
+		return 1;
+	/* While it is not reaped its pid is its own: read first, then make sure. */
+	if (ss_read_task_flags(pid, &flags) == 0 &&
+	    ss_sys5(SYS_waitid, SS_P_PIDFD, pidfd, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, NULL) == 0)
+		return !(flags & SS_FORKNOEXEC);
+	*ret_flags |= SS_UNCONFIRMED;
+	return 1;
+}
+
+static int
+ss_classify(const struct ss_window *w, struct ss_result *result)
+{
+	const struct ss_report *report = ss_report_of(w->arena);
+
+	result->stage = __atomic_load_n(&report->stage, __ATOMIC_RELAXED);
+	result->error = report->error;
+	if (result->error == ESTALE &&
+	    (result->stage == SS_STAGE_BIRTH || result->stage == SS_STAGE_CREDS))
+		return SS_RACE_DETECTED;
+	if (result->error)
+		return SS_FAILED;
+	if (w->timed_out)
+		return SS_TIMED_OUT;
+	if (result->stage < SS_STAGE_EXEC || !ss_went_through(w->pid, w->pidfd, &result->flags))
+		return SS_KILLED_BEFORE_EXEC;
+	return SS_EXEC;
+}
+
+/* A child that runs no program leaves nothing behind: no zombie, no descriptor. */
+static void
+ss_reap(const struct ss_window *w, struct ss_result *result)
+{
+	siginfo_t info;
+	long answer;
+
+	memset(&info, 0, sizeof(info));
+	ss_await_exit(w->pidfd, w->timed_out ? 0 : w->deadline_ns ? SS_GRACE_NS : -1);
+	do
+		answer = ss_sys5(SYS_waitid, SS_P_PIDFD, w->pidfd, &info,
+				 WEXITED | WNOHANG | __WALL, NULL);
+	while (answer == -EINTR);
+	if (answer == 0 && info.si_pid == 0) {
+		result->flags |= SS_STUCK; /* asleep in the kernel; the caller reaps it later */
+		return;
+	}
+	/* ECHILD: somebody else reaped it, or SIGCHLD is ignored. It is gone. */
+	result->exit_code = info.si_code;
+	result->exit_status = info.si_status;
+	(void)close(w->pidfd);
+	result->pidfd = -1;
+}
+
+static void
+ss_conclude(const struct ss_window *w, struct ss_result *result)
+{
+	result->pid = w->pid;
+	result->pidfd = w->pidfd;
+	result->window_ns = w->ns;
+	result->flags = w->used_clone3 ? SS_USED_CLONE3 : 0;
+	result->outcome = ss_classify(w, result);
+	if (result->outcome != SS_EXEC)
+		ss_reap(w, result);
+}
+
+static void
+ss_not_started(struct ss_result *result, int stage, int error)
+{
+	result->outcome = error == -EBUSY && stage == SS_STAGE_CLONE ? SS_NOT_ALONE : SS_FAILED;
+	result->stage = stage;
+	result->error = -error;
+}
+
+/* -------------------------------------------------------------------- spawn */
+
+static size_t
+ss_room(size_t bytes)
+{
+	return (bytes + 15) & ~(size_t)15;
+}
+
+/* Copies into the plan area; every piece starts on 16 bytes. */
+static void *
+ss_put(unsigned char **at, const void *from, size_t bytes)
+{
+	void *piece = *at;
+
+	if (bytes)
+		memcpy(piece, from, bytes);
+	*at += ss_room(bytes);
+	return piece;
+}
+
+/* Points at each of count strings laid end to end; -EINVAL if they are not count. */
+static int
+ss_put_strings(unsigned char **at, const char *text, size_t bytes, uint32_t count, char ***ret)
+{
+	char *copy = ss_put(at, text, bytes);
+	char **strings = (char **)(void *)*at;
+	const char *end = copy + bytes;
+	uint32_t i;
+
+	*at += ss_room((count + 1ull) * sizeof(char *));
+	for (i = 0; i < count; i++) {
+		const char *nul = copy < end ? memchr(copy, 0, (size_t)(end - copy)) : NULL;
+
+		if (!nul)
+			return -EINVAL;
+		strings[i] = copy;
+		copy += nul + 1 - copy;
+	}
+	strings[count] = NULL;
+	*ret = strings;
+	return copy == end ? 0 : -EINVAL;
+}
+
+static int
+ss_measure(const struct ss_request *r, size_t *ret_plan, size_t *ret_work)
+{
+	if (!r->argc || r->nfds > SS_FDS_MAX || r->ngroups > SS_GROUPS_MAX || r->nrlimits > 64 ||
+	    r->cpus_bytes > 8192)
+		return -EINVAL;
+	if (r->argv_bytes > SS_INPUT_MAX || r->env_bytes > SS_INPUT_MAX ||
+	    (uint64_t)r->argc + r->envc > SS_INPUT_MAX / sizeof(char *))
+		return -E2BIG;
+	*ret_plan = ss_room(sizeof(struct ss_plan)) + ss_room(strlen(r->path) + 1) +
+		    ss_room(r->argv_bytes) + ss_room((r->argc + 1ull) * sizeof(char *)) +
+		    ss_room(r->env_bytes) + ss_room((r->envc + 1ull) * sizeof(char *)) +
+		    ss_room(r->nfds * sizeof(struct ss_fd)) + ss_room(r->ngroups * sizeof(uint32_t)) +
+		    ss_room(r->nrlimits * sizeof(struct ss_rlimit)) + ss_room(r->cpus_bytes);
+	*ret_work = ss_room(sizeof(struct ss_report)) + r->nfds * sizeof(int32_t) +
+		    r->ngroups * sizeof(uint32_t) + SS_LISTING_BYTES;
+	return 0;
+}
+
+static int
+ss_plan_write(struct ss_arena *arena, const struct ss_request *r)
+{
+	struct ss_plan *plan = (struct ss_plan *)(void *)arena->plan;
+	unsigned char *at = arena->plan + ss_room(sizeof(*plan));
+	int error;
+
+	plan->want = *r;
+	plan->report = ss_report_of(arena);
+	plan->scratch = arena->work + ss_room(sizeof(struct ss_report));
+	plan->parent_pid = getpid();
+	plan->bounded = r->deadline_ns != 0;
+	plan->want.path = ss_put(&at, r->path, strlen(r->path) + 1);
+	if ((error = ss_put_strings(&at, r->argv, r->argv_bytes, r->argc, &plan->argv)) ||
+	    (error = ss_put_strings(&at, r->env, r->env_bytes, r->envc, &plan->envp)))
+		return error;
+	plan->want.fds = ss_put(&at, r->fds, r->nfds * sizeof(*r->fds));
+	plan->want.groups = ss_put(&at, r->groups, r->ngroups * sizeof(*r->groups));
+	plan->want.rlimits = ss_put(&at, r->rlimits, r->nrlimits * sizeof(*r->rlimits));
+	plan->want.cpus = ss_put(&at, r->cpus, r->cpus_bytes);
+	return 0;
+}
+
+static int
+ss_prepare(struct ss_arena *arena, const struct ss_request *request)
+{
+	const int share = (request->flags & SS_SHARE_MEMORY) != 0;
+	size_t plan_bytes, work_bytes;
+	int error;
+
+	if ((error = SS_HOOK(SS_STAGE_PREPARE)))
+		return -error;
+	/* drop-apart (T-19): guards.py decides, but nothing it gets wrong gets past here. */
+	if (share && (request->flags & SS_CHANGES_IDS) && SS_GUARDED(DROP_APART))
+		return -EINVAL;
+	if ((error = ss_measure(request, &plan_bytes, &work_bytes)) ||
+	    (error = ss_arena_fit(arena, work_bytes, plan_bytes, !share)))
+		return error;
+	return ss_plan_write(arena, request);
+}
+
+static int
+ss_spawn_in(struct ss_arena *arena, const struct ss_request *request, struct ss_result *result)
+{
+	struct ss_plan *plan;
+	struct ss_window w;
+	int error;
+
+	error = ss_prepare(arena, request);
+	if (error) {
+		ss_not_started(result, SS_STAGE_PREPARE, error);
+		return error;
+	}
+	plan = (struct ss_plan *)(void *)arena->plan;
+	memset(&w, 0, sizeof(w));
+	w.arena = arena;
+	w.main = ss_child_spawn;
+	w.argument = plan;
+	w.mask = &plan->mask;
+	w.flags = request->flags;
+	w.deadline_ns = request->deadline_ns;
+	w.exit_signal = SIGCHLD;
+	if ((error = ss_window_run(&w))) {
+		ss_not_started(result, SS_STAGE_CLONE, error);
+		return error;
+	}
+	ss_conclude(&w, result);
+	return 0;
+}
+
+/*
+ * Starts a program. Returns 0 when a child was made; what became of it is in the
+ * result. Otherwise a negative errno, and nothing was started. The arena is the
+ * calling thread's own, used only when memory is shared.
+ */
+SS_API int
+ss_spawn(struct ss_arena *arena, const struct ss_request *request, struct ss_result *result)
+{
+	struct ss_arena own;
+	int error;
+
+	memset(result, 0, sizeof(*result));
+	result->pidfd = -1;
+	if (request->flags & SS_SHARE_MEMORY) {
+		error = ss_spawn_in(arena, request, result);
+		if (arena->bytes > SS_KEEP_BYTES)
+			ss_arena_free(arena);
+		return error;
+	}
+	memset(&own, 0, sizeof(own));
+	error = ss_spawn_in(&own, request, result);
+	ss_arena_free(&own);
+	return error;
+}
+
+/* ------------------------------------------------------------------- lookup */
+
+static void
+ss_found_clear(struct ss_found *found)
+{
+	memset(found, 0, offsetof(struct ss_found, path));
+	found->exe_fd = found->cwd_fd = found->copy_fd = -1;
+	found->path[0] = found->real[0] = 0;
+}
+
+/* Takes the descriptors that the child sent, in the order in which it names them. */
+static int
+ss_take_over(int socket, struct ss_found *found)
+{
+	union {
+		struct cmsghdr header;
+		unsigned char room[CMSG_SPACE(3 * sizeof(int32_t))];
+	} control;
+	unsigned char dot;
+	struct iovec iov = {&dot, 1};
+	struct msghdr message = {NULL, 0, &iov, 1, &control, sizeof(control), 0};
+	int32_t *fds[3] = {&found->exe_fd, &found->cwd_fd, &found->copy_fd};
+	const struct cmsghdr *header;
+	size_t at = 0, count, i;
+	int32_t got[3];
+
+	if (recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1)
+		return -EIO;
+	header = CMSG_FIRSTHDR(&message);
+	count = header ? (header->cmsg_len - CMSG_LEN(0)) / sizeof(int32_t) : 0;
+	for (i = 0; i < 3; i++)
+		at += *fds[i] >= 0;
+	if (count)
+		memcpy(got, CMSG_DATA(header), count * sizeof(int32_t));
+	if (at != count) { /* EMFILE here: the kernel drops what does not fit */
+		for (i = 0; i < count; i++)
+			(void)close(got[i]);
+		return -EMFILE;
+	}
+	for (i = 0, at = 0; i < 3; i++)
+		if (*fds[i] >= 0)
+			*fds[i] = got[at++];
+	return 0;
+}
+
+static size_t
+ss_search_bytes(const struct ss_lookup *l)
+{
+	return ss_room(sizeof(struct ss_search)) + ss_room(strlen(l->name) + 1) +
+	       ss_room(l->dirs_bytes) + ss_room(l->cwd ? strlen(l->cwd) + 1 : 0) + sizeof(uint64_t);
+}
+
+static struct ss_search *
+ss_search_write(struct ss_arena *arena, const struct ss_lookup *l, int socket)
+{
+	struct ss_search *search = (struct ss_search *)(void *)arena->plan;
+	unsigned char *at = arena->plan + ss_room(sizeof(*search));
+
+	search->want = *l;
+	search->report = ss_report_of(arena);
+	search->found = (struct ss_found *)(void *)(arena->work + ss_room(sizeof(struct ss_report)));
+	search->socket = socket;
+	search->bounded = 1;
+	search->want.name = ss_put(&at, l->name, strlen(l->name) + 1);
+	search->want.dirs = ss_put(&at, l->dirs, l->dirs_bytes);
+	if (l->cwd)
+		search->want.cwd = ss_put(&at, l->cwd, strlen(l->cwd) + 1);
+	ss_found_clear(search->found);
+	return search;
+}
+
+/* What the child of a lookup came to: 0, or the errno that the caller should see. */
+static int
+ss_lookup_outcome(const struct ss_window *w, struct ss_result *result)
+{
+	if (result->error)
+		return result->error == ESTALE ? SS_RACE_DETECTED : SS_FAILED;
+	if (w->timed_out)
+		return SS_TIMED_OUT;
+	return result->exit_code == CLD_EXITED ? SS_EXEC : SS_KILLED_BEFORE_EXEC;
+}
+
+static int
+ss_lookup_bounded(struct ss_arena *arena, const struct ss_lookup *l, struct ss_found *found,
+		  struct ss_result *result)
+{
+	const size_t work_bytes = ss_room(sizeof(struct ss_report)) + sizeof(struct ss_found);
+	struct ss_search *search;
+	struct ss_window w;
+	int error, pair[2];
+	uint64_t mask;
+
+	if ((error = ss_arena_fit(arena, work_bytes, ss_search_bytes(l), !(l->flags & SS_SHARE_MEMORY))))
+		return error;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
+		return -errno;
+	search = ss_search_write(arena, l, pair[1]);
+	memset(&w, 0, sizeof(w));
+	w.arena = arena;
+	w.main = ss_child_lookup;
+	w.argument = search;
+	w.mask = &mask;
+	w.flags = l->flags;
+	w.deadline_ns = l->deadline_ns;
+	if ((error = ss_window_run(&w)))
+		goto close;
+	result->pid = w.pid;
+	result->pidfd = w.pidfd;
+	result->window_ns = w.ns;
+	result->stage = SS_STAGE_LOOKUP;
+	result->error = search->report->error;
+	ss_reap(&w, result); /* no exit signal: nobody but us can have reaped it */
+	result->outcome = ss_lookup_outcome(&w, result);
+	if (result->outcome == SS_EXEC) {
+		*found = *search->found;
+		if (!found->error)
+			error = ss_take_over(pair[0], found);
+		if (found->error || error)
+			found->exe_fd = found->cwd_fd = found->copy_fd = -1;
+	}
+close:
+	(void)close(pair[0]);
+	(void)close(pair[1]);
+	return error;
+}
+
+static void
+ss_found_close(struct ss_found *found)
+{
+	int32_t *fds[3] = {&found->exe_fd, &found->cwd_fd, &found->copy_fd};
+	size_t i;
+
+	for (i = 0; i < 3; i++) {
+		if (*fds[i] >= 0)
+			(void)close(*fds[i]); /* read only, or never written by us */
+		*fds[i] = -1;
+	}
+}
+
+/*
+ * Finds the program and opens it, and the working directory, here (no deadline)
+ * or in a child that is killed at the deadline. Returns 0 when the lookup was
+ * made: found->error says what it came to, found->stage where. With a deadline
+ * result->outcome is SS_EXEC when the child came to an end by itself. Otherwise a
+ * negative errno. Descriptors are open only when everything is well.
+ */
+SS_API int
+ss_lookup(struct ss_arena *arena, const struct ss_lookup *lookup, struct ss_found *found,
+	  struct ss_result *result)
+{
+	struct ss_arena own;
+	int error;
+
+	memset(result, 0, sizeof(*result));
+	result->pidfd = -1;
+	ss_found_clear(found);
+	if (!lookup->deadline_ns) {
+		result->outcome = SS_EXEC;
+		if (ss_child_find(lookup, found))
+			ss_found_close(found);
+		return 0;
+	}
+	if (lookup->flags & SS_SHARE_MEMORY) {
+		error = ss_lookup_bounded(arena, lookup, found, result);
+	} else {
+		memset(&own, 0, sizeof(own));
+		error = ss_lookup_bounded(&own, lookup, found, result);
+		ss_arena_free(&own);
+	}
+	if (error)
+		ss_not_started(result, SS_STAGE_CLONE, error);
+	return error;
+}
+
+/* --------------------------------------------------------------------- wait */
+
+/*
+ * waitid(2) by pidfd with the resource usage. Returns 0 when reaped, 1 when still
+ * running (only with nohang), else a negative errno: EINTR when a signal came.
+ */
+SS_API int
+ss_wait(int pidfd, int nohang, struct ss_exit *ret_exit)
+{
+	const int options = WEXITED | (nohang ? WNOHANG : 0);
+	struct rusage usage;
+	siginfo_t info;
+	long answer;
+
+	memset(&info, 0, sizeof(info));
+	memset(&usage, 0, sizeof(usage));
+	answer = ss_sys5(SYS_waitid, SS_P_PIDFD, pidfd, &info, options, &usage);
+	if (answer < 0)
+		return (int)answer;
+	if (!info.si_pid)
+		return 1;
+	ret_exit->pid = info.si_pid;
+	ret_exit->code = info.si_code;
+	ret_exit->status = info.si_status;
+	ret_exit->utime_us = usage.ru_utime.tv_sec * 1000000ll + usage.ru_utime.tv_usec;
+	ret_exit->stime_us = usage.ru_stime.tv_sec * 1000000ll + usage.ru_stime.tv_usec;
+	ret_exit->maxrss_kib = usage.ru_maxrss;
+	ret_exit->minflt = usage.ru_minflt;
+	ret_exit->majflt = usage.ru_majflt;
+	ret_exit->inblock = usage.ru_inblock;
+	ret_exit->oublock = usage.ru_oublock;
+	ret_exit->nvcsw = usage.ru_nvcsw;
+	ret_exit->nivcsw = usage.ru_nivcsw;
+	return 0;
+}
+
+/* -------------------------------------------------------------------- probe */
+
+static SS_CHILD void
+ss_child_probe(void *argument)
+{
+	__atomic_store_n((uint32_t *)argument, 1, __ATOMIC_RELAXED);
+	ss_child_exit();
+}
+
+/*
+ * Whether a child made with CLONE_VM really writes to our memory: emulators make a
+ * copy instead, and then no result could come back. 1, 0, or a negative errno; the
+ * proof that a spawn would need is needed here too: EBUSY when we are not alone.
+ */
+SS_API int
+ss_memory_shared(void)
+{
+	struct ss_arena arena;
+	struct ss_window w;
+	struct ss_result result;
+	uint64_t mask;
+	uint32_t *word;
+	int error;
+
+	memset(&arena, 0, sizeof(arena));
+	if ((error = ss_arena_map(&arena, sizeof(struct ss_report) + 16, 1, 0)))
+		return error;
+	word = (uint32_t *)(void *)(arena.work + ss_room(sizeof(struct ss_report)));
+	memset(&w, 0, sizeof(w));
+	memset(&result, 0, sizeof(result));
+	w.arena = &arena;
+	w.main = ss_child_probe;
+	w.argument = word;
+	w.mask = &mask;
+	w.flags = SS_SHARE_MEMORY | SS_REQUIRE_ALONE;
+	if (!(error = ss_window_run(&w))) {
+		ss_reap(&w, &result);
+		error = __atomic_load_n(word, __ATOMIC_RELAXED) ? 1 : 0;
+	}
+	ss_arena_free(&arena);
+	return error;
+}

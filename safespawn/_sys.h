@@ -1,0 +1,227 @@
+/*
+ * Raw system calls, for code that may run in a child sharing our memory.
+ *
+ * errno and everything else that libc keeps in thread-local storage belong to
+ * the parent there (hazard 7 in _native.c), so nothing here goes through libc:
+ * each call returns the kernel's own answer, a value or a negative errno.
+ * Everything is always_inline, so that it lands in the section of its caller.
+ */
+#ifndef SS_SYS_H
+#define SS_SYS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+
+#if !defined(__linux__) || !(defined(__x86_64__) || defined(__aarch64__))
+#error "safespawn needs Linux on x86-64 or aarch64"
+#endif
+
+/* Headers older than the call lack its number; these are the same on both. */
+#ifndef SYS_pidfd_send_signal
+#define SYS_pidfd_send_signal 424
+#endif
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+#ifndef SYS_faccessat2
+#define SYS_faccessat2 439
+#endif
+#ifndef SYS_process_madvise
+#define SYS_process_madvise 440
+#endif
+
+#define SS_INLINE static inline __attribute__((always_inline))
+
+#if defined(__has_attribute)
+#if __has_attribute(no_stack_protector)
+#define SS_NO_CANARY __attribute__((no_stack_protector))
+#endif
+#endif
+#ifndef SS_NO_CANARY
+#define SS_NO_CANARY __attribute__((optimize("no-stack-protector")))
+#endif
+
+/*
+ * Marks a function that runs in the child. Its own section lets a test list
+ * what such code refers to; no canary, because __stack_chk_fail would run the
+ * parent's abort path; no sanitizer or profiler, because they keep state.
+ */
+#define SS_CHILD                                                                \
+	__attribute__((section(".text.ss_child"), noinline,                     \
+		       no_sanitize("address", "undefined", "thread"),           \
+		       no_instrument_function)) SS_NO_CANARY
+
+SS_INLINE long
+ss_syscall6(long number, long a, long b, long c, long d, long e, long f)
+{
+#if defined(__x86_64__)
+	long answer;
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+
+	__asm__ volatile("syscall"
+			 : "=a"(answer)
+			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return answer;
+#else
+	register long x8 __asm__("x8") = number;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+	register long x5 __asm__("x5") = f;
+
+	__asm__ volatile("svc 0"
+			 : "+r"(x0)
+			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5)
+			 : "memory", "cc");
+	return x0;
+#endif
+}
+
+#define SS_ARG(x) ((long)(x))
+#define ss_sys0(n) ss_syscall6(n, 0, 0, 0, 0, 0, 0)
+#define ss_sys1(n, a) ss_syscall6(n, SS_ARG(a), 0, 0, 0, 0, 0)
+#define ss_sys2(n, a, b) ss_syscall6(n, SS_ARG(a), SS_ARG(b), 0, 0, 0, 0)
+#define ss_sys3(n, a, b, c) ss_syscall6(n, SS_ARG(a), SS_ARG(b), SS_ARG(c), 0, 0, 0)
+#define ss_sys4(n, a, b, c, d) \
+	ss_syscall6(n, SS_ARG(a), SS_ARG(b), SS_ARG(c), SS_ARG(d), 0, 0)
+#define ss_sys5(n, a, b, c, d, e) \
+	ss_syscall6(n, SS_ARG(a), SS_ARG(b), SS_ARG(c), SS_ARG(d), SS_ARG(e), 0)
+#define ss_sys6(n, a, b, c, d, e, f) \
+	ss_syscall6(n, SS_ARG(a), SS_ARG(b), SS_ARG(c), SS_ARG(d), SS_ARG(e), SS_ARG(f))
+
+/*
+ * The kernel's sigaction (include/uapi/asm-generic/signal.h); both machines
+ * define SA_RESTORER, so both have the third word.
+ */
+struct ss_sigaction {
+	uintptr_t handler;
+	unsigned long flags;
+	uintptr_t restorer;
+	uint64_t mask;
+};
+
+#define SS_LAST_SIGNAL 64
+
+/* clone3(2), first version of its argument: 64 bytes, known since Linux 5.3. */
+struct ss_clone_args {
+	uint64_t flags;
+	uint64_t pidfd;
+	uint64_t child_tid;
+	uint64_t parent_tid;
+	uint64_t exit_signal;
+	uint64_t stack;
+	uint64_t stack_size;
+	uint64_t tls;
+};
+
+#define SS_CLONE_VM 0x100ULL
+#define SS_CLONE_PIDFD 0x1000ULL
+#define SS_CLONE_VFORK 0x4000ULL
+#define SS_CLONE_CLEAR_SIGHAND 0x100000000ULL /* clone3 only, Linux 5.5 */
+
+/*
+ * The two clone stubs. The child starts on a stack of its own (hazard 6) and
+ * calls main(argument) there; main never returns, and the trap after it says
+ * so to the reader and to the processor. The two values it needs sit in
+ * registers which the kernel copies to the child. The frame pointer is zeroed
+ * to end backtraces.
+ */
+#if defined(__x86_64__)
+#define SS_CLONE_TAIL                                                           \
+	"syscall\n\t"                                                           \
+	"testq %%rax, %%rax\n\t"                                                \
+	"jnz 1f\n\t"                                                            \
+	"xorl %%ebp, %%ebp\n\t"                                                 \
+	"movq %%r13, %%rdi\n\t"                                                 \
+	"callq *%%r12\n\t"                                                      \
+	"ud2\n"                                                                 \
+	"1:"
+#else
+#define SS_CLONE_TAIL                                                           \
+	"svc 0\n\t"                                                             \
+	"cbnz x0, 1f\n\t"                                                       \
+	"mov x29, xzr\n\t"                                                      \
+	"mov x0, x20\n\t"                                                       \
+	"blr x19\n\t"                                                           \
+	"brk #1\n"                                                              \
+	"1:"
+#endif
+
+static SS_CHILD long
+ss_child_born3(struct ss_clone_args *args, void (*main)(void *), void *argument)
+{
+#if defined(__x86_64__)
+	long answer;
+	register void (*r12)(void *) __asm__("r12") = main;
+	register void *r13 __asm__("r13") = argument;
+
+	__asm__ volatile(SS_CLONE_TAIL
+			 : "=a"(answer)
+			 : "a"(SYS_clone3), "D"(args), "S"(sizeof(*args)), "r"(r12), "r"(r13)
+			 : "rcx", "r11", "memory", "cc");
+	return answer;
+#else
+	register long x8 __asm__("x8") = SYS_clone3;
+	register long x0 __asm__("x0") = (long)args;
+	register long x1 __asm__("x1") = (long)sizeof(*args);
+	register void (*x19)(void *) __asm__("x19") = main;
+	register void *x20 __asm__("x20") = argument;
+
+	__asm__ volatile(SS_CLONE_TAIL
+			 : "+r"(x0)
+			 : "r"(x8), "r"(x1), "r"(x19), "r"(x20)
+			 : "memory", "cc");
+	return x0;
+#endif
+}
+
+/* clone(2) takes the top of the stack, and stores the pidfd in parent_tid. */
+static SS_CHILD long
+ss_child_born2(struct ss_clone_args *args, void (*main)(void *), void *argument)
+{
+	const long flags = (long)(args->flags | args->exit_signal);
+	const long top = (long)(args->stack + args->stack_size);
+#if defined(__x86_64__)
+	long answer;
+	register void (*r12)(void *) __asm__("r12") = main;
+	register void *r13 __asm__("r13") = argument;
+	register long r10 __asm__("r10") = 0;
+	register long r8 __asm__("r8") = 0;
+
+	__asm__ volatile(SS_CLONE_TAIL
+			 : "=a"(answer)
+			 : "a"(SYS_clone), "D"(flags), "S"(top), "d"(args->pidfd), "r"(r10),
+			   "r"(r8), "r"(r12), "r"(r13)
+			 : "rcx", "r11", "memory", "cc");
+	return answer;
+#else
+	register long x8 __asm__("x8") = SYS_clone;
+	register long x0 __asm__("x0") = flags;
+	register long x1 __asm__("x1") = top;
+	register long x2 __asm__("x2") = (long)args->pidfd;
+	register long x3 __asm__("x3") = 0;
+	register long x4 __asm__("x4") = 0;
+	register void (*x19)(void *) __asm__("x19") = main;
+	register void *x20 __asm__("x20") = argument;
+
+	__asm__ volatile(SS_CLONE_TAIL
+			 : "+r"(x0)
+			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x19), "r"(x20)
+			 : "memory", "cc");
+	return x0;
+#endif
+}
+
+#endif
