@@ -1368,11 +1368,12 @@ struct ss_window {
 	struct ss_arena *arena;
 	void (*main)(void *);
 	void *argument;
-	uint64_t *mask; /* where the caller's signal mask goes before the clone */
+	uint64_t *child_mask; /* where the child finds the caller's mask, or NULL */
 	uint64_t flags; /* SS_SHARE_MEMORY, SS_REQUIRE_ALONE */
 	int64_t deadline_ns;
 	int exit_signal;
 	/* What came of it. */
+	uint64_t mask; /* the caller's, to be restored */
 	int32_t pid, pidfd;
 	int timed_out, used_clone3;
 	int64_t ns;
@@ -1509,9 +1510,11 @@ ss_window_run(struct ss_window *w)
 	memset(ss_report_of(w->arena), 0, sizeof(struct ss_report));
 	/* A cancelled thread would unwind past a child that lives on our memory. */
 	(void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
-	(void)ss_sys4(SYS_rt_sigprocmask, SIG_BLOCK, &all, w->mask, 8); /* good arguments */
+	(void)ss_sys4(SYS_rt_sigprocmask, SIG_BLOCK, &all, &w->mask, 8); /* good arguments */
+	if (w->child_mask)
+		*w->child_mask = w->mask;
 	error = ss_window_shielded(w);
-	(void)ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, w->mask, NULL, 8);
+	(void)ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &w->mask, NULL, 8);
 	(void)pthread_setcancelstate(cancel_state, &cancel_state);
 	return error;
 }
@@ -1764,7 +1767,8 @@ ss_spawn_in(struct ss_arena *arena, const struct ss_request *request, struct ss_
 	w.arena = arena;
 	w.main = ss_child_spawn;
 	w.argument = plan;
-	w.mask = &plan->mask;
+	plan->mask = request->sigmask;
+	w.child_mask = request->flags & SS_SET_SIGMASK ? NULL : &plan->mask;
 	w.flags = request->flags;
 	w.deadline_ns = request->deadline_ns;
 	w.exit_signal = SIGCHLD;
@@ -1891,7 +1895,6 @@ ss_lookup_bounded(struct ss_arena *arena, const struct ss_lookup *l, struct ss_f
 	struct ss_search *search;
 	struct ss_window w;
 	int error, pair[2];
-	uint64_t mask;
 
 	if ((error = ss_arena_fit(arena, work_bytes, ss_search_bytes(l), !(l->flags & SS_SHARE_MEMORY))))
 		return error;
@@ -1902,7 +1905,6 @@ ss_lookup_bounded(struct ss_arena *arena, const struct ss_lookup *l, struct ss_f
 	w.arena = arena;
 	w.main = ss_child_lookup;
 	w.argument = search;
-	w.mask = &mask;
 	w.flags = l->flags;
 	w.deadline_ns = l->deadline_ns;
 	if ((error = ss_window_run(&w)))
@@ -2031,7 +2033,6 @@ ss_memory_shared(void)
 	struct ss_arena arena;
 	struct ss_window w;
 	struct ss_result result;
-	uint64_t mask;
 	uint32_t *word;
 	int error;
 
@@ -2044,7 +2045,6 @@ ss_memory_shared(void)
 	w.arena = &arena;
 	w.main = ss_child_probe;
 	w.argument = word;
-	w.mask = &mask;
 	w.flags = SS_SHARE_MEMORY | SS_REQUIRE_ALONE;
 	if (!(error = ss_window_run(&w))) {
 		ss_reap(&w, &result);

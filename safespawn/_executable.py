@@ -1,0 +1,155 @@
+"""The program: found, opened, looked at, hashed and judged before anything is started."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from . import _binding, guards
+from ._spec import Credentials, Executable, Request, Verdict
+
+#: Linux follows a script that names a script as its interpreter so many times
+#: (exec_binprm of fs/exec.c).
+INTERPRETERS_MAX = 5
+_CHUNK = 1 << 20
+
+#: Looks a name up: name, directories or None, whether to copy the file for hashing.
+Finder = Callable[[bytes, "tuple[bytes, ...] | None", bool], _binding.Found]
+
+
+class LookupProblem(Exception):
+    """The lookup came to an errno at a stage."""
+
+    def __init__(self, stage: str, number: int) -> None:
+        """Remember both."""
+        super().__init__(stage, number)
+        self.stage = stage
+        self.errno = number
+
+
+@dataclass
+class Opened:
+    """The program and the working directory, held open over the window.
+
+    ``verdicts`` are what the guards said of the file; the last is a refusal if any is.
+    """
+
+    executable: Executable
+    exec_path: bytes
+    exe_fd: int
+    cwd_fd: int
+    script: bool
+    verdicts: tuple[Verdict, ...] = ()
+
+    def close(self) -> None:
+        """Close both."""
+        for fd in (self.exe_fd, self.cwd_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.exe_fd = self.cwd_fd = -1
+
+
+def path_of(env: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:
+    """Return the directories that execvp(3) would search with this environment."""
+    for name, value in env:
+        if name == b"PATH":
+            return tuple(value.split(b":"))
+    return tuple(os.fsencode(os.defpath).split(b":"))
+
+
+def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder, creds: Credentials) -> Opened:
+    """Find and open the program of a request. Raises LookupProblem."""
+    name = request.executable if request.executable is not None else request.argv[0]
+    dirs = None if b"/" in name else path_of(env)
+    found = finder(name, dirs, request.pinned)
+    if found.errno:
+        raise LookupProblem(found.stage, found.errno)
+    opened = _opened(request, found)
+    try:
+        _look(request, opened, found, finder, creds)
+    except BaseException:
+        opened.close()
+        raise
+    finally:
+        if found.copy_fd >= 0:
+            os.close(found.copy_fd)
+    return opened
+
+
+def _opened(request: Request, found: _binding.Found) -> Opened:
+    executable = Executable(
+        os.fsdecode(found.path),
+        os.fsdecode(found.real),
+        found.device,
+        found.inode,
+        *found.node,
+        found.size,
+        found.mtime_ns,
+        found.ctime_ns,
+        found.readable,
+        request.pinned,
+        interpreter=_interpreter(found.head),
+    )
+    exec_path = found.real if request.path_policy == "trusted" else found.path
+    return Opened(executable, exec_path, found.exe_fd, found.cwd_fd, found.head[:2] == b"#!")
+
+
+def _interpreter(head: bytes) -> str | None:
+    if head[:2] != b"#!":
+        return None
+    words = head[2:].partition(b"\n")[0].split()
+    return os.fsdecode(words[0]) if words else None
+
+
+def _look(
+    request: Request, opened: Opened, found: _binding.Found, finder: Finder, creds: Credentials
+) -> None:
+    if request.path_policy == "trusted":
+        opened.verdicts += (_trusted(found, finder, creds.euid),)
+    if not request.pinned:
+        return
+    if opened.script and not os.path.exists("/dev/fd"):
+        # The kernel hands a script to its interpreter as /dev/fd/N (fs/exec.c).
+        raise LookupProblem("lookup", errno.ENOENT)
+    if not found.readable:
+        raise LookupProblem("lookup", errno.EACCES)
+    digest = _sha256(found.copy_fd if found.copy_fd >= 0 else opened.exe_fd)
+    opened.executable = replace(opened.executable, sha256=digest)
+    opened.verdicts += (_same(request.digest, digest),)
+
+
+def _same(wanted: str | None, digest: str) -> Verdict:
+    if wanted is not None and wanted != f"sha256:{digest}":
+        return Verdict("exe-pinned", "deny", f"its digest is sha256:{digest}, not {wanted}")
+    return Verdict("exe-pinned", "allow", "run by the descriptor that was hashed")
+
+
+def _sha256(fd: int) -> str:
+    """Hash a file by pread, so that the descriptor's position stays at the start."""
+    digest = hashlib.sha256()
+    at = 0
+    while chunk := os.pread(fd, _CHUNK, at):
+        digest.update(chunk)
+        at += len(chunk)
+    return digest.hexdigest()
+
+
+def _trusted(found: _binding.Found, finder: Finder, euid: int) -> Verdict:
+    """Judge the program's path, and that of every interpreter behind a ``#!``."""
+    verdict = guards.trusted(_binding.nodes(found), euid)
+    head = found.head
+    for _ in range(INTERPRETERS_MAX):
+        interpreter = _interpreter(head)
+        if interpreter is None or verdict.result == "deny":
+            return verdict
+        behind = finder(os.fsencode(interpreter), None, False)
+        if behind.errno:
+            return Verdict("path-trusted", "deny", f"{interpreter}: {os.strerror(behind.errno)}")
+        for fd in (behind.exe_fd, behind.cwd_fd):
+            if fd >= 0:
+                os.close(fd)
+        verdict, head = guards.trusted(_binding.nodes(behind), euid), behind.head
+    return verdict

@@ -1,0 +1,70 @@
+"""Looks up in the user database who a child is to become. Asks; decides nothing."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+
+from ._environ import Pairs
+from ._spec import KEEP, Identity, Request
+
+
+def _gid(group: str | int) -> int:
+    # KeyError names the group that is missing, as subprocess does.
+    return group if isinstance(group, int) else grp.getgrnam(group).gr_gid
+
+
+def _account(user: str | int) -> pwd.struct_passwd | None:
+    if isinstance(user, str):
+        return pwd.getpwnam(user)
+    try:
+        return pwd.getpwuid(user)
+    except KeyError:
+        return None
+
+
+def _groups(request: Request, account: pwd.struct_passwd | None, gid: int | None) -> tuple[int, ...] | None:
+    if request.extra_groups is not None:
+        return tuple(sorted({_gid(group) for group in request.extra_groups}))
+    if request.user is None:
+        return None
+    if account is None or gid is None:
+        return ()
+    return tuple(sorted(set(os.getgrouplist(account.pw_name, gid))))
+
+
+def wanted(request: Request) -> Identity:
+    """Return the whole identity asked for: identity-whole (T-12).
+
+    ``user`` alone means uid, primary gid and group list of that user. A number without
+    an account has neither of these, so it needs ``group``. Raises KeyError for a name
+    that is missing and ValueError for such a number.
+    """
+    if not request.asks_identity:
+        return KEEP
+    account = None if request.user is None else _account(request.user)
+    uid = account.pw_uid if account else request.user
+    if uid is not None and account is None and request.group is None:
+        raise ValueError(f"user={uid} has no account to take a group from: give group= too")
+    gid = _gid(request.group) if request.group is not None else account.pw_gid if account else None
+    return Identity(None if uid is None else int(uid), gid, _groups(request, account, gid))
+
+
+def home(request: Request) -> Pairs:
+    """Return HOME, USER, LOGNAME and SHELL of the target user, or of ourselves.
+
+    Raises KeyError if there is no such account.
+    """
+    user = os.geteuid() if request.user is None else request.user
+    account = _account(user)
+    if account is None:
+        raise KeyError(f"env_policy='user': no account for {user!r}")
+    name = os.fsencode(account.pw_name)
+    shell = os.fsencode(account.pw_shell or "/bin/sh")
+    return (
+        (b"HOME", os.fsencode(account.pw_dir)),
+        (b"USER", name),
+        (b"LOGNAME", name),
+        (b"SHELL", shell),
+    )

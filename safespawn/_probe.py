@@ -1,0 +1,203 @@
+"""Reads of /proc and of our own process attributes. Looks, decides nothing.
+
+python-prctl reads and sets what belongs to our own process: securebits, dumpable,
+no_new_privs, the subreaper flag, named capabilities.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+import resource
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import prctl
+
+from . import _binding
+from ._spec import Credentials, Exit, Facts
+
+#: Bits of prctl(PR_GET_SECUREBITS), capabilities(7), by python-prctl's names.
+SECUREBITS = ("noroot", "no_setuid_fixup", "keep_caps")
+
+
+@lru_cache(maxsize=1)
+def _memory_shared_in(pid: int) -> bool | None:
+    del pid  # a forked child looks for itself
+    try:
+        return _binding.memory_shared()
+    except OSError:
+        return None
+
+
+def facts(*, changes_credentials: bool) -> Facts:
+    """Return what a decision rests on. Never raises: an error is a fact too."""
+    try:
+        is_alone, threads = _binding.alone()
+    except OSError as problem:
+        return Facts(None, None, changes_credentials, error=str(problem))
+    shared = _memory_shared_in(os.getpid()) if is_alone and not changes_credentials else None
+    if shared is None:
+        _memory_shared_in.cache_clear()
+    return Facts(is_alone, threads, changes_credentials, shared)
+
+
+def held_groups() -> tuple[int, ...]:
+    """Return our supplementary groups, sorted."""
+    return tuple(sorted(os.getgroups()))
+
+
+def argument_room() -> int:
+    """Return how many bytes of strings and pointers execve(2) takes.
+
+    A quarter of the soft stack limit, at most 6 MiB and at least 128 KiB
+    (bprm_stack_limits of fs/exec.c, Linux 4.13).
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    quarter = 6 << 20 if soft == resource.RLIM_INFINITY else soft // 4
+    return max(min(quarter, 6 << 20), 128 << 10)
+
+
+def is_open(fd: int) -> bool:
+    """Return whether ``fd`` is an open descriptor of ours."""
+    try:
+        os.fstat(fd)
+    except OSError as problem:
+        if problem.errno == errno.EBADF:
+            return False
+        raise
+    return True
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Our own process's settings that bear on privileges."""
+
+    no_new_privs: bool
+    dumpable: bool
+    child_subreaper: bool
+    securebits: tuple[str, ...]
+    seccomp: int | None
+
+
+def attributes() -> Attributes:
+    """Read them, by python-prctl where it knows them."""
+    return Attributes(
+        no_new_privs=bool(prctl.get_no_new_privs()),
+        dumpable=bool(prctl.get_dumpable()),
+        child_subreaper=bool(prctl.get_child_subreaper()),
+        securebits=tuple(name for name in SECUREBITS if getattr(prctl.securebits, name)),
+        seccomp=_status_number("Seccomp"),
+    )
+
+
+def capability_names(mask: int) -> tuple[str, ...]:
+    """Return the names of the capabilities in a bit mask, in numeric order."""
+    names = {getattr(prctl, name): name[4:].lower() for name in prctl.ALL_CAP_NAMES if hasattr(prctl, name)}
+    return tuple(names.get(bit, f"cap_{bit}") for bit in range(64) if mask >> bit & 1)
+
+
+def bounding_set() -> int | None:
+    """Return our capability bounding set as a bit mask; None where /proc does not say."""
+    text = _status().get("CapBnd")
+    return None if text is None else int(text, 16)
+
+
+def _status() -> dict[str, str]:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _status_number(name: str) -> int | None:
+    text = _status().get(name, "")
+    return int(text) if text.isdigit() else None
+
+
+def _read_number(path: str) -> int | None:
+    try:
+        text = Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+@lru_cache(maxsize=1)
+def _who_in(pid: int) -> dict[str, object]:
+    try:
+        stat = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
+        start: int | None = int(stat.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        start = None
+    return {
+        "pid": pid,
+        "start": start,
+        "auid": _read_number("/proc/self/loginuid"),
+        "ses": _read_number("/proc/self/sessionid"),
+    }
+
+
+def who(creds: Credentials | None) -> dict[str, object]:
+    """Return the ``who`` of an audit record: process, session, ids and capabilities."""
+    told = dict(_who_in(os.getpid()))
+    told["ppid"] = os.getppid()
+    if creds is not None:
+        told.update(
+            ruid=creds.ruid,
+            euid=creds.euid,
+            suid=creds.suid,
+            rgid=creds.rgid,
+            egid=creds.egid,
+            sgid=creds.sgid,
+            groups=list(held_groups()),
+            eff=f"{creds.effective:x}",
+            prm=f"{creds.permitted:x}",
+            inh=f"{creds.inheritable:x}",
+        )
+    return told
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """Return the kernel's id of this boot, empty where /proc does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def machine() -> dict[str, str]:
+    """Return kernel, machine, libc and Python versions, for reports."""
+    return {
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "libc": " ".join(platform.libc_ver()) or "unknown",
+        "python": platform.python_version(),
+    }
+
+
+#: struct pidfd_info of linux/pidfd.h (Linux 6.13; exit status since 6.15): the mask in
+#: the first word, the wait status in the last of 64 bytes.
+_PIDFD_INFO = struct.Struct("=QQ11Ii")
+_PIDFD_INFO_EXIT = 1 << 3
+_PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO.size << 16 | 0xFF << 8 | 11
+
+
+def exit_by_pidfd(pidfd: int, pid: int) -> Exit | None:
+    """Return how a process ended that somebody else has reaped; None where it can't be had."""
+    info = bytearray(_PIDFD_INFO.size)
+    _PIDFD_INFO.pack_into(info, 0, _PIDFD_INFO_EXIT, *([0] * 13))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    mask, *_, status = _PIDFD_INFO.unpack(info)
+    if not mask & _PIDFD_INFO_EXIT:
+        return None
+    return Exit(pid, os.waitstatus_to_exitcode(status), os.WCOREDUMP(status))

@@ -1,0 +1,137 @@
+"""The handle of a started program."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+import warnings
+from typing import IO, final
+
+from . import _child, _streams, _tree
+from ._spec import SpawnReport
+
+
+@final
+class Process:
+    """A program that :func:`safespawn.spawn` has started.
+
+    As a context manager it closes the pipes and waits. A handle that is dropped before
+    the program ended gives a ResourceWarning; the child is reaped on a later spawn.
+    """
+
+    def __init__(
+        self, child: _child.Child, argv: tuple[bytes, ...], report: SpawnReport, streams: _streams.Streams
+    ) -> None:
+        """Only ``spawn`` makes these."""
+        self.args = argv
+        self.report = report
+        self._child = child
+        self.stdin, self.stdout, self.stderr = streams.files()
+        self._fed = 0
+        self._collected = [bytearray(), bytearray()]
+
+    @property
+    def pid(self) -> int:
+        """Its pid, for people; nothing here goes by it."""
+        return self._child.pid
+
+    @property
+    def pidfd(self) -> int:
+        """Its pidfd (pidfd_open(2)), ours to close; -1 once it was reaped."""
+        return self._child.pidfd
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, -N if signal N killed it, None while it was not seen to end."""
+        return None if self._child.exit is None else self._child.exit.returncode
+
+    def poll(self) -> int | None:
+        """Return ``returncode``, after a look. Raises ChildProcessError as `wait` does."""
+        self._child.poll()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and return the exit code, or -N if signal N killed it.
+
+        Raises subprocess.TimeoutExpired after ``timeout`` seconds, and ChildProcessError if
+        somebody else reaped the child and the kernel cannot say how it ended.
+        """
+        if not self._child.wait(timeout):
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        code = self.returncode
+        assert code is not None  # noqa: S101 - wait() has just seen it
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal by pidfd; nothing happens if the program has ended."""
+        self._child.send_signal(number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def kill_tree(self) -> None:
+        """Kill it and all its descendants, as far as they have not left the tree before.
+
+        A program that has ended and was reaped has no tree any more: nothing happens.
+        """
+        if not self._child.done:
+            _tree.kill(self.pid, self.pidfd)
+
+    def communicate(
+        self, input: bytes | None = None, timeout: float | None = None  # noqa: A002
+    ) -> tuple[bytes | None, bytes | None]:
+        """Feed ``input``, read what it writes until the end, wait; return stdout and stderr.
+
+        None stands for a stream that is no pipe. After subprocess.TimeoutExpired nothing is
+        lost: call it again with the same input. Raises ValueError if there is input but no pipe.
+        """
+        if input and self.stdin is None:
+            raise ValueError(f"{len(input)} bytes of input, but stdin is no pipe")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        data = memoryview(input or b"")[self._fed :]
+        try:
+            _streams.exchange(self.stdin, [self.stdout, self.stderr], data, self._collected, deadline)
+        except _streams.Late as late:
+            self._fed += late.fed
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0, *self._output()) from None
+        self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return self._output()
+
+    def _output(self) -> tuple[bytes | None, bytes | None]:
+        out, err = self._collected
+        return None if self.stdout is None else bytes(out), None if self.stderr is None else bytes(err)
+
+    def _close_pipes(self) -> None:
+        pipes: list[IO[bytes] | None] = [self.stdin, self.stdout, self.stderr]
+        for pipe in pipes:
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    pass
+
+    def __enter__(self) -> Process:
+        """Return the handle."""
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """Close the pipes and wait."""
+        self._close_pipes()
+        self.wait()
+
+    def __repr__(self) -> str:
+        """Show pid, program and state."""
+        return f"<Process {self.pid} {self.args[0]!r} returncode={self.returncode}>"
+
+    def __del__(self) -> None:
+        """Hand a child that was not reaped to those who look later."""
+        child = getattr(self, "_child", None)
+        if child is not None and not child.done:
+            warnings.warn(f"{self!r} was dropped while running", ResourceWarning, source=self)
+            _child.abandon(child)

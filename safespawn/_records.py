@@ -1,0 +1,178 @@
+"""The fields of the audit records of a spawn (audit.md of the design, section 4). Pure but for fstat."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import _binding, _probe, audit
+from ._spec import Executable, Identity, Request, SpawnReport, Verdict
+from .audit import _record
+
+_KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+}
+
+
+def _device(number: int) -> str:
+    return f"{os.major(number):x}:{os.minor(number):x}"
+
+
+def _exe(exe: Executable | None) -> dict[str, Any] | None:
+    if exe is None:
+        return None
+    told: dict[str, Any] = {
+        "path": _record.text(os.fsencode(exe.path)),
+        "real": _record.text(os.fsencode(exe.real)),
+        "dev": _device(exe.device),
+        "ino": exe.inode,
+        "mode": f"{exe.mode & 0o7777:o}",
+        "uid": exe.uid,
+        "gid": exe.gid,
+        "size": exe.size,
+        "mtime": exe.mtime_ns,
+        "ctime": exe.ctime_ns,
+        "held": exe.held,
+        "pinned": exe.pinned,
+    }
+    if exe.sha256 is not None:
+        told["sha256"] = exe.sha256
+    if exe.interpreter is not None:
+        told["interp"] = _record.text(os.fsencode(exe.interpreter))
+    return told
+
+
+def _fd(source: int, target: int) -> dict[str, Any]:
+    try:
+        seen = os.fstat(source)
+    except OSError as problem:
+        return {"fd": target, "error": errno.errorcode.get(problem.errno or 0, "?")}
+    kind = _KINDS.get(stat.S_IFMT(seen.st_mode), "anon")
+    return {"fd": target, "type": kind, "dev": _device(seen.st_dev), "ino": seen.st_ino}
+
+
+def _identity(identity: Identity) -> dict[str, Any]:
+    groups = None if identity.groups is None else list(identity.groups)
+    parts = {"uid": identity.uid, "gid": identity.gid, "groups": groups}
+    return {key: value for key, value in parts.items() if value is not None}
+
+
+def _want(request: Request, identity: Identity) -> dict[str, Any]:
+    """What was asked of the child, as far as it is not the default."""
+    want = _identity(identity)
+    for name in (
+        "start_new_session",
+        "process_group",
+        "controlling_terminal",
+        "umask",
+        "nice",
+        "cpu_affinity",
+        "rlimits",
+        "pdeathsig",
+        "sigmask",
+        "no_new_privs",
+        "deadline",
+        "digest",
+    ):
+        value = getattr(request, name)
+        if value not in (None, False, ()):
+            want[name] = str(value) if isinstance(value, float) else value
+    if request.env_policy != "inherit":
+        want["env_policy"] = request.env_policy
+    if request.path_policy != "any":
+        want["path_policy"] = request.path_policy
+    return want
+
+
+def _how(report: SpawnReport, verdict: Verdict | None = None) -> dict[str, Any]:
+    how: dict[str, Any] = {
+        "requested": report.requested,
+        "strategy": report.strategy,
+        "proof": report.proof,
+        "why": list(report.reasons),
+        "threads": report.threads,
+    }
+    if verdict is not None:
+        how["guards"] = [{"g": verdict.guard, "r": verdict.result, "why": verdict.why}]
+    return how
+
+
+def _cwd(request: Request) -> Any:
+    return _record.text(request.cwd) if isinstance(request.cwd, bytes) else request.cwd
+
+
+class Records:
+    """One function per event; each returns what follows the envelope."""
+
+    @staticmethod
+    def _about(request: Request, report: SpawnReport) -> dict[str, Any]:
+        tags = {**audit.current_tags(), **dict(request.audit_tags)}
+        return {
+            **({"tags": tags} if tags else {}),
+            "who": _probe.who(report.credentials),
+            "what": {**_record.arguments(request.argv), "exe": _exe(report.executable), "cwd": _cwd(request)},
+            "want": _want(request, report.identity),
+        }
+
+    @classmethod
+    def intent(
+        cls,
+        request: Request,
+        report: SpawnReport,
+        env: Sequence[tuple[bytes, bytes]],
+        fds: Sequence[tuple[int, int]],
+    ) -> Mapping[str, Any]:
+        """Before the clone: who starts what, how, and why so."""
+        about = cls._about(request, report)
+        about["what"]["env_keys"] = [_record.text(name) for name, _ in env]
+        about["what"]["env_removed"] = list(report.removed_env)
+        about["what"]["fds"] = [_fd(source, target) for source, target in fds]
+        return {**about, "how": _how(report)}
+
+    @staticmethod
+    def started(report: SpawnReport, outcome: _binding.Outcome) -> Mapping[str, Any]:
+        """After the exec: which process it is, and the way that was really taken."""
+        return {
+            "how": _how(report),
+            "outcome": {
+                "outcome": report.outcome,
+                "pid": outcome.pid,
+                "pidfd_ino": os.fstat(outcome.pidfd).st_ino,
+                "ns_to_exec": outcome.window_ns,
+                "clone3": outcome.clone3,
+                "confirmed": outcome.confirmed,
+            },
+        }
+
+    @classmethod
+    def failed(
+        cls, request: Request, report: SpawnReport, outcome: _binding.Outcome | None
+    ) -> Mapping[str, Any]:
+        """No program ran: how far it got. It may have had no intent, so it tells all."""
+        number = report.errno or 0
+        return {
+            **cls._about(request, report),
+            "how": _how(report),
+            "outcome": {
+                "outcome": report.outcome,
+                "step": report.stage,
+                "errno": number,
+                "name": errno.errorcode.get(number, ""),
+                "message": os.strerror(number) if number else "",
+                "pid": outcome.pid if outcome else None,
+                "stuck": bool(outcome and outcome.stuck),
+            },
+        }
+
+    @classmethod
+    def denied(cls, request: Request, report: SpawnReport, verdict: Verdict) -> Mapping[str, Any]:
+        """A guard refused; nothing was started."""
+        return {**cls._about(request, report), "how": _how(report, verdict)}

@@ -1,0 +1,105 @@
+"""`run`: start a program, feed it, read it, wait for it."""
+
+from __future__ import annotations
+
+import locale
+import os
+import subprocess
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from . import _checks, _spawn
+from ._process import Process
+from ._spec import PIPE, SpawnReport, Text
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._spec import SpawnOptions
+
+
+class CompletedProcess(subprocess.CompletedProcess[Any]):
+    """As subprocess's, with the :class:`SpawnReport` in ``report``."""
+
+    def __init__(self, args: Any, returncode: int, stdout: Any, stderr: Any, report: SpawnReport) -> None:
+        """Add the report."""
+        super().__init__(args, returncode, stdout, stderr)
+        self.report = report
+
+
+def run(
+    argv: Iterable[Text] | Text,
+    *,
+    input: str | bytes | None = None,  # noqa: A002
+    capture_output: bool = False,
+    timeout: float | None = None,
+    check: bool = False,
+    text: bool | None = None,
+    encoding: str | None = None,
+    errors: str | None = None,
+    **options: Unpack[SpawnOptions],
+) -> CompletedProcess:
+    """Run a program to its end, as ``subprocess.run``; options beyond that as for `spawn`.
+
+    Raises what `spawn` raises; subprocess.TimeoutExpired after ``timeout`` seconds, the
+    program killed; subprocess.CalledProcessError with ``check`` for a code that is not 0.
+    """
+    decoder = _decoder(text, encoding, errors)
+    data = _input_bytes(input, decoder)
+    given: dict[str, Any] = dict(options)
+    if data is not None:
+        _unset(given, "stdin", "input")
+        given["stdin"] = PIPE
+    if capture_output:
+        _unset(given, "stdout", "capture_output")
+        _unset(given, "stderr", "capture_output")
+        given["stdout"] = given["stderr"] = PIPE
+    words = [argv] if isinstance(argv, (str, bytes, os.PathLike)) else argv
+    process = _spawn.start(_checks.request(words, given))
+    try:
+        out, err = _finish(process, data, timeout)
+    except BaseException:
+        process.kill()
+        process.__exit__()
+        raise
+    process._close_pipes()  # noqa: SLF001
+    done = CompletedProcess(argv, process.wait(), _decoded(out, decoder), _decoded(err, decoder), process.report)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def _unset(options: dict[str, Any], name: str, why: str) -> None:
+    if options.get(name) is not None:
+        raise ValueError(f"{name}={options[name]!r} and {why} cannot both be given")
+
+
+def _finish(
+    process: Process, data: bytes | None, timeout: float | None
+) -> tuple[bytes | None, bytes | None]:
+    if process.stdin is None and process.stdout is None and process.stderr is None:
+        process.wait(timeout)
+        return None, None
+    return process.communicate(data, timeout)
+
+
+def _decoder(text: bool | None, encoding: str | None, errors: str | None) -> tuple[str, str] | None:
+    if not (text or encoding or errors):
+        return None
+    return encoding or locale.getpreferredencoding(do_setlocale=False), errors or "strict"
+
+
+def _input_bytes(data: str | bytes | None, decoder: tuple[str, str] | None) -> bytes | None:
+    if data is None:
+        return None
+    if decoder is not None and isinstance(data, str):
+        return data.encode(*decoder)
+    if isinstance(data, str):
+        raise TypeError(f"input must be bytes without text or encoding, not {data[:40]!r} (str)")
+    return bytes(data)
+
+
+def _decoded(data: bytes | None, decoder: tuple[str, str] | None) -> str | bytes | None:
+    if data is None or decoder is None:
+        return data
+    return data.decode(*decoder).replace("\r\n", "\n").replace("\r", "\n")

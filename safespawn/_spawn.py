@@ -1,0 +1,352 @@
+"""The order of work of one spawn: request, facts, decision, program, record, window, record."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import _binding, _checks, _child, _environ, _executable, _identity, _probe, _streams, audit, guards
+from ._errors import AuditError, KilledBeforeExec, RaceDetected, SpawnError, SpawnTimeout, UnsafeSpawn
+from ._process import Process
+from ._records import Records
+from ._spec import KEEP, Credentials, Decision, Identity, Request, SpawnReport, Text, Verdict
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ._spec import SpawnOptions
+
+_LIB = _binding.lib
+
+
+def spawn(argv: Iterable[Text], **options: Unpack[SpawnOptions]) -> Process:
+    """Start a program and return its handle; README.md has the table of options.
+
+    Returns when the program runs (the child has passed execve). Otherwise nothing runs,
+    and one of these is raised, with ``report`` (a :class:`SpawnReport`) on it:
+
+    * TypeError, ValueError, KeyError (no such user): the request is malformed, and nothing
+      was looked at yet; these have no report.
+    * OSError of the errno's own class, ``stage`` naming the step that failed: as subprocess
+      for a program that is missing or may not be run.
+    * UnsafeSpawn: a guard refused. RaceDetected: credentials changed meanwhile.
+    * SpawnTimeout: not running by the ``deadline``. KilledBeforeExec: killed by others.
+    * AuditError: the record could not be written, so nothing was started.
+    """
+    return start(_checks.request(argv, options))
+
+
+@dataclass
+class _Job:
+    """What is known of the spawn that is under way."""
+
+    request: Request
+    sid: str
+    deadline_ns: int
+    creds: Credentials
+    identity: Identity = KEEP
+    decision: Decision = Decision(None, None, ())
+    threads: int | None = None
+    env: tuple[tuple[bytes, bytes], ...] = ()
+    removed: tuple[str, ...] = ()
+    opened: _executable.Opened | None = None
+    outcome: _binding.Outcome | None = None
+
+    def report(self, outcome: str, stage: str | None = None, number: int | None = None) -> SpawnReport:
+        """Return the report of what is known so far."""
+        done = self.outcome
+        verdicts = self.decision.verdicts + (self.opened.verdicts if self.opened else ())
+        return SpawnReport(
+            self.sid,
+            self.request.strategy,
+            self.decision.strategy,
+            self.decision.proof,
+            tuple(f"{v.guard}: {v.why}" for v in verdicts),
+            outcome,
+            stage,
+            number,
+            done.pid or None if done else None,
+            done.window_ns if done else None,
+            self.threads,
+            self.creds,
+            self.opened.executable if self.opened else None,
+            self.identity,
+            self.removed,
+        )
+
+
+def start(request: Request) -> Process:
+    """Start a validated request; see :func:`spawn`."""
+    _child.reap_abandoned()
+    deadline_ns = 0
+    if request.deadline is not None:
+        deadline_ns = time.monotonic_ns() + int(request.deadline * 1e9)
+    named_descriptors(request)
+    job = _Job(request, audit.new_id(), deadline_ns, _binding.credentials())
+    _settle_identity(job)
+    _settle_environment(job)
+    _decide(job)
+    streams = _streams.prepare(request, [_probe.is_open(fd) for fd in (0, 1, 2)])
+    try:
+        return _run_window(job, streams)
+    except BaseException:
+        streams.abort()
+        raise
+    finally:
+        streams.started()
+        if job.opened is not None:
+            job.opened.close()
+
+
+def named_descriptors(request: Request) -> None:
+    """Refuse a descriptor that is not open, or a target beyond our limit, by its number."""
+    named = [(f"fds[{target}]", source) for source, target in request.fds]
+    named += [("pass_fds", fd) for fd in request.pass_fds]
+    for name in ("stdin", "stdout", "stderr", "cwd", "controlling_terminal"):
+        value = getattr(request, name)
+        if isinstance(value, int) and value >= 0:
+            named.append((name, value))
+    for name, fd in named:
+        if not _probe.is_open(fd):
+            raise OSError(errno.EBADF, f"{name}: descriptor {fd} is not open")
+    if request.fds:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        for _, target in request.fds:
+            if target >= limit:
+                raise ValueError(f"fds: target {target} is not below the limit of open files, {limit}")
+
+
+def _settle_identity(job: _Job) -> None:
+    if not job.request.asks_identity:
+        return
+    wanted = _identity.wanted(job.request)
+    if guards.needed(wanted, job.creds, _probe.held_groups()):
+        job.identity = wanted
+
+
+def _settle_environment(job: _Job) -> None:
+    request = job.request
+    pairs = tuple(os.environb.items()) if request.env is None else request.env
+    home = _identity.home(request) if request.env_policy == "user" else ()
+    job.env, job.removed = _environ.apply(pairs, request.env_policy, request.env_allow, home)
+
+
+def _decide(job: _Job) -> None:
+    facts = _probe.facts(changes_credentials=job.identity.changes)
+    job.threads = facts.threads
+    _accept(job, guards.decide(job.request, facts))
+
+
+def _accept(job: _Job, decision: Decision) -> None:
+    job.decision = decision
+    if decision.strategy is None:
+        _refuse(job, decision.verdicts[-1])
+
+
+def _refuse(job: _Job, verdict: Verdict) -> NoReturn:
+    report = job.report("refused")
+    audit.emit("spawn.denied", job.sid, lambda: Records.denied(job.request, report, verdict))
+    refusal = UnsafeSpawn(errno.EPERM, f"{verdict.guard}: {verdict.why}")
+    refusal.report, refusal.guard = report, verdict.guard
+    raise refusal
+
+
+def _run_window(job: _Job, streams: _streams.Streams) -> Process:
+    opened = job.opened = _open(job)
+    for verdict in opened.verdicts:
+        if verdict.result == "deny":
+            _refuse(job, verdict)
+    plan = _plan(job, opened, streams.sources)
+    _announce(job, plan)
+    started_ns = time.monotonic_ns()
+    outcome = _binding.spawn(plan)
+    if outcome.outcome == "not-alone":
+        _accept(job, guards.not_alone(job.request, job.decision))
+        outcome = _binding.spawn(replace(plan, flags=plan.flags & ~_SHARED))
+    job.outcome = outcome
+    if outcome.outcome != "exec":
+        _fail(job, outcome.outcome, outcome.stage, outcome.errno)
+    return _started(job, plan, streams, started_ns)
+
+
+def _announce(job: _Job, plan: _binding.Plan) -> None:
+    """intent-first (T-11): what cannot be recorded is not started."""
+    try:
+        report = job.report("intent")
+        audit.emit(
+            "spawn.intent",
+            job.sid,
+            lambda: Records.intent(job.request, report, job.env, plan.fds),
+            gate=True,
+        )
+    except AuditError as problem:
+        problem.report = job.report("refused")
+        raise
+
+
+def _started(job: _Job, plan: _binding.Plan, streams: _streams.Streams, started_ns: int) -> Process:
+    outcome = job.outcome
+    assert outcome is not None  # noqa: S101 - the caller has just set it
+    child = _child.Child(outcome.pid, outcome.pidfd, job.sid, started_ns)
+    if not outcome.confirmed:
+        seen = Verdict("outcome-told", "allow", "nobody could confirm that the program was reached")
+        job.decision = replace(job.decision, verdicts=(*job.decision.verdicts, seen))
+    report = job.report("exec", "exec")
+    process = Process(child, job.request.argv, report, streams)
+    audit.emit("spawn.started", job.sid, lambda: Records.started(report, outcome))
+    return process
+
+
+# ------------------------------------------------------------------ the program
+
+
+def _open(job: _Job) -> _executable.Opened:
+    def finder(name: bytes, dirs: tuple[bytes, ...] | None, copy: bool) -> _binding.Found:
+        return _look_up(job, name, dirs, copy)
+
+    try:
+        return _executable.find(job.request, job.env, finder, job.creds)
+    except _executable.LookupProblem as problem:
+        _fail(job, "failed", problem.stage, problem.errno)
+
+
+def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool) -> _binding.Found:
+    """Look up here, or under a deadline in a child, by the strategy that was decided on."""
+    bounded = job.deadline_ns != 0
+    found, outcome = _binding.find(
+        name,
+        dirs,
+        cwd=job.request.cwd,
+        copy=copy and bounded,
+        share=bounded and job.decision.strategy == "vfork",
+        deadline_ns=job.deadline_ns,
+        expected=job.creds,
+    )
+    if outcome.outcome == "not-alone":
+        _accept(job, guards.not_alone(job.request, job.decision))
+        return _look_up(job, name, dirs, copy)
+    if outcome.outcome != "exec":
+        job.outcome = outcome
+        _fail(job, outcome.outcome, outcome.stage, outcome.errno)
+    return found
+
+
+# --------------------------------------------------------------------- the plan
+
+_SHARED = _LIB.SS_SHARE_MEMORY | _LIB.SS_REQUIRE_ALONE
+
+
+def _plan(job: _Job, opened: _executable.Opened, sources: list[int]) -> _binding.Plan:
+    request = job.request
+    fds = _descriptor_map(request, sources)
+    flags = _flags(request) | (_SHARED if job.decision.strategy == "vfork" else 0)
+    exec_fd = -1
+    if request.pinned:
+        exec_fd = opened.exe_fd
+        if opened.script:
+            # The interpreter opens /dev/fd/N, so N stays open in the program: above its own.
+            exec_fd = max(target for _, target in fds) + 1
+            fds.append((opened.exe_fd, exec_fd))
+            flags |= _LIB.SS_EXEC_TARGET
+    env = [name + b"=" + value for name, value in job.env]
+    _fits(request.argv, env)
+    cwd_fd = opened.cwd_fd if not isinstance(request.cwd, int) else request.cwd
+    return _binding.Plan(
+        opened.exec_path,
+        request.argv,
+        env,
+        fds,
+        flags,
+        job.creds,
+        job.identity,
+        job.deadline_ns,
+        exec_fd,
+        cwd_fd,
+        -1 if request.controlling_terminal is None else request.controlling_terminal,
+        request.process_group or 0,
+        request.nice or 0,
+        request.umask or 0,
+        request.pdeathsig or 0,
+        request.sigmask or 0,
+        _binding.cpu_mask(request.cpu_affinity) if request.cpu_affinity else b"",
+        request.rlimits,
+    )
+
+
+def _flags(request: Request) -> int:
+    flags = _LIB.SS_RESTORE_SIGNALS if request.restore_signals else 0
+    flags |= _LIB.SS_NEW_SESSION if request.start_new_session else 0
+    flags |= _LIB.SS_NO_NEW_PRIVS if request.no_new_privs else 0
+    flags |= 0 if request.process_group is None else _LIB.SS_SET_GROUP
+    flags |= 0 if request.nice is None else _LIB.SS_SET_NICE
+    flags |= 0 if request.umask is None else _LIB.SS_SET_UMASK
+    return flags | (0 if request.sigmask is None else _LIB.SS_SET_SIGMASK)
+
+
+def _descriptor_map(request: Request, sources: list[int]) -> list[tuple[int, int]]:
+    """Return (source, target) pairs sorted by target, 0 to 2 always among them."""
+    pairs = [(sources[0], 0), (sources[1], 1), (sources[2], 2)]
+    if request.fds or request.pass_fds:
+        pairs += request.fds
+        pairs += [(fd, fd) for fd in request.pass_fds if fd > 2]
+        pairs.sort(key=lambda pair: pair[1])
+    return pairs
+
+
+def _fits(argv: tuple[bytes, ...], env: list[bytes]) -> None:
+    """Refuse more than execve(2) takes: every string with its NUL, and its pointer."""
+    size = sum(map(len, argv)) + sum(map(len, env)) + 9 * (len(argv) + len(env) + 2)
+    if size > 128 << 10 and size > (room := _probe.argument_room()):
+        raise OSError(
+            errno.E2BIG,
+            f"{len(argv)} arguments and {len(env)} variables take {size} bytes, execve takes {room}",
+        )
+    for item in env:
+        if len(item) >= _checks.STRING_MAX:
+            raise OSError(errno.E2BIG, f"env[{item[:40]!r}...] has {len(item)} bytes")
+
+
+# ------------------------------------------------------------------ the failures
+
+
+def _fail(job: _Job, outcome: str, stage: str, number: int) -> NoReturn:
+    """Record a spawn that ran no program, and raise what it means."""
+    done = job.outcome
+    report = job.report(outcome, stage, number or None)
+    if done is not None and done.stuck:
+        _child.abandon(_child.Child(done.pid, done.pidfd, job.sid, time.monotonic_ns()))
+    audit.emit("spawn.failed", job.sid, lambda: Records.failed(job.request, report, done))
+    problem = _exception(job.request, report, outcome, stage, number)
+    vars(problem).update(report=report, stage=stage)
+    raise problem
+
+
+def _exception(request: Request, report: SpawnReport, outcome: str, stage: str, number: int) -> OSError:
+    name = request.executable if request.executable is not None else request.argv[0]
+    program = os.fsdecode(name)
+    if outcome == "timed-out":
+        return SpawnTimeout(
+            errno.ETIMEDOUT, f"not running after {request.deadline} s (stage {stage})", program
+        )
+    if outcome == "killed-before-exec":
+        return KilledBeforeExec(errno.ECANCELED, f"killed before it ran (stage {stage})", program)
+    if outcome == "race-detected":
+        race = RaceDetected(number, f"credentials changed under the spawn (stage {stage})", program)
+        race.guard = "creds-agree"
+        return race
+    text = os.strerror(number)
+    if stage in ("open-cwd", "cwd"):
+        return OSError(number, text, _shown_cwd(request))
+    if stage in ("lookup", "exec"):
+        return OSError(number, text, program)
+    made = OSError(number, f"{text} (stage {stage})", program)
+    return made if number else SpawnError(errno.EIO, f"failed at stage {stage}", program)
+
+
+def _shown_cwd(request: Request) -> str | int | None:
+    return os.fsdecode(request.cwd) if isinstance(request.cwd, bytes) else request.cwd

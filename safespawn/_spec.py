@@ -1,0 +1,266 @@
+"""The words of a spawn as frozen values: request, facts, decision, report.
+
+No system call, no read of /proc and no cffi in here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Literal, TypedDict, Union
+
+#: As in ``subprocess``, so that either's constants can be given.
+PIPE = -1
+STDOUT = -2
+DEVNULL = -3
+
+Text = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+Stream = Union[int, IO[bytes], IO[str], None]
+Strategy = Literal["auto", "vfork", "fork"]
+OnUnproven = Literal["fork", "refuse"]
+EnvPolicy = Literal["inherit", "scrub", "user"]
+PathPolicy = Literal["any", "trusted"]
+
+
+class SpawnOptions(TypedDict, total=False):
+    """The keyword arguments of :func:`safespawn.spawn`; README.md tells what each does."""
+
+    executable: Text | None
+    env: Mapping[Text, Text] | None
+    cwd: Text | int | None
+    stdin: Stream
+    stdout: Stream
+    stderr: Stream
+    fds: Mapping[int, int] | None
+    pass_fds: Iterable[int]
+    start_new_session: bool
+    process_group: int | None
+    controlling_terminal: int | None
+    umask: int | None
+    nice: int | None
+    cpu_affinity: Iterable[int] | None
+    rlimits: Mapping[int, int | tuple[int, int]] | None
+    pdeathsig: int | None
+    restore_signals: bool
+    sigmask: Iterable[int] | None
+    no_new_privs: bool
+    user: str | int | None
+    group: str | int | None
+    extra_groups: Sequence[str | int] | None
+    env_policy: EnvPolicy
+    env_allow: Iterable[str]
+    pin: bool
+    digest: str | None
+    path_policy: PathPolicy
+    deadline: float | None
+    strategy: Strategy
+    on_unproven: OnUnproven
+    audit_tags: Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """One validated request; `_checks.request` is the only maker."""
+
+    argv: tuple[bytes, ...]
+    executable: bytes | None = None
+    env: tuple[tuple[bytes, bytes], ...] | None = None
+    cwd: bytes | int | None = None
+    stdin: int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+    fds: tuple[tuple[int, int], ...] = ()
+    pass_fds: tuple[int, ...] = ()
+    start_new_session: bool = False
+    process_group: int | None = None
+    controlling_terminal: int | None = None
+    umask: int | None = None
+    nice: int | None = None
+    cpu_affinity: tuple[int, ...] | None = None
+    rlimits: tuple[tuple[int, int, int], ...] = ()
+    pdeathsig: int | None = None
+    restore_signals: bool = True
+    sigmask: int | None = None
+    no_new_privs: bool = False
+    user: str | int | None = None
+    group: str | int | None = None
+    extra_groups: tuple[str | int, ...] | None = None
+    env_policy: EnvPolicy = "inherit"
+    env_allow: frozenset[bytes] = frozenset()
+    pin: bool = False
+    digest: str | None = None
+    path_policy: PathPolicy = "any"
+    deadline: float | None = None
+    strategy: Strategy = "auto"
+    on_unproven: OnUnproven = "fork"
+    audit_tags: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def asks_identity(self) -> bool:
+        """Whether the child is to run as somebody else."""
+        return not (self.user is None and self.group is None and self.extra_groups is None)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the program is run by descriptor; a digest without it would prove nothing."""
+        return self.pin or self.digest is not None
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Ids and capability sets (bit masks) of one thread; see credentials(7)."""
+
+    ruid: int
+    euid: int
+    suid: int
+    rgid: int
+    egid: int
+    sgid: int
+    effective: int
+    permitted: int
+    inheritable: int
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a child is to become; None leaves that part as it is. ``groups`` is sorted."""
+
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether any part of it is set."""
+        return not (self.uid is None and self.gid is None and self.groups is None)
+
+
+#: The child keeps what it is.
+KEEP = Identity()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was seen just before the decision. ``alone`` is None when nobody could tell."""
+
+    alone: bool | None
+    threads: int | None
+    changes_credentials: bool
+    memory_shared: bool | None = True
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one guard said: ``result`` is ``allow`` or ``deny``."""
+
+    guard: str
+    result: Literal["allow", "deny"]
+    why: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How to start the program. ``strategy`` None means: refuse, for the last verdict."""
+
+    strategy: Literal["vfork", "fork"] | None
+    proof: str | None
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The verdicts, one sentence each."""
+        return tuple(f"{v.guard}: {v.why}" for v in self.verdicts)
+
+
+@dataclass(frozen=True)
+class PathNode:
+    """Owner and mode of one component of a path."""
+
+    path: str
+    uid: int
+    gid: int
+    mode: int
+
+
+@dataclass(frozen=True)
+class Executable:
+    """Identity of the file that is run, taken from an open descriptor of it.
+
+    ``real`` is the kernel's name for it, empty when it has none that we can see.
+    ``held`` says that a descriptor open for reading is kept over the window (no lease
+    can be taken meanwhile), ``pinned`` that the exec goes by that descriptor.
+    ``interpreter`` is the first word after ``#!``.
+    """
+
+    path: str
+    real: str
+    device: int
+    inode: int
+    uid: int
+    gid: int
+    mode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    held: bool
+    pinned: bool = False
+    sha256: str | None = None
+    interpreter: str | None = None
+
+
+@dataclass(frozen=True)
+class SpawnReport:
+    """What happened to one spawn, and why it was done that way.
+
+    ``id`` is a UUID (version 7, RFC 9562) that the audit records carry as ``sid``.
+    ``outcome`` is one of ``exec``, ``failed``, ``killed-before-exec``,
+    ``race-detected``, ``timed-out``, ``refused``; ``stage`` and ``errno`` say how far
+    it got. ``window_ns`` is the time from the clone until the parent went on.
+    ``credentials`` are the caller's, ``identity`` what the child was to become.
+    ``removed_env`` names the variables that the environment policy took away.
+    """
+
+    id: str
+    requested: str
+    strategy: str | None = None
+    proof: str | None = None
+    reasons: tuple[str, ...] = ()
+    outcome: str = "refused"
+    stage: str | None = None
+    errno: int | None = None
+    pid: int | None = None
+    window_ns: int | None = None
+    threads: int | None = None
+    credentials: Credentials | None = None
+    executable: Executable | None = None
+    identity: Identity = KEEP
+    removed_env: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a program ended, with its resource usage as in getrusage(2)."""
+
+    pid: int
+    returncode: int
+    core: bool = False
+    utime_us: int = 0
+    stime_us: int = 0
+    maxrss_kib: int = 0
+    minflt: int = 0
+    majflt: int = 0
+    inblock: int = 0
+    oublock: int = 0
+    nvcsw: int = 0
+    nivcsw: int = 0
+
+
+def describe_signal(number: int) -> str:
+    """Return the name of a signal, or ``signal N`` where Python has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,80 @@
+"""Kills a process and all its descendants, by pidfd and without a race that can be won.
+
+Every descendant is stopped before the next look, so it cannot fork in the meantime;
+when a look finds nobody new, all are killed. A process that left the tree before (its
+parent died, so it belongs to init now) is not found: only a cgroup could hold it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+
+def _parents() -> dict[int, int]:
+    """Return pid to parent pid of every process that we can see."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                stat = Path("/proc", entry, "stat").read_bytes()
+            except OSError:
+                continue  # it ended while we looked
+            found[int(entry)] = int(stat.rpartition(b")")[2].split()[1])
+    return found
+
+
+def _descendants(root: int) -> set[int]:
+    children: dict[int, list[int]] = {}
+    for pid, parent in _parents().items():
+        children.setdefault(parent, []).append(pid)
+    found: set[int] = set()
+    todo = [root]
+    while todo:
+        for pid in children.get(todo.pop(), ()):
+            if pid not in found:
+                found.add(pid)
+                todo.append(pid)
+    return found
+
+
+def _hold(pid: int, root: int) -> int | None:
+    """Return a pidfd of ``pid``, stopped, if it is a descendant of ``root`` still."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    # The number may have been taken by another process before we had the descriptor.
+    if pid not in _descendants(root):
+        os.close(pidfd)
+        return None
+    _send(pidfd, signal.SIGSTOP)
+    return pidfd
+
+
+def _send(pidfd: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        signal.pidfd_send_signal(pidfd, number)
+
+
+def kill(root: int, root_pidfd: int) -> None:
+    """Kill the tree under ``root``, which is a child of ours that is not reaped yet."""
+    held: dict[int, int] = {}
+    try:
+        _send(root_pidfd, signal.SIGSTOP)
+        while new := _descendants(root) - held.keys():
+            before = len(held)
+            for pid in new:
+                pidfd = _hold(pid, root)
+                if pidfd is not None:
+                    held[pid] = pidfd
+            if len(held) == before:
+                break
+        for pidfd in held.values():
+            _send(pidfd, signal.SIGKILL)
+        _send(root_pidfd, signal.SIGKILL)
+    finally:
+        for pidfd in held.values():
+            os.close(pidfd)

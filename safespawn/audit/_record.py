@@ -1,0 +1,68 @@
+"""One record as one line of JSON: record-one-line (T-20). Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SCHEMA = 1
+#: Collectors cut or split longer lines (rsyslog takes 8 KiB by default).
+LINE_MAX = 8000
+#: What argv may take of it; the rest of the record is bounded.
+ARGV_MAX = 4000
+
+#: ASCII only: control characters, separators such as U+2028 and everything that a
+#: terminal could obey are escaped, so a record is one line whatever it is about.
+_encode = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode
+
+
+def text(value: bytes) -> str | dict[str, str]:
+    """Return bytes as text, or where they are not UTF-8 as ``{"hex": ...}``: never lossy."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"hex": value.hex()}
+
+
+def arguments(argv: Sequence[bytes]) -> dict[str, Any]:
+    """Return the fields for an argument vector.
+
+    ``argc`` and ``argv_bytes`` (without the NULs) are always of the whole vector. When it
+    does not fit, ``argv`` holds the first ones, and ``argv_cut`` and ``argv_sha256`` (of all
+    arguments, each with its NUL) tell that and let the whole be recognised.
+    """
+    fields: dict[str, Any] = {"argc": len(argv), "argv_bytes": sum(map(len, argv))}
+    kept: list[Any] = []
+    room = ARGV_MAX
+    for argument in argv:
+        item = text(argument)
+        room -= len(_encode(item)) + 1
+        if room < 0:
+            fields["argv_cut"] = len(kept)
+            fields["argv_sha256"] = hashlib.sha256(b"".join(a + b"\0" for a in argv)).hexdigest()
+            break
+        kept.append(item)
+    fields["argv"] = kept
+    return fields
+
+
+def line(fields: Mapping[str, Any]) -> bytes:
+    """Return the record, its newline included. A field that makes it too long goes."""
+    data = _encode(fields)
+    if len(data) >= LINE_MAX:
+        data = _encode(_shortened(fields))
+    return data.encode("ascii") + b"\n"
+
+
+def _shortened(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the largest parts by their sizes until the record fits."""
+    short = dict(fields)
+    sizes = {key: len(_encode(value)) for key, value in fields.items()}
+    for key in sorted(sizes, key=lambda name: -sizes[name]):
+        if len(_encode(short)) < LINE_MAX:
+            break
+        digest = hashlib.sha256(_encode(fields[key]).encode("ascii")).hexdigest()
+        short[key] = {"cut_bytes": sizes[key], "sha256": digest}
+    return short
