@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 try:
     from . import _native_ffi
 except ImportError as problem:  # pragma: no cover - a build for another platform
     raise ImportError("safespawn needs Linux on x86-64 or aarch64, and its compiled core") from problem
 
-from ._spec import Credentials, Exit, Identity, PathNode
+from ._spec import Credentials, Executable, Exit, Identity, PathNode
 
 
 class _Lib(Protocol):
@@ -39,6 +38,7 @@ class _Lib(Protocol):
     SS_COPY: int
     SS_READABLE: int
     SS_EXEC_TARGET: int
+    SS_WALK: int
     SS_EXEC: int
     SS_FAILED: int
     SS_KILLED_BEFORE_EXEC: int
@@ -51,8 +51,7 @@ class _Lib(Protocol):
     SS_STAGE_COUNT: int
 
     def ss_stage_name(self, stage: int) -> Any: ...
-    def ss_creds_read(self, creds: Any) -> int: ...
-    def ss_alone(self, tasks: Any) -> int: ...
+    def ss_look(self, facts: Any) -> int: ...
     def ss_memory_shared(self) -> int: ...
     def ss_spawn(self, arena: Any, request: Any, result: Any) -> int: ...
     def ss_lookup(self, arena: Any, lookup: Any, found: Any, result: Any) -> int: ...
@@ -62,6 +61,9 @@ class _Lib(Protocol):
 
 lib = cast("_Lib", _native_ffi.lib)
 ffi: Any = _native_ffi.ffi
+
+#: For structs that C fills whole: clearing 10 KB first would be for nothing.
+_new_raw = ffi.new_allocator(should_clear_after_alloc=False)
 
 #: si_code of waitid(2).
 CLD_EXITED = 1
@@ -78,16 +80,50 @@ class _Local(threading.local):
 _local = _Local()
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What one native spawn does; the marshalled side of a Request."""
+class Seen:
+    """What a decision rests on, as C saw it in one call.
+
+    ``alone`` is None when that could not be told; ``errno`` says why then.
+    """
+
+    __slots__ = ("_raw", "alone", "errno", "standard_open", "threads")
+
+    def __init__(self) -> None:
+        """Look. Raises OSError if our credentials cannot be read."""
+        raw = self._raw = ffi.new("struct ss_facts *")
+        _check(lib.ss_look(raw), "reading our credentials")
+        answer = raw.alone
+        self.alone = None if answer < 0 else answer == 1
+        self.errno = -answer if answer < 0 else 0
+        self.threads: int | None = raw.tasks or None
+        bits = raw.open_std
+        self.standard_open = (bool(bits & 1), bool(bits & 2), bool(bits & 4))
+
+    @property
+    def credentials(self) -> Credentials:
+        """The credentials of the thread that looked."""
+        c = self._raw.creds
+        return Credentials(
+            c.ruid, c.euid, c.suid, c.rgid, c.egid, c.sgid, c.effective, c.permitted, c.inheritable
+        )
+
+    def expect_in(self, target: Any) -> None:
+        """Write them where the child will compare: creds-agree (T-05)."""
+        target.expected = self._raw.creds
+
+
+class Plan(NamedTuple):
+    """What one native spawn does; the marshalled side of a Request.
+
+    ``argv`` and ``env`` are the strings end to end, each with its NUL, and their number.
+    """
 
     path: bytes
-    argv: Sequence[bytes]
-    env: Sequence[bytes]
+    argv: tuple[bytes, int]
+    env: tuple[bytes, int]
     fds: Sequence[tuple[int, int]]
     flags: int
-    expected: Credentials
+    seen: Seen
     identity: Identity
     deadline_ns: int = 0
     exec_fd: int = -1
@@ -102,8 +138,7 @@ class Plan:
     rlimits: Sequence[tuple[int, int, int]] = ()
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a native call came to. ``pidfd`` is -1 unless the child is still to be reaped."""
 
     outcome: str
@@ -117,26 +152,56 @@ class Outcome:
     stuck: bool
 
 
-@dataclass(frozen=True)
 class Found:
     """What a lookup opened. A descriptor of -1 is not open; ``head`` is the file's start."""
 
-    stage: str
-    errno: int
-    exe_fd: int
-    cwd_fd: int
-    copy_fd: int
-    readable: bool
-    path: bytes
-    real: bytes
-    head: bytes
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    node: tuple[int, int, int]
-    parents: tuple[tuple[int, int, int], ...]
+    __slots__ = ("_raw", "copy_fd", "cwd_fd", "errno", "exe_fd", "head", "path", "readable", "real")
+
+    def __init__(self, raw: Any) -> None:
+        """Read what every spawn needs; :meth:`executable` and :meth:`nodes` read the rest."""
+        self._raw = raw
+        self.errno: int = raw.error
+        self.exe_fd: int = raw.exe_fd
+        self.cwd_fd: int = raw.cwd_fd
+        self.copy_fd: int = raw.copy_fd
+        self.readable = bool(raw.flags & lib.SS_READABLE)
+        self.path: bytes = ffi.string(raw.path)
+        self.real: bytes = ffi.string(raw.real)
+        self.head: bytes = ffi.buffer(raw.head, raw.head_bytes)[:]
+
+    @property
+    def stage(self) -> str:
+        """The step that failed, if one did."""
+        return _STAGES[self._raw.stage]
+
+    def executable(self, *, pinned: bool, sha256: str | None, interpreter: str | None) -> Executable:
+        """Return the identity of the file."""
+        f = self._raw
+        return Executable(
+            os.fsdecode(self.path),
+            os.fsdecode(self.real),
+            f.device,
+            f.inode,
+            f.node.uid,
+            f.node.gid,
+            f.node.mode,
+            f.size,
+            f.mtime_ns,
+            f.ctime_ns,
+            self.readable,
+            pinned,
+            sha256,
+            interpreter,
+        )
+
+    def nodes(self) -> tuple[PathNode, ...]:
+        """Return owner and mode of every component of the real path, the file last."""
+        if not self.real:
+            return ()
+        f, real = self._raw, os.fsdecode(self.real)
+        names = ["/"] + [real[:i] for i in range(1, len(real)) if real[i] == "/"]
+        above = [f.parents[i] for i in range(f.nparents)]
+        return tuple(PathNode(n, c.uid, c.gid, c.mode) for n, c in zip([*names, real], [*above, f.node]))
 
 
 _OUTCOMES = {
@@ -158,36 +223,10 @@ def stages() -> tuple[str, ...]:
     return _STAGES
 
 
-def _set_creds(target: Any, creds: Credentials) -> None:
-    target.ruid, target.euid, target.suid = creds.ruid, creds.euid, creds.suid
-    target.rgid, target.egid, target.sgid = creds.rgid, creds.egid, creds.sgid
-    target.effective, target.permitted = creds.effective, creds.permitted
-    target.inheritable = creds.inheritable
-
-
-def credentials() -> Credentials:
-    """Return the credentials of the calling thread. Raises OSError."""
-    c = ffi.new("struct ss_creds *")
-    _check(lib.ss_creds_read(c), "reading our credentials")
-    return Credentials(
-        c.ruid, c.euid, c.suid, c.rgid, c.egid, c.sgid, c.effective, c.permitted, c.inheritable
-    )
-
-
 def _check(answer: int, what: str) -> int:
     if answer < 0:
         raise OSError(-answer, f"{os.strerror(-answer)}: {what}")
     return answer
-
-
-def alone() -> tuple[bool, int]:
-    """Return whether nobody else runs on our memory, and the number of our tasks.
-
-    Raises OSError when that cannot be told.
-    """
-    tasks = ffi.new("uint32_t *")
-    answer = _check(lib.ss_alone(tasks), "counting our tasks in /proc/self/task")
-    return answer == 1, tasks[0]
 
 
 def memory_shared() -> bool:
@@ -195,11 +234,12 @@ def memory_shared() -> bool:
     return _check(lib.ss_memory_shared(), "trying a child on shared memory") == 1
 
 
-def _strings(items: Sequence[bytes]) -> bytes:
-    return b"\0".join(items) + b"\0" if items else b""
+def strings(items: Sequence[bytes]) -> tuple[bytes, int]:
+    """Return the strings end to end, each with its NUL, and their number."""
+    return (b"\0".join(items) + b"\0" if items else b""), len(items)
 
 
-def _outcome(result: Any, answer: int) -> Outcome:
+def _outcome(result: Any) -> Outcome:
     flags = result.flags
     return Outcome(
         _OUTCOMES.get(result.outcome, "failed"),
@@ -216,34 +256,41 @@ def _outcome(result: Any, answer: int) -> Outcome:
 
 def spawn(plan: Plan) -> Outcome:
     """Run one spawn window; the GIL is free meanwhile."""
-    identity = plan.identity
-    groups = identity.groups or ()
-    argv, env = _strings(plan.argv), _strings(plan.env)
     r = ffi.new("struct ss_request *")
-    result = ffi.new("struct ss_result *")
-    path = ffi.new("char[]", plan.path)
-    fds = ffi.new("struct ss_fd[]", plan.fds)
+    result = _new_raw("struct ss_result *")
+    (argv, r.argc), (env, r.envc) = plan.argv, plan.env
     keep = [
-        path,
-        fds,
+        ffi.new("char[]", plan.path),
+        ffi.new("struct ss_fd[]", plan.fds),
         ffi.from_buffer("char[]", argv),
         ffi.from_buffer("char[]", env),
-        ffi.new("uint32_t[]", groups),
-        ffi.new("struct ss_rlimit[]", plan.rlimits),
-        ffi.from_buffer("uint8_t[]", plan.cpus),
     ]
-    r.path, r.fds, r.argv, r.env, r.groups, r.rlimits, r.cpus = keep
-    r.argv_bytes, r.argc = len(argv), len(plan.argv)
-    r.env_bytes, r.envc = len(env), len(plan.env)
-    r.nfds, r.ngroups, r.nrlimits = len(plan.fds), len(groups), len(plan.rlimits)
-    r.cpus_bytes = len(plan.cpus)
-    r.flags = plan.flags | _identity_flags(identity)
-    r.uid, r.gid = identity.uid or 0, identity.gid or 0
+    r.path, r.fds, r.argv, r.env = keep
+    r.argv_bytes, r.env_bytes, r.nfds = len(argv), len(env), len(plan.fds)
+    keep += _put_extras(r, plan)
+    r.flags = plan.flags | _identity_flags(plan.identity)
+    r.uid, r.gid = plan.identity.uid or 0, plan.identity.gid or 0
     r.exec_fd, r.cwd_fd, r.terminal_fd = plan.exec_fd, plan.cwd_fd, plan.terminal_fd
     r.group, r.nice, r.umask = plan.group, plan.nice, plan.umask
     r.pdeathsig, r.sigmask, r.deadline_ns = plan.pdeathsig, plan.sigmask, plan.deadline_ns
-    _set_creds(r.expected, plan.expected)
-    return _outcome(result, lib.ss_spawn(_local.arena, r, result))
+    plan.seen.expect_in(r)
+    lib.ss_spawn(_local.arena, r, result)  # its answer is in the result too
+    return _outcome(result)
+
+
+def _put_extras(r: Any, plan: Plan) -> list[Any]:
+    """Marshal the lists that most spawns do not have; returns what must be kept alive."""
+    keep = []
+    if plan.identity.groups:
+        keep.append(ffi.new("uint32_t[]", plan.identity.groups))
+        r.groups, r.ngroups = keep[-1], len(plan.identity.groups)
+    if plan.rlimits:
+        keep.append(ffi.new("struct ss_rlimit[]", plan.rlimits))
+        r.rlimits, r.nrlimits = keep[-1], len(plan.rlimits)
+    if plan.cpus:
+        keep.append(ffi.from_buffer("uint8_t[]", plan.cpus))
+        r.cpus, r.cpus_bytes = keep[-1], len(plan.cpus)
+    return keep
 
 
 def _identity_flags(identity: Identity) -> int:
@@ -256,69 +303,42 @@ def find(
     name: bytes,
     dirs: Sequence[bytes] | None,
     *,
+    seen: Seen,
     cwd: bytes | int | None = None,
     copy: bool = False,
+    walk: bool = False,
     share: bool = False,
     deadline_ns: int = 0,
-    expected: Credentials,
-) -> tuple[Found, Outcome]:
+) -> tuple[Found, Outcome | None]:
     """Look up and open a program and the working directory.
 
-    ``dirs`` None: ``name`` is a path; else it is looked for in each. With a deadline the
-    lookup runs in a child of its own, on shared memory if ``share``.
+    ``dirs`` None: ``name`` is a path; else it is looked for in each. ``walk`` looks at all
+    directories above it. With a deadline the lookup runs in a child of its own, on shared
+    memory if ``share``, and the outcome is that of the child; without one it is None.
     """
     want = ffi.new("struct ss_lookup *")
-    found = ffi.new("struct ss_found *")
-    result = ffi.new("struct ss_result *")
-    text = _strings(dirs) if dirs else b""
-    keep = [ffi.new("char[]", name), ffi.from_buffer("char[]", text)]
-    want.name, want.dirs = keep
-    want.dirs_bytes, want.ndirs = len(text), len(dirs or ())
+    found = _new_raw("struct ss_found *")
+    result = _new_raw("struct ss_result *")
+    keep = [ffi.new("char[]", name)]
+    want.name = keep[0]
+    want.flags = (
+        (lib.SS_COPY if copy else 0)
+        | (lib.SS_WALK if walk else 0)
+        | (lib.SS_SHARE_MEMORY | lib.SS_REQUIRE_ALONE if share else 0)
+    )
+    if dirs is not None:
+        text, want.ndirs = strings(dirs)
+        keep.append(ffi.from_buffer("char[]", text))
+        want.dirs, want.dirs_bytes = keep[-1], len(text)
+        want.flags |= lib.SS_SEARCH
     want.cwd_fd = cwd if isinstance(cwd, int) else -1
     if isinstance(cwd, bytes):
         keep.append(ffi.new("char[]", cwd))
         want.cwd = keep[-1]
-    want.flags = (
-        (lib.SS_SEARCH if dirs is not None else 0)
-        | (lib.SS_COPY if copy else 0)
-        | (lib.SS_SHARE_MEMORY | lib.SS_REQUIRE_ALONE if share else 0)
-    )
     want.deadline_ns = deadline_ns
-    _set_creds(want.expected, expected)
-    answer = lib.ss_lookup(_local.arena, want, found, result)
-    return _found(found), _outcome(result, answer)
-
-
-def _found(f: Any) -> Found:
-    return Found(
-        _STAGES[f.stage],
-        f.error,
-        f.exe_fd,
-        f.cwd_fd,
-        f.copy_fd,
-        bool(f.flags & lib.SS_READABLE),
-        ffi.string(f.path),
-        ffi.string(f.real),
-        bytes(ffi.buffer(f.head, f.head_bytes)),
-        f.device,
-        f.inode,
-        f.size,
-        f.mtime_ns,
-        f.ctime_ns,
-        (f.node.uid, f.node.gid, f.node.mode),
-        tuple((f.parents[i].uid, f.parents[i].gid, f.parents[i].mode) for i in range(f.nparents)),
-    )
-
-
-def nodes(found: Found) -> tuple[PathNode, ...]:
-    """Return owner and mode of every component of the program's real path, file last."""
-    if not found.real:
-        return ()
-    real = os.fsdecode(found.real)
-    names = ["/"] + [real[:i] for i in range(1, len(real)) if real[i] == "/"]
-    return tuple(
-        PathNode(name, *node) for name, node in zip([*names, real], [*found.parents, found.node])
-    )
+    seen.expect_in(want)
+    lib.ss_lookup(_local.arena, want, found, result)  # its answer is in the result too
+    return Found(found), _outcome(result) if deadline_ns else None
 
 
 def wait(pidfd: int, *, nohang: bool) -> Exit | None:

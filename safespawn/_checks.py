@@ -87,10 +87,15 @@ def _mapping(name: str, value: object) -> Mapping[Any, Any]:
 
 def arguments(value: object) -> tuple[bytes, ...]:
     """Return the argument vector; its first element names the program, so it is not empty."""
-    argv = tuple(text(f"argv[{i}]", item, empty=i > 0) for i, item in enumerate(_iterable("argv", value)))
+    argv = []
+    for i, item in enumerate(_iterable("argv", value)):
+        plain = item.encode() if type(item) is str and item.isascii() else None
+        if not plain or b"\0" in plain or len(plain) >= STRING_MAX:
+            plain = text(f"argv[{i}]", item, empty=i > 0)
+        argv.append(plain)
     if not argv:
         raise ValueError(f"argv is empty: {_shown(value)}")
-    return argv
+    return tuple(argv)
 
 
 def _environment(name: str, value: object) -> tuple[tuple[bytes, bytes], ...]:

@@ -53,6 +53,18 @@ class Child:
                 self._close_if_idle()
         return ready and self.poll()
 
+    def wait_unshared(self) -> bool:
+        """Wait for the end of a child that no other thread can know of: one system call."""
+        try:
+            self.exit = _binding.wait(self.pidfd, nohang=False)
+        except InterruptedError:
+            return False  # a signal: its Python handler runs before the next try
+        except ChildProcessError:
+            return self.wait(None)  # SIGCHLD is ignored, or somebody waits for any child
+        self._record("self")
+        self._close_if_idle()
+        return True
+
     def poll(self) -> bool:
         """Reap if it has ended, and say so. Raises ChildProcessError if another reaped it."""
         with self._lock:

@@ -6,17 +6,17 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from . import _binding, guards
-from ._spec import Credentials, Executable, Request, Verdict
+from ._spec import Executable, Request, Verdict
 
 #: Linux follows a script that names a script as its interpreter so many times
 #: (exec_binprm of fs/exec.c).
 INTERPRETERS_MAX = 5
 _CHUNK = 1 << 20
 
-#: Looks a name up: name, directories or None, whether to copy the file for hashing.
+#: Looks a name up: name, directories or None, whether the file will be hashed.
 Finder = Callable[[bytes, "tuple[bytes, ...] | None", bool], _binding.Found]
 
 
@@ -37,12 +37,25 @@ class Opened:
     ``verdicts`` are what the guards said of the file; the last is a refusal if any is.
     """
 
-    executable: Executable
+    found: _binding.Found
     exec_path: bytes
     exe_fd: int
     cwd_fd: int
-    script: bool
+    pinned: bool
+    sha256: str | None = None
     verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def script(self) -> bool:
+        """Whether the kernel will hand it to an interpreter."""
+        return self.found.head[:2] == b"#!"
+
+    @property
+    def executable(self) -> Executable:
+        """Its identity, for reports."""
+        return self.found.executable(
+            pinned=self.pinned, sha256=self.sha256, interpreter=_interpreter(self.found.head)
+        )
 
     def close(self) -> None:
         """Close both."""
@@ -60,16 +73,17 @@ def path_of(env: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:
     return tuple(os.fsencode(os.defpath).split(b":"))
 
 
-def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder, creds: Credentials) -> Opened:
+def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder) -> Opened:
     """Find and open the program of a request. Raises LookupProblem."""
     name = request.executable if request.executable is not None else request.argv[0]
     dirs = None if b"/" in name else path_of(env)
     found = finder(name, dirs, request.pinned)
     if found.errno:
         raise LookupProblem(found.stage, found.errno)
-    opened = _opened(request, found)
+    exec_path = found.real if request.path_policy == "trusted" else found.path
+    opened = Opened(found, exec_path, found.exe_fd, found.cwd_fd, request.pinned)
     try:
-        _look(request, opened, found, finder, creds)
+        _judge(request, opened, finder)
     except BaseException:
         opened.close()
         raise
@@ -79,24 +93,6 @@ def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder,
     return opened
 
 
-def _opened(request: Request, found: _binding.Found) -> Opened:
-    executable = Executable(
-        os.fsdecode(found.path),
-        os.fsdecode(found.real),
-        found.device,
-        found.inode,
-        *found.node,
-        found.size,
-        found.mtime_ns,
-        found.ctime_ns,
-        found.readable,
-        request.pinned,
-        interpreter=_interpreter(found.head),
-    )
-    exec_path = found.real if request.path_policy == "trusted" else found.path
-    return Opened(executable, exec_path, found.exe_fd, found.cwd_fd, found.head[:2] == b"#!")
-
-
 def _interpreter(head: bytes) -> str | None:
     if head[:2] != b"#!":
         return None
@@ -104,11 +100,10 @@ def _interpreter(head: bytes) -> str | None:
     return os.fsdecode(words[0]) if words else None
 
 
-def _look(
-    request: Request, opened: Opened, found: _binding.Found, finder: Finder, creds: Credentials
-) -> None:
+def _judge(request: Request, opened: Opened, finder: Finder) -> None:
+    found = opened.found
     if request.path_policy == "trusted":
-        opened.verdicts += (_trusted(found, finder, creds.euid),)
+        opened.verdicts += (_trusted(found, finder),)
     if not request.pinned:
         return
     if opened.script and not os.path.exists("/dev/fd"):
@@ -116,9 +111,8 @@ def _look(
         raise LookupProblem("lookup", errno.ENOENT)
     if not found.readable:
         raise LookupProblem("lookup", errno.EACCES)
-    digest = _sha256(found.copy_fd if found.copy_fd >= 0 else opened.exe_fd)
-    opened.executable = replace(opened.executable, sha256=digest)
-    opened.verdicts += (_same(request.digest, digest),)
+    opened.sha256 = _sha256(found.copy_fd if found.copy_fd >= 0 else opened.exe_fd)
+    opened.verdicts += (_same(request.digest, opened.sha256),)
 
 
 def _same(wanted: str | None, digest: str) -> Verdict:
@@ -137,9 +131,10 @@ def _sha256(fd: int) -> str:
     return digest.hexdigest()
 
 
-def _trusted(found: _binding.Found, finder: Finder, euid: int) -> Verdict:
+def _trusted(found: _binding.Found, finder: Finder) -> Verdict:
     """Judge the program's path, and that of every interpreter behind a ``#!``."""
-    verdict = guards.trusted(_binding.nodes(found), euid)
+    euid = os.geteuid()
+    verdict = guards.trusted(found.nodes(), euid)
     head = found.head
     for _ in range(INTERPRETERS_MAX):
         interpreter = _interpreter(head)
@@ -151,5 +146,5 @@ def _trusted(found: _binding.Found, finder: Finder, euid: int) -> Verdict:
         for fd in (behind.exe_fd, behind.cwd_fd):
             if fd >= 0:
                 os.close(fd)
-        verdict, head = guards.trusted(_binding.nodes(behind), euid), behind.head
+        verdict, head = guards.trusted(behind.nodes(), euid), behind.head
     return verdict

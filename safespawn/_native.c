@@ -89,7 +89,6 @@
 #define SS_OWNER_DIED 0x40000000u    /* FUTEX_OWNER_DIED */
 #define SS_WAITERS 0x80000000u       /* FUTEX_WAITERS */
 #define SS_MADV_WIPEONFORK 18
-#define SS_MADV_COLD 20
 #define SS_AT_EACCESS 0x200
 
 enum {
@@ -111,6 +110,7 @@ enum {
 	SS_COPIED = 1 << 15,
 	SS_HEAD_READ = 1 << 16,
 	SS_EXEC_TARGET = 1 << 17, /* exec_fd is a target of the map */
+	SS_WALK = 1 << 18,
 };
 
 #define SS_CHANGES_IDS (SS_SET_UID | SS_SET_GID | SS_SET_GROUPS)
@@ -174,6 +174,12 @@ enum { SS_PATH_BYTES = 4096, SS_HEAD_BYTES = 256, SS_PARENTS = 64 };
 struct ss_creds {
 	uint32_t ruid, euid, suid, rgid, egid, sgid;
 	uint64_t effective, permitted, inheritable;
+};
+
+struct ss_facts {
+	struct ss_creds creds;
+	int32_t alone; /* 1, 0, or a negative errno */
+	uint32_t tasks, open_std;
 };
 
 struct ss_fd {
@@ -927,26 +933,25 @@ ss_child_stat(int32_t fd, struct stat *ret_stat)
 }
 
 /*
- * exe-held (T-18): opens for reading what an O_PATH descriptor names, and keeps
- * it over the window: a lease must break here, with nothing shared, and no write
- * lease can be taken while the descriptor is open. The O_PATH step before it
- * means that no device and no FIFO is ever opened for its side effects.
+ * exe-held (T-18): opens the program for reading and keeps that over the window: a
+ * lease must break here, with nothing shared, and no write lease can be taken while
+ * the descriptor is open. A program that may be run but not read gets an O_PATH
+ * descriptor: nobody can be kept from leasing it then, and the report says so.
  */
 static SS_CHILD long
-ss_child_open_held(int32_t at, const char *path, const struct stat *expected)
+ss_child_open_held(struct ss_found *found, int32_t at)
 {
-	struct stat now;
-	long fd = ss_sys4(SYS_openat, at, path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0);
+	const int how = O_RDONLY | O_CLOEXEC | O_NOCTTY;
+	long fd = SS_GUARDED(EXE_HELD) ? ss_sys4(SYS_openat, at, found->path, how | O_NONBLOCK, 0)
+				       : -EACCES;
 
 	/* Somebody holds a lease: wait for it to be broken (fcntl(2), F_SETLEASE). */
 	if (fd == -EWOULDBLOCK)
-		fd = ss_sys4(SYS_openat, at, path, O_RDONLY | O_CLOEXEC | O_NOCTTY, 0);
-	if (fd < 0)
-		return fd;
-	if (ss_child_stat((int32_t)fd, &now) == 0 && ss_child_same_file(&now, expected))
-		return fd;
-	(void)ss_sys1(SYS_close, fd); /* the file was replaced under us */
-	return -ESTALE;
+		fd = ss_sys4(SYS_openat, at, found->path, how, 0);
+	if (fd == -EACCES)
+		return ss_sys4(SYS_openat, at, found->path, O_PATH | O_CLOEXEC, 0);
+	found->flags |= SS_READABLE;
+	return fd;
 }
 
 static SS_CHILD int
@@ -975,41 +980,34 @@ ss_child_describe(struct ss_found *found, const struct stat *st)
 }
 
 /*
- * Opens the candidate in found->path, as execve would find it. A program that may
- * be run but not read stays an O_PATH descriptor: nobody can be kept from leasing
- * it then, and the report says so.
+ * Opens the candidate in found->path, as execve would find it. It is looked at before
+ * it is opened, so that no device and no FIFO is opened for its side effects, and
+ * once more by descriptor, in case it was replaced in between.
  */
 static SS_CHILD int
 ss_child_open_candidate(struct ss_found *found, int32_t at)
 {
-	struct stat st;
-	long path_fd = ss_sys4(SYS_openat, at, found->path, O_PATH | O_CLOEXEC, 0);
-	long fd;
+	struct stat before, st;
+	long fd = ss_sys4(SYS_newfstatat, at, found->path, &before, 0);
 	int error;
 
-	if (path_fd < 0)
-		return ss_child_error(path_fd);
-	if ((error = ss_child_error(ss_child_stat((int32_t)path_fd, &st))))
-		goto close;
-	error = EACCES; /* what execve says of anything but a regular file */
-	if (!S_ISREG(st.st_mode))
-		goto close;
-	if ((error = ss_child_may_execute(at, (int32_t)path_fd, found->path)))
-		goto close;
-	fd = SS_GUARDED(EXE_HELD) ? ss_child_open_held(at, found->path, &st) : -EACCES;
-	if (fd < 0 && fd != -EACCES) {
-		error = ss_child_error(fd);
-		goto close;
+	if (fd < 0)
+		return ss_child_error(fd);
+	if (!S_ISREG(before.st_mode))
+		return EACCES; /* what execve says of anything but a regular file */
+	found->flags = 0;
+	if ((fd = ss_child_open_held(found, at)) < 0)
+		return ss_child_error(fd);
+	if (!(error = ss_child_error(ss_child_stat((int32_t)fd, &st))) &&
+	    !(error = ss_child_same_file(&st, &before) ? 0 : ESTALE))
+		error = ss_child_may_execute(at, (int32_t)fd, found->path);
+	if (error) {
+		(void)ss_sys1(SYS_close, fd);
+		return error;
 	}
 	ss_child_describe(found, &st);
-	found->exe_fd = (int32_t)path_fd;
-	if (fd < 0)
-		return 0;
 	found->exe_fd = (int32_t)fd;
-	found->flags |= SS_READABLE;
-close:
-	(void)ss_sys1(SYS_close, path_fd);
-	return error;
+	return 0;
 }
 
 /* As execvp(3): a missing candidate is passed over, a forbidden one remembered. */
@@ -1082,23 +1080,31 @@ ss_child_walk_parents(struct ss_found *found)
 }
 
 /* The name the kernel has for the descriptor; left empty when /proc is missing. */
-static SS_CHILD int
+static SS_CHILD void
 ss_child_canonical(struct ss_found *found)
 {
 	char link[32];
-	struct stat st;
 	long bytes = ss_child_copy_text(link, sizeof(link), "/proc/self/fd/");
 
 	ss_child_number(link + bytes, found->exe_fd);
 	bytes = ss_sys4(SYS_readlinkat, AT_FDCWD, link, found->real, SS_PATH_BYTES - 1);
 	found->real[bytes > 0 ? bytes : 0] = 0;
-	if (found->real[0] != '/' ||
-	    ss_sys4(SYS_newfstatat, AT_FDCWD, found->real, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-	    st.st_dev != found->device || st.st_ino != found->inode) {
-		found->real[0] = 0; /* unlinked, moved, or out of our mount namespace */
+}
+
+/* Makes sure that the name leads to the file, and looks at everything above it. */
+static SS_CHILD int
+ss_child_walk(const struct ss_lookup *want, struct ss_found *found)
+{
+	struct stat st;
+
+	if (!(want->flags & SS_WALK))
 		return 0;
-	}
-	return ss_child_walk_parents(found);
+	if (found->real[0] == '/' &&
+	    ss_sys4(SYS_newfstatat, AT_FDCWD, found->real, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+	    st.st_dev == found->device && st.st_ino == found->inode)
+		return ss_child_walk_parents(found);
+	found->real[0] = 0; /* unlinked, moved, or not in our mount namespace */
+	return 0;
 }
 
 /* Under a deadline the bytes to hash are fetched here, where waiting is bounded. */
@@ -1150,7 +1156,8 @@ ss_child_find(const struct ss_lookup *want, struct ss_found *found)
 	found->stage = SS_STAGE_LOOKUP;
 	if ((error = SS_HOOK(SS_STAGE_LOOKUP)) || (error = ss_child_search(want, found, at)))
 		goto fail;
-	if ((error = ss_child_canonical(found)))
+	ss_child_canonical(found);
+	if ((error = ss_child_walk(want, found)))
 		goto fail;
 	if (!(found->flags & SS_READABLE))
 		return 0;
@@ -1239,18 +1246,6 @@ ss_stage_name(int32_t stage)
 	return stage >= 0 && stage < SS_STAGE_COUNT ? names[stage] : NULL;
 }
 
-/* Credentials of the calling thread; they belong to threads, not to processes. */
-SS_API int
-ss_creds_read(struct ss_creds *ret_creds)
-{
-	struct ss_creds creds;
-	const int error = ss_child_read_creds(&creds);
-
-	if (!error)
-		*ret_creds = creds;
-	return -error;
-}
-
 /*
  * Whether nobody else runs on this memory. Two witnesses: the number of tasks
  * (st_nlink of /proc/self/task less two, which costs no listing), and the kernel's
@@ -1258,7 +1253,7 @@ ss_creds_read(struct ss_creds *ret_creds)
  * other processes on our memory. A sandbox may silence the second; then the first
  * decides. Returns 1 or 0, or a negative errno when nothing can be told.
  */
-SS_API int
+static int
 ss_alone(uint32_t *ret_tasks)
 {
 	struct statfs fs;
@@ -1279,6 +1274,32 @@ ss_alone(uint32_t *ret_tasks)
 	if (*ret_tasks != 1)
 		return 0;
 	return ss_sys1(SYS_unshare, SS_CLONE_VM) == -EINVAL ? 0 : 1;
+}
+
+/*
+ * What a decision rests on, in one call: the credentials of the calling thread (they
+ * belong to threads, not to processes), whether we are alone, which of 0, 1 and 2
+ * are open. Here the kernel's word is enough that we are; the window asks both
+ * witnesses. Returns 0, or a negative errno when the credentials cannot be read.
+ */
+SS_API int
+ss_look(struct ss_facts *ret_facts)
+{
+	struct ss_facts facts;
+	int fd;
+
+	memset(&facts, 0, sizeof(facts));
+	facts.alone = 1;
+	facts.tasks = 1;
+	if (ss_sys1(SYS_unshare, SS_CLONE_VM) != 0)
+		facts.alone = ss_alone(&facts.tasks);
+	for (fd = 0; fd < 3; fd++)
+		if (ss_sys3(SYS_fcntl, fd, F_GETFD, 0) != -EBADF)
+			facts.open_std |= 1u << fd;
+	if ((fd = ss_child_read_creds(&facts.creds)))
+		return -fd;
+	*ret_facts = facts;
+	return 0;
 }
 
 /* -------------------------------------------------------------------- arena */
@@ -1559,27 +1580,35 @@ ss_read_task_flags(int32_t pid, uint32_t *ret_flags)
 }
 
 /*
- * outcome-told (T-10): whether a child that got as far as execve went through it.
- * One that still has memory did: the window ends at execve or with the memory. Of
- * one without, the kernel remembers whether it ever ran execve (PF_FORKNOEXEC).
- * process_madvise asks for the first without side effect, Linux 5.10.
+ * Whether a child that got as far as execve went through it. One that still has
+ * memory did: the window ends at execve or with the memory. Of one without, the
+ * kernel remembers whether it ever ran execve (PF_FORKNOEXEC). move_pages(2) of no
+ * pages asks for the first, without side effect and without waiting for the rest of
+ * the execve as process_madvise and all of /proc/pid/mem's kin do. -1: nobody knows.
  */
+static int
+ss_has_run(int32_t pid)
+{
+	uint32_t flags;
+
+	if (ss_sys6(SYS_move_pages, pid, 0, NULL, NULL, NULL, 0) == 0)
+		return 1;
+	return ss_read_task_flags(pid, &flags) ? -1 : !(flags & SS_FORKNOEXEC);
+}
+
+/* outcome-told (T-10). While it is not reaped its pid is its own: ask, then make sure. */
 static int
 ss_went_through(int32_t pid, int32_t pidfd, uint32_t *ret_flags)
 {
+	const int options = WEXITED | WNOHANG | WNOWAIT | __WALL;
 	siginfo_t info;
-	uint32_t flags;
-	long answer;
+	int has_run;
 
 	if (!SS_GUARDED(OUTCOME_TOLD))
 		return 1;
-	answer = ss_sys5(SYS_process_madvise, pidfd, NULL, 0, SS_MADV_COLD, 0);
-	if (answer == 0)
-		return 1;
-	/* While it is not reaped its pid is its own: read first, then make sure. */
-	if (ss_read_task_flags(pid, &flags) == 0 &&
-	    ss_sys5(SYS_waitid, SS_P_PIDFD, pidfd, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, NULL) == 0)
-		return !(flags & SS_FORKNOEXEC);
+	has_run = ss_has_run(pid);
+	if (has_run >= 0 && ss_sys5(SYS_waitid, SS_P_PIDFD, pidfd, &info, options, NULL) == 0)
+		return has_run;
 	*ret_flags |= SS_UNCONFIRMED;
 	return 1;
 }

@@ -34,16 +34,19 @@ def _memory_shared_in(pid: int) -> bool | None:
         return None
 
 
-def facts(*, changes_credentials: bool) -> Facts:
-    """Return what a decision rests on. Never raises: an error is a fact too."""
-    try:
-        is_alone, threads = _binding.alone()
-    except OSError as problem:
-        return Facts(None, None, changes_credentials, error=str(problem))
-    shared = _memory_shared_in(os.getpid()) if is_alone and not changes_credentials else None
+def look() -> _binding.Seen:
+    """Look at ourselves: credentials, threads, standard descriptors. Raises OSError."""
+    return _binding.Seen()
+
+
+def facts(seen: _binding.Seen, *, changes_credentials: bool) -> Facts:
+    """Return what a decision rests on; an error while looking is a fact too."""
+    if seen.alone is None:
+        return Facts(None, None, changes_credentials, None, os.strerror(seen.errno))
+    shared = _memory_shared_in(os.getpid()) if seen.alone and not changes_credentials else None
     if shared is None:
-        _memory_shared_in.cache_clear()
-    return Facts(is_alone, threads, changes_credentials, shared)
+        _memory_shared_in.cache_clear()  # not an answer: ask again next time
+    return Facts(seen.alone, seen.threads, changes_credentials, shared)
 
 
 def held_groups() -> tuple[int, ...]:
@@ -60,6 +63,19 @@ def argument_room() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
     quarter = 6 << 20 if soft == resource.RLIM_INFINITY else soft // 4
     return max(min(quarter, 6 << 20), 128 << 10)
+
+
+def environment() -> tuple[tuple[bytes, bytes], ...]:
+    """Return our environment as bytes, in one step that no other thread can disturb.
+
+    ``os.environb.items()`` looks every name up again, which takes 13 us and raises
+    KeyError when another thread deletes one meanwhile; the dictionary below it has
+    neither fault. Where that is not to be found, the slow way is right too.
+    """
+    below = getattr(os.environb, "_data", None)
+    if type(below) is dict:
+        return tuple(below.items())
+    return tuple(os.environb.items())
 
 
 def is_open(fd: int) -> bool:

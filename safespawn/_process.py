@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 import warnings
+from collections.abc import Callable
 from typing import IO, final
 
 from . import _child, _streams, _tree
@@ -21,15 +22,27 @@ class Process:
     """
 
     def __init__(
-        self, child: _child.Child, argv: tuple[bytes, ...], report: SpawnReport, streams: _streams.Streams
+        self,
+        child: _child.Child,
+        argv: tuple[bytes, ...],
+        make_report: Callable[[], SpawnReport],
+        streams: _streams.Streams,
     ) -> None:
         """Only ``spawn`` makes these."""
         self.args = argv
-        self.report = report
+        self._make_report = make_report
+        self._report: SpawnReport | None = None
         self._child = child
         self.stdin, self.stdout, self.stderr = streams.files()
         self._fed = 0
         self._collected = [bytearray(), bytearray()]
+
+    @property
+    def report(self) -> SpawnReport:
+        """What was decided and why; made when it is first asked for."""
+        if self._report is None:
+            self._report = self._make_report()
+        return self._report
 
     @property
     def pid(self) -> int:
@@ -62,6 +75,12 @@ class Process:
         code = self.returncode
         assert code is not None  # noqa: S101 - wait() has just seen it
         return code
+
+    def finish(self) -> int:
+        """Wait, for a caller that has shown the handle to nobody."""
+        while not self._child.wait_unshared():
+            pass
+        return self.wait()
 
     def send_signal(self, number: int) -> None:
         """Send a signal by pidfd; nothing happens if the program has ended."""

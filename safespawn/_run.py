@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 class CompletedProcess(subprocess.CompletedProcess[Any]):
     """As subprocess's, with the :class:`SpawnReport` in ``report``."""
 
-    def __init__(self, args: Any, returncode: int, stdout: Any, stderr: Any, report: SpawnReport) -> None:
-        """Add the report."""
+    def __init__(self, args: Any, returncode: int, stdout: Any, stderr: Any, process: Process) -> None:
+        """Keep the handle, for its report."""
         super().__init__(args, returncode, stdout, stderr)
-        self.report = report
+        self._process = process
+
+    @property
+    def report(self) -> SpawnReport:
+        """What was decided and why."""
+        return self._process.report
 
 
 def run(
@@ -63,7 +68,7 @@ def run(
         process.__exit__()
         raise
     process._close_pipes()  # noqa: SLF001
-    done = CompletedProcess(argv, process.wait(), _decoded(out, decoder), _decoded(err, decoder), process.report)
+    done = CompletedProcess(argv, process.wait(), _decoded(out, decoder), _decoded(err, decoder), process)
     if check:
         done.check_returncode()
     return done
@@ -78,7 +83,10 @@ def _finish(
     process: Process, data: bytes | None, timeout: float | None
 ) -> tuple[bytes | None, bytes | None]:
     if process.stdin is None and process.stdout is None and process.stderr is None:
-        process.wait(timeout)
+        if timeout is None:
+            process.finish()
+        else:
+            process.wait(timeout)
         return None, None
     return process.communicate(data, timeout)
 

@@ -7,14 +7,14 @@ import os
 import resource
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _binding, _checks, _child, _environ, _executable, _identity, _probe, _streams, audit, guards
 from ._errors import AuditError, KilledBeforeExec, RaceDetected, SpawnError, SpawnTimeout, UnsafeSpawn
 from ._process import Process
 from ._records import Records
-from ._spec import KEEP, Credentials, Decision, Identity, Request, SpawnReport, Text, Verdict
+from ._spec import KEEP, Decision, Identity, Request, SpawnReport, Text, Verdict
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,10 +48,9 @@ class _Job:
     request: Request
     sid: str
     deadline_ns: int
-    creds: Credentials
+    seen: _binding.Seen
     identity: Identity = KEEP
     decision: Decision = Decision(None, None, ())
-    threads: int | None = None
     env: tuple[tuple[bytes, bytes], ...] = ()
     removed: tuple[str, ...] = ()
     opened: _executable.Opened | None = None
@@ -72,8 +71,8 @@ class _Job:
             number,
             done.pid or None if done else None,
             done.window_ns if done else None,
-            self.threads,
-            self.creds,
+            self.seen.threads,
+            self.seen.credentials,
             self.opened.executable if self.opened else None,
             self.identity,
             self.removed,
@@ -87,11 +86,11 @@ def start(request: Request) -> Process:
     if request.deadline is not None:
         deadline_ns = time.monotonic_ns() + int(request.deadline * 1e9)
     named_descriptors(request)
-    job = _Job(request, audit.new_id(), deadline_ns, _binding.credentials())
+    job = _Job(request, audit.new_id(), deadline_ns, _probe.look())
     _settle_identity(job)
     _settle_environment(job)
     _decide(job)
-    streams = _streams.prepare(request, [_probe.is_open(fd) for fd in (0, 1, 2)])
+    streams = _streams.prepare(request, job.seen.standard_open)
     try:
         return _run_window(job, streams)
     except BaseException:
@@ -125,20 +124,19 @@ def _settle_identity(job: _Job) -> None:
     if not job.request.asks_identity:
         return
     wanted = _identity.wanted(job.request)
-    if guards.needed(wanted, job.creds, _probe.held_groups()):
+    if guards.needed(wanted, job.seen.credentials, _probe.held_groups()):
         job.identity = wanted
 
 
 def _settle_environment(job: _Job) -> None:
     request = job.request
-    pairs = tuple(os.environb.items()) if request.env is None else request.env
+    pairs = _probe.environment() if request.env is None else request.env
     home = _identity.home(request) if request.env_policy == "user" else ()
     job.env, job.removed = _environ.apply(pairs, request.env_policy, request.env_allow, home)
 
 
 def _decide(job: _Job) -> None:
-    facts = _probe.facts(changes_credentials=job.identity.changes)
-    job.threads = facts.threads
+    facts = _probe.facts(job.seen, changes_credentials=job.identity.changes)
     _accept(job, guards.decide(job.request, facts))
 
 
@@ -167,7 +165,7 @@ def _run_window(job: _Job, streams: _streams.Streams) -> Process:
     outcome = _binding.spawn(plan)
     if outcome.outcome == "not-alone":
         _accept(job, guards.not_alone(job.request, job.decision))
-        outcome = _binding.spawn(replace(plan, flags=plan.flags & ~_SHARED))
+        outcome = _binding.spawn(plan._replace(flags=plan.flags & ~_SHARED))
     job.outcome = outcome
     if outcome.outcome != "exec":
         _fail(job, outcome.outcome, outcome.stage, outcome.errno)
@@ -177,11 +175,10 @@ def _run_window(job: _Job, streams: _streams.Streams) -> Process:
 def _announce(job: _Job, plan: _binding.Plan) -> None:
     """intent-first (T-11): what cannot be recorded is not started."""
     try:
-        report = job.report("intent")
         audit.emit(
             "spawn.intent",
             job.sid,
-            lambda: Records.intent(job.request, report, job.env, plan.fds),
+            lambda: Records.intent(job.request, job.report("intent"), job.env, plan.fds),
             gate=True,
         )
     except AuditError as problem:
@@ -195,10 +192,9 @@ def _started(job: _Job, plan: _binding.Plan, streams: _streams.Streams, started_
     child = _child.Child(outcome.pid, outcome.pidfd, job.sid, started_ns)
     if not outcome.confirmed:
         seen = Verdict("outcome-told", "allow", "nobody could confirm that the program was reached")
-        job.decision = replace(job.decision, verdicts=(*job.decision.verdicts, seen))
-    report = job.report("exec", "exec")
-    process = Process(child, job.request.argv, report, streams)
-    audit.emit("spawn.started", job.sid, lambda: Records.started(report, outcome))
+        job.decision = job.decision._replace(verdicts=(*job.decision.verdicts, seen))
+    process = Process(child, job.request.argv, lambda: job.report("exec", "exec"), streams)
+    audit.emit("spawn.started", job.sid, lambda: Records.started(process.report, outcome))
     return process
 
 
@@ -210,7 +206,7 @@ def _open(job: _Job) -> _executable.Opened:
         return _look_up(job, name, dirs, copy)
 
     try:
-        return _executable.find(job.request, job.env, finder, job.creds)
+        return _executable.find(job.request, job.env, finder)
     except _executable.LookupProblem as problem:
         _fail(job, "failed", problem.stage, problem.errno)
 
@@ -224,9 +220,12 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
         cwd=job.request.cwd,
         copy=copy and bounded,
         share=bounded and job.decision.strategy == "vfork",
+        walk=job.request.path_policy == "trusted",
         deadline_ns=job.deadline_ns,
-        expected=job.creds,
+        seen=job.seen,
     )
+    if outcome is None:
+        return found
     if outcome.outcome == "not-alone":
         _accept(job, guards.not_alone(job.request, job.decision))
         return _look_up(job, name, dirs, copy)
@@ -253,16 +252,17 @@ def _plan(job: _Job, opened: _executable.Opened, sources: list[int]) -> _binding
             exec_fd = max(target for _, target in fds) + 1
             fds.append((opened.exe_fd, exec_fd))
             flags |= _LIB.SS_EXEC_TARGET
-    env = [name + b"=" + value for name, value in job.env]
-    _fits(request.argv, env)
+    argv = _binding.strings(request.argv)
+    env = _binding.strings([name + b"=" + value for name, value in job.env])
+    _fits(argv, env, job)
     cwd_fd = opened.cwd_fd if not isinstance(request.cwd, int) else request.cwd
     return _binding.Plan(
         opened.exec_path,
-        request.argv,
+        argv,
         env,
         fds,
         flags,
-        job.creds,
+        job.seen,
         job.identity,
         job.deadline_ns,
         exec_fd,
@@ -298,17 +298,19 @@ def _descriptor_map(request: Request, sources: list[int]) -> list[tuple[int, int
     return pairs
 
 
-def _fits(argv: tuple[bytes, ...], env: list[bytes]) -> None:
+def _fits(argv: tuple[bytes, int], env: tuple[bytes, int], job: _Job) -> None:
     """Refuse more than execve(2) takes: every string with its NUL, and its pointer."""
-    size = sum(map(len, argv)) + sum(map(len, env)) + 9 * (len(argv) + len(env) + 2)
-    if size > 128 << 10 and size > (room := _probe.argument_room()):
+    size = len(argv[0]) + len(env[0]) + 8 * (argv[1] + env[1] + 2)
+    if size < _checks.STRING_MAX:
+        return
+    if size > (room := _probe.argument_room()):
         raise OSError(
             errno.E2BIG,
-            f"{len(argv)} arguments and {len(env)} variables take {size} bytes, execve takes {room}",
+            f"{argv[1]} arguments and {env[1]} variables take {size} bytes, execve takes {room}",
         )
-    for item in env:
-        if len(item) >= _checks.STRING_MAX:
-            raise OSError(errno.E2BIG, f"env[{item[:40]!r}...] has {len(item)} bytes")
+    for name, value in job.env:
+        if len(name) + len(value) + 1 >= _checks.STRING_MAX:
+            raise OSError(errno.E2BIG, f"env[{name!r}] has {len(value)} bytes, too many for execve")
 
 
 # ------------------------------------------------------------------ the failures

@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Literal, TypedDict, Union
+from typing import IO, Literal, NamedTuple, TypedDict, Union
 
 #: As in ``subprocess``, so that either's constants can be given.
 PIPE = -1
@@ -60,8 +60,7 @@ class SpawnOptions(TypedDict, total=False):
     audit_tags: Mapping[str, str] | None
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """One validated request; `_checks.request` is the only maker."""
 
     argv: tuple[bytes, ...]
@@ -108,8 +107,7 @@ class Request:
         return self.pin or self.digest is not None
 
 
-@dataclass(frozen=True)
-class Credentials:
+class Credentials(NamedTuple):
     """Ids and capability sets (bit masks) of one thread; see credentials(7)."""
 
     ruid: int
@@ -123,8 +121,7 @@ class Credentials:
     inheritable: int
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """What a child is to become; None leaves that part as it is. ``groups`` is sorted."""
 
     uid: int | None = None
@@ -141,8 +138,7 @@ class Identity:
 KEEP = Identity()
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What was seen just before the decision. ``alone`` is None when nobody could tell."""
 
     alone: bool | None
@@ -152,8 +148,7 @@ class Facts:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What one guard said: ``result`` is ``allow`` or ``deny``."""
 
     guard: str
@@ -161,8 +156,7 @@ class Verdict:
     why: str
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """How to start the program. ``strategy`` None means: refuse, for the last verdict."""
 
     strategy: Literal["vfork", "fork"] | None
@@ -175,8 +169,7 @@ class Decision:
         return tuple(f"{v.guard}: {v.why}" for v in self.verdicts)
 
 
-@dataclass(frozen=True)
-class PathNode:
+class PathNode(NamedTuple):
     """Owner and mode of one component of a path."""
 
     path: str
@@ -185,8 +178,7 @@ class PathNode:
     mode: int
 
 
-@dataclass(frozen=True)
-class Executable:
+class Executable(NamedTuple):
     """Identity of the file that is run, taken from an open descriptor of it.
 
     ``real`` is the kernel's name for it, empty when it has none that we can see.
@@ -240,8 +232,7 @@ class SpawnReport:
     removed_env: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Exit:
+class Exit(NamedTuple):
     """How a program ended, with its resource usage as in getrusage(2)."""
 
     pid: int

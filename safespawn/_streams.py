@@ -11,6 +11,7 @@ from typing import IO
 from ._spec import DEVNULL, PIPE, STDOUT, Request
 
 _CHUNK = 65536
+_NONE = [-1, -1, -1]
 
 
 @dataclass
@@ -39,12 +40,14 @@ class Streams:
 
     def files(self) -> tuple[IO[bytes] | None, IO[bytes] | None, IO[bytes] | None]:
         """Return file objects for our ends; they own the descriptors from here on."""
+        if self.ours == _NONE:
+            return None, None, None
         made = [None if fd < 0 else open(fd, "wb" if i == 0 else "rb") for i, fd in enumerate(self.ours)]
         self.ours = [-1, -1, -1]
         return made[0], made[1], made[2]  # type: ignore[return-value]  # mode decides the class
 
 
-def prepare(request: Request, is_open: list[bool]) -> Streams:
+def prepare(request: Request, is_open: tuple[bool, bool, bool]) -> Streams:
     """Open pipes and /dev/null as the request wants; ``is_open`` tells of our own 0, 1, 2.
 
     A standard descriptor that is closed here is /dev/null in the child: a program that

@@ -33,9 +33,6 @@
 #ifndef SYS_faccessat2
 #define SYS_faccessat2 439
 #endif
-#ifndef SYS_process_madvise
-#define SYS_process_madvise 440
-#endif
 
 #define SS_INLINE static inline __attribute__((always_inline))
 

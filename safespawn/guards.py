@@ -179,7 +179,7 @@ def status() -> dict[str, Any]:
     ``strategy`` and ``reasons`` (of a plain spawn), ``threads``, ``attributes`` (of our
     process, read by python-prctl), ``guards`` (id to statement).
     """
-    facts = _probe.facts(changes_credentials=False)
+    facts = _probe.facts(_probe.look(), changes_credentials=False)
     decision = decide(Request((b"true",)), facts)
     _, verdict = _prove(facts)
     return {

@@ -1,0 +1,65 @@
+"""Builds a copy of the package with another core, for tests only.
+
+    python tests/build_variant.py hooks|asan|ubsan DIRECTORY
+
+``hooks`` has the switches of tests/hooks; ``asan`` and ``ubsan`` are the product under a
+sanitizer. The copy lies in DIRECTORY/safespawn, to be put in front of sys.path.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parent.parent
+HOOKS = ROOT / "tests" / "hooks"
+
+
+def _builder(variant: str) -> FFI:
+    sys.path.insert(0, str(ROOT))
+    from safespawn_build import builder  # type: ignore[import-not-found]
+
+    if variant == "hooks":
+        made: FFI = builder(
+            extra_cdef=(HOOKS / "_hooks.cdef.txt").read_text(encoding="utf-8"),
+            define_macros=(("SS_TEST_HOOKS", None),),
+            include_dirs=(str(HOOKS),),
+        )
+        return made
+    flag = {
+        "asan": ["-fsanitize=address", "-g"],
+        "ubsan": ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-g"],
+    }[variant]
+    made = builder(compile_args=tuple(flag), link_args=tuple(flag))
+    return made
+
+
+def build(variant: str, where: Path) -> Path:
+    """Build ``variant`` into ``where`` and return that."""
+    package = where / "safespawn"
+    shutil.rmtree(package, ignore_errors=True)
+    shutil.copytree(
+        ROOT / "safespawn", package, ignore=shutil.ignore_patterns("*.so", "__pycache__", "_native_ffi.c")
+    )
+    _load_build_script(package)
+    _builder(variant).compile(tmpdir=str(where), verbose=False)
+    return where
+
+
+def _load_build_script(package: Path) -> None:
+    """Import _native_build.py alone: importing the package needs the core that it builds."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("safespawn_build", package / "_native_build.py")
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    sys.modules["safespawn_build"] = module
+    spec.loader.exec_module(module)
+
+
+if __name__ == "__main__":
+    print(build(sys.argv[1], Path(sys.argv[2]).resolve()))
