@@ -39,6 +39,7 @@ class _Lib(Protocol):
     SS_READABLE: int
     SS_EXEC_TARGET: int
     SS_WALK: int
+    SS_DETAILS: int
     SS_EXEC: int
     SS_FAILED: int
     SS_KILLED_BEFORE_EXEC: int
@@ -307,13 +308,14 @@ def find(
     cwd: bytes | int | None = None,
     copy: bool = False,
     walk: bool = False,
+    details: bool = False,
     share: bool = False,
     deadline_ns: int = 0,
 ) -> tuple[Found, Outcome | None]:
     """Look up and open a program and the working directory.
 
-    ``dirs`` None: ``name`` is a path; else it is looked for in each. ``walk`` looks at all
-    directories above it. With a deadline the lookup runs in a child of its own, on shared
+    ``dirs`` None: ``name`` is a path; else it is looked for in each. ``details`` fetches the
+    file's real name and its first bytes, ``walk`` looks at all directories above it too. With a deadline the lookup runs in a child of its own, on shared
     memory if ``share``, and the outcome is that of the child; without one it is None.
     """
     want = ffi.new("struct ss_lookup *")
@@ -322,8 +324,9 @@ def find(
     keep = [ffi.new("char[]", name)]
     want.name = keep[0]
     want.flags = (
-        (lib.SS_COPY if copy else 0)
-        | (lib.SS_WALK if walk else 0)
+        (lib.SS_DETAILS | lib.SS_COPY if copy else 0)
+        | (lib.SS_DETAILS | lib.SS_WALK if walk else 0)
+        | (lib.SS_DETAILS if details else 0)
         | (lib.SS_SHARE_MEMORY | lib.SS_REQUIRE_ALONE if share else 0)
     )
     if dirs is not None:

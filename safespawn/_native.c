@@ -111,6 +111,7 @@ enum {
 	SS_HEAD_READ = 1 << 16,
 	SS_EXEC_TARGET = 1 << 17, /* exec_fd is a target of the map */
 	SS_WALK = 1 << 18,
+	SS_DETAILS = 1 << 19,
 };
 
 #define SS_CHANGES_IDS (SS_SET_UID | SS_SET_GID | SS_SET_GROUPS)
@@ -1156,6 +1157,8 @@ ss_child_find(const struct ss_lookup *want, struct ss_found *found)
 	found->stage = SS_STAGE_LOOKUP;
 	if ((error = SS_HOOK(SS_STAGE_LOOKUP)) || (error = ss_child_search(want, found, at)))
 		goto fail;
+	if (!(want->flags & SS_DETAILS))
+		return 0;
 	ss_child_canonical(found);
 	if ((error = ss_child_walk(want, found)))
 		goto fail;

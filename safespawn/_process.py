@@ -72,15 +72,18 @@ class Process:
         """
         if not self._child.wait(timeout):
             raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        return self._code()
+
+    def _code(self) -> int:
         code = self.returncode
-        assert code is not None  # noqa: S101 - wait() has just seen it
+        assert code is not None  # noqa: S101 - it was just seen to end
         return code
 
     def finish(self) -> int:
         """Wait, for a caller that has shown the handle to nobody."""
         while not self._child.wait_unshared():
             pass
-        return self.wait()
+        return self._code()
 
     def send_signal(self, number: int) -> None:
         """Send a signal by pidfd; nothing happens if the program has ended."""

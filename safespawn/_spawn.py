@@ -221,6 +221,7 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
         copy=copy and bounded,
         share=bounded and job.decision.strategy == "vfork",
         walk=job.request.path_policy == "trusted",
+        details=job.request.pinned or audit.is_heard(),
         deadline_ns=job.deadline_ns,
         seen=job.seen,
     )
@@ -253,7 +254,7 @@ def _plan(job: _Job, opened: _executable.Opened, sources: list[int]) -> _binding
             fds.append((opened.exe_fd, exec_fd))
             flags |= _LIB.SS_EXEC_TARGET
     argv = _binding.strings(request.argv)
-    env = _binding.strings([name + b"=" + value for name, value in job.env])
+    env = _binding.strings(tuple(map(b"=".join, job.env)))
     _fits(argv, env, job)
     cwd_fd = opened.cwd_fd if not isinstance(request.cwd, int) else request.cwd
     return _binding.Plan(

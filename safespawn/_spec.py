@@ -181,7 +181,8 @@ class PathNode(NamedTuple):
 class Executable(NamedTuple):
     """Identity of the file that is run, taken from an open descriptor of it.
 
-    ``real`` is the kernel's name for it, empty when it has none that we can see.
+    ``real`` is the kernel's name for it, empty when it has none that we can see. It and
+    ``interpreter`` are fetched when a record is kept or an option needs them.
     ``held`` says that a descriptor open for reading is kept over the window (no lease
     can be taken meanwhile), ``pinned`` that the exec goes by that descriptor.
     ``interpreter`` is the first word after ``#!``.

@@ -90,6 +90,11 @@ def _ledger() -> Ledger | None:
     return _Current.ledger
 
 
+def is_heard() -> bool:
+    """Whether records go anywhere: an open ledger, or a logger that wants them."""
+    return _ledger() is not None or _logger.isEnabledFor(logging.INFO)
+
+
 def emit(event: str, sid: str, make: Callable[[], Mapping[str, Any]], *, gate: bool = False) -> None:
     """Write one record of a spawn. ``make`` builds its fields, if anybody wants them.
 
