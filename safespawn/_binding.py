@@ -50,10 +50,15 @@ class _Lib(Protocol):
     SS_UNCONFIRMED: int
     SS_STUCK: int
     SS_STAGE_COUNT: int
+    SS_TRY_CLONE3: int
+    SS_TRY_CLOSE_RANGE: int
+    SS_TRY_FACCESSAT2: int
+    SS_TRY_MOVE_PAGES: int
 
     def ss_stage_name(self, stage: int) -> Any: ...
     def ss_look(self, facts: Any) -> int: ...
     def ss_memory_shared(self) -> int: ...
+    def ss_try(self, feature: int) -> int: ...
     def ss_spawn(self, arena: Any, request: Any, result: Any) -> int: ...
     def ss_lookup(self, arena: Any, lookup: Any, found: Any, result: Any) -> int: ...
     def ss_wait(self, pidfd: int, nohang: int, result: Any) -> int: ...
@@ -233,6 +238,11 @@ def _check(answer: int, what: str) -> int:
 def memory_shared() -> bool:
     """Return whether CLONE_VM really shares memory here. Raises OSError, EBUSY if not alone."""
     return _check(lib.ss_memory_shared(), "trying a child on shared memory") == 1
+
+
+def try_feature(feature: int) -> None:
+    """Ask the kernel for one of the SS_TRY features. Raises OSError if it is not there."""
+    _check(lib.ss_try(feature), "trying")
 
 
 def strings(items: Sequence[bytes]) -> tuple[bytes, int]:

@@ -131,6 +131,8 @@ enum {
 	SS_STUCK = 4,       /* killed, but asleep in the kernel still */
 };
 
+enum { SS_TRY_CLONE3, SS_TRY_CLOSE_RANGE, SS_TRY_FACCESSAT2, SS_TRY_MOVE_PAGES };
+
 /* The stages, in the order in which a spawn goes through them. */
 #define SS_STAGES(X)                                                            \
 	X(NONE, "none")                                                         \
@@ -293,7 +295,6 @@ struct ss_search {
 	struct ss_report *report;
 	struct ss_found *found;
 	int32_t socket;
-	int32_t bounded;
 };
 
 #ifdef SS_TEST_HOOKS
@@ -1206,7 +1207,7 @@ ss_child_lookup(void *argument)
 	int error;
 
 	ss_child_stage(search->report, SS_STAGE_BIRTH);
-	if ((search->bounded && (error = ss_child_arm(search->report))) ||
+	if ((error = ss_child_arm(search->report)) ||
 	    (error = ss_child_creds_agree(&search->want.expected)))
 		goto fail;
 	ss_child_stage(search->report, SS_STAGE_LOOKUP);
@@ -1479,9 +1480,7 @@ ss_await_exit(int32_t pidfd, int64_t grace_ns)
 static void
 ss_bound(struct ss_window *w)
 {
-	if (!w->deadline_ns || !SS_GUARDED(WINDOW_BOUNDED))
-		return;
-	if (!ss_await_release(ss_report_of(w->arena), w->deadline_ns))
+	if (!w->deadline_ns || !ss_await_release(ss_report_of(w->arena), w->deadline_ns))
 		return;
 	w->timed_out = 1;
 	/*
@@ -1752,7 +1751,7 @@ ss_plan_write(struct ss_arena *arena, const struct ss_request *r)
 	plan->report = ss_report_of(arena);
 	plan->scratch = arena->work + ss_room(sizeof(struct ss_report));
 	plan->parent_pid = getpid();
-	plan->bounded = r->deadline_ns != 0;
+	plan->bounded = r->deadline_ns != 0 && SS_GUARDED(WINDOW_BOUNDED);
 	plan->want.path = ss_put(&at, r->path, strlen(r->path) + 1);
 	if ((error = ss_put_strings(&at, r->argv, r->argv_bytes, r->argc, &plan->argv)) ||
 	    (error = ss_put_strings(&at, r->env, r->env_bytes, r->envc, &plan->envp)))
@@ -1802,7 +1801,7 @@ ss_spawn_in(struct ss_arena *arena, const struct ss_request *request, struct ss_
 	plan->mask = request->sigmask;
 	w.child_mask = request->flags & SS_SET_SIGMASK ? NULL : &plan->mask;
 	w.flags = request->flags;
-	w.deadline_ns = request->deadline_ns;
+	w.deadline_ns = plan->bounded ? request->deadline_ns : 0;
 	w.exit_signal = SIGCHLD;
 	if ((error = ss_window_run(&w))) {
 		ss_not_started(result, SS_STAGE_CLONE, error);
@@ -1899,7 +1898,6 @@ ss_search_write(struct ss_arena *arena, const struct ss_lookup *l, int socket)
 	search->report = ss_report_of(arena);
 	search->found = (struct ss_found *)(void *)(arena->work + ss_room(sizeof(struct ss_report)));
 	search->socket = socket;
-	search->bounded = 1;
 	search->want.name = ss_put(&at, l->name, strlen(l->name) + 1);
 	search->want.dirs = ss_put(&at, l->dirs, l->dirs_bytes);
 	if (l->cwd)
@@ -2046,6 +2044,28 @@ ss_wait(int pidfd, int nohang, struct ss_exit *ret_exit)
 }
 
 /* -------------------------------------------------------------------- probe */
+
+/*
+ * Asks for a feature in a way that does nothing: the answer is the kernel's, or a
+ * sandbox's. Returns 0 when it is there, else a negative errno.
+ */
+SS_API int
+ss_try(int feature)
+{
+	long answer = -EINVAL;
+
+	if (feature == SS_TRY_CLONE3) { /* an argument of no bytes: EINVAL where it is known */
+		answer = ss_sys2(SYS_clone3, NULL, 0);
+		return answer == -EINVAL ? 0 : (int)answer;
+	}
+	if (feature == SS_TRY_CLOSE_RANGE) /* nobody has these descriptors */
+		answer = ss_sys3(SYS_close_range, UINT32_MAX, UINT32_MAX, SS_RANGE_CLOEXEC);
+	if (feature == SS_TRY_FACCESSAT2)
+		answer = ss_sys4(SYS_faccessat2, AT_FDCWD, "/", X_OK, SS_AT_EACCESS);
+	if (feature == SS_TRY_MOVE_PAGES)
+		answer = ss_sys6(SYS_move_pages, getpid(), 0, NULL, NULL, NULL, 0);
+	return (int)answer;
+}
 
 static SS_CHILD void
 ss_child_probe(void *argument)

@@ -113,7 +113,7 @@ def attributes() -> Attributes:
 
 def capability_names(mask: int) -> tuple[str, ...]:
     """Return the names of the capabilities in a bit mask, in numeric order."""
-    names = {getattr(prctl, name): name[4:].lower() for name in prctl.ALL_CAP_NAMES if hasattr(prctl, name)}
+    names = {getattr(prctl, f"CAP_{name.upper()}"): name for name in prctl.ALL_CAP_NAMES}
     return tuple(names.get(bit, f"cap_{bit}") for bit in range(64) if mask >> bit & 1)
 
 
@@ -205,15 +205,21 @@ _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_GET_INFO = 3 << 30 | _PIDFD_INFO.size << 16 | 0xFF << 8 | 11
 
 
-def exit_by_pidfd(pidfd: int, pid: int) -> Exit | None:
-    """Return how a process ended that somebody else has reaped; None where it can't be had."""
+def pidfd_info(pidfd: int) -> tuple[int, int]:
+    """Return what the kernel filled in and the wait status. Raises OSError, ENOTTY before 6.13."""
     info = bytearray(_PIDFD_INFO.size)
     _PIDFD_INFO.pack_into(info, 0, _PIDFD_INFO_EXIT, *([0] * 13))
+    fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+    mask, *_, status = _PIDFD_INFO.unpack(info)
+    return mask, status
+
+
+def exit_by_pidfd(pidfd: int, pid: int) -> Exit | None:
+    """Return how a process ended that somebody else has reaped; None where it can't be had."""
     try:
-        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+        mask, status = pidfd_info(pidfd)
     except OSError:
         return None
-    mask, *_, status = _PIDFD_INFO.unpack(info)
     if not mask & _PIDFD_INFO_EXIT:
         return None
     return Exit(pid, os.waitstatus_to_exitcode(status), os.WCOREDUMP(status))

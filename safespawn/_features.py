@@ -1,0 +1,71 @@
+"""Which kernel features are here, found by trying them in a child or on a throw-away."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from typing import NamedTuple
+
+from . import _binding, _probe
+
+
+class Feature(NamedTuple):
+    """One feature: whether it is here, and what it is for or why it is missing."""
+
+    name: str
+    available: bool
+    why: str
+
+
+def _tried(name: str, purpose: str, trial: Callable[[], None]) -> Feature:
+    try:
+        trial()
+    except OSError as problem:
+        return Feature(name, False, f"{purpose}: {problem.strerror}")
+    return Feature(name, True, purpose)
+
+
+def _asked(feature: int) -> Callable[[], None]:
+    return lambda: _binding.try_feature(feature)
+
+
+def _with_pidfd(trial: Callable[[int], object]) -> Callable[[], None]:
+    def run() -> None:
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            trial(pidfd)
+        finally:
+            os.close(pidfd)
+
+    return run
+
+
+def _memory_shared() -> None:
+    if not _binding.memory_shared():
+        raise OSError(errno.ENOTSUP, "the child had a copy")
+
+
+def _dev_fd() -> None:
+    os.stat("/dev/fd")
+
+
+def probe() -> list[Feature]:
+    """Try them all; nothing of it lasts."""
+    lib = _binding.lib
+    return [
+        _tried("shared memory", "CLONE_VM shares memory, so the fast path can report", _memory_shared),
+        _tried("clone3", "no handler in a child from birth; else clone and a loop", _asked(lib.SS_TRY_CLONE3)),
+        _tried("pidfd", "waits and signals reach no other process",
+               _with_pidfd(lambda fd: signal.pidfd_send_signal(fd, 0))),
+        _tried("pidfd info", "the exit status of a child that others reaped (Linux 6.15)",
+               _with_pidfd(_probe.pidfd_info)),
+        _tried("close_range", "descriptors marked in one call (Linux 5.11); else one by one",
+               _asked(lib.SS_TRY_CLOSE_RANGE)),
+        _tried("faccessat2", "execute permission by effective ids (Linux 5.8); else by real ids",
+               _asked(lib.SS_TRY_FACCESSAT2)),
+        _tried("move_pages", "a child that has run its program told quickly; else by /proc",
+               _asked(lib.SS_TRY_MOVE_PAGES)),
+        _tried("/dev/fd", "scripts can be pinned", _dev_fd),
+    ]  # fmt: skip

@@ -1,0 +1,238 @@
+"""The command line: arguments to the public API, and what it says to an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, NoReturn
+
+import safespawn
+from safespawn import audit, doctor
+
+#: Exit codes of `safespawn run`, as env(1), nohup(1) and timeout(1) have them.
+OURS, NOT_EXECUTABLE, NOT_FOUND, BY_SIGNAL = 125, 126, 127, 128
+
+EPILOG = """\
+exit codes of run:
+  0-124    the program's own
+  125      safespawn itself failed, or a guard refused
+  126      the program was found but cannot be executed
+  127      the program was not found
+  128+N    the program was killed by signal N
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad usage is a failure of ours; argparse would exit with 2, which a program may mean."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, briefly."""
+        self.exit(OURS, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="safespawn",
+        description="Start programs fast and guarded, with a record of every decision.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands)
+    seen = commands.add_parser("doctor", help="show what this machine and process allow, and why")
+    seen.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run",
+        help="run a program",
+        usage="safespawn run [options] -- PROGRAM [ARG ...]",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = run.add_argument
+    add("--user", help="name or number: its uid, primary group and group list")
+    add("--group", help="name or number, instead of the user's primary group")
+    add("--groups", help="comma separated: the supplementary groups, instead of the user's")
+    add("--cwd", metavar="DIR", help="working directory of the program")
+    add("--umask", type=_octal, help="octal")
+    add("--nice", type=int, help="niceness, -20 to 19")
+    add("--cpus", type=_cpus, metavar="LIST", help="processors it may use, such as 0,2-3")
+    add("--rlimit", action="append", default=[], metavar="NAME=SOFT[:HARD]", help="such as nofile=256 or core=0")
+    add("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable")
+    add("--env-policy", choices=("inherit", "scrub", "user"), default="inherit")
+    add("--env-allow", action="append", default=[], metavar="NAME", help="keep this one too when scrubbing")
+    add("--new-session", action="store_true", help="setsid")
+    add("--no-new-privs", action="store_true", help="nothing it runs gains privileges by exec")
+    add("--pdeathsig", type=_signal, metavar="SIGNAL", help="sent to it when we die")
+    add("--pin", action="store_true", help="run the very file that was looked at and hashed")
+    add("--digest", metavar="sha256:HEX", help="refuse a program with another digest")
+    add("--path-policy", choices=("any", "trusted"), default="any")
+    add("--deadline", type=float, metavar="SECONDS", help="give up if it is not running by then")
+    add("--strategy", choices=("auto", "vfork", "fork"), default="auto")
+    add("--on-unproven", choices=("fork", "refuse"), default="fork")
+    add("--audit", metavar="FILE", help="append the records to this ledger")
+    add("--audit-mode", choices=("best_effort", "require", "durable"), default="require")
+    add("--tag", action="append", default=[], metavar="KEY=VALUE", help="goes into the records")
+    add("--report", action="store_true", help="print the decision to stderr as JSON")
+    add("program", nargs=argparse.REMAINDER, metavar="-- PROGRAM [ARG ...]")
+
+
+def _octal(text: str) -> int:
+    return int(text, 8)
+
+
+def _cpus(text: str) -> list[int]:
+    cpus: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.partition("-")
+        cpus += range(int(low), int(high if dash else low) + 1)
+    return cpus
+
+
+def _signal(text: str) -> int:
+    if text.isdigit():
+        return int(text)
+    name = text.upper()
+    try:
+        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"no such signal: {text}") from None
+
+
+def _account(text: str | None) -> str | int | None:
+    return int(text) if text is not None and text.isdigit() else text
+
+
+def _pairs(option: str, items: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not (name and equals):
+            raise ValueError(f"{option} needs NAME=VALUE, not {item!r}")
+        pairs[name] = value
+    return pairs
+
+
+def _rlimits(items: Sequence[str]) -> dict[int, int | tuple[int, int]]:
+    limits: dict[int, int | tuple[int, int]] = {}
+    for name, value in _pairs("--rlimit", items).items():
+        number = getattr(resource, f"RLIMIT_{name.upper()}", None)
+        if number is None:
+            raise ValueError(f"--rlimit: no such limit: {name!r}")
+        parts = [-1 if part == "unlimited" else int(part) for part in value.split(":")]
+        if len(parts) > 2:
+            raise ValueError(f"--rlimit needs SOFT or SOFT:HARD, not {value!r}")
+        limits[number] = (parts[0], parts[-1])
+    return limits
+
+
+def _options(given: argparse.Namespace) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "user": _account(given.user),
+        "group": _account(given.group),
+        "cwd": given.cwd,
+        "umask": given.umask,
+        "nice": given.nice,
+        "cpu_affinity": given.cpus,
+        "rlimits": _rlimits(given.rlimit) or None,
+        "start_new_session": given.new_session,
+        "no_new_privs": given.no_new_privs,
+        "pdeathsig": given.pdeathsig,
+        "env_policy": given.env_policy,
+        "env_allow": [*given.env_allow, *_pairs("--env", given.env)] if given.env_policy != "inherit" else [],
+        "pin": given.pin,
+        "digest": given.digest,
+        "path_policy": given.path_policy,
+        "deadline": given.deadline,
+        "strategy": given.strategy,
+        "on_unproven": given.on_unproven,
+        "audit_tags": _pairs("--tag", given.tag) or None,
+    }
+    if given.groups is not None:
+        options["extra_groups"] = [_account(name) for name in given.groups.split(",") if name]
+    if given.env:
+        options["env"] = {**os.environ, **_pairs("--env", given.env)}
+    return options
+
+
+def _program(given: argparse.Namespace) -> list[str]:
+    words: list[str] = given.program
+    if words[:1] == ["--"]:
+        words = words[1:]
+    if not words:
+        raise ValueError("no program given: safespawn run [options] -- PROGRAM [ARG ...]")
+    return words
+
+
+def _wait(process: safespawn.Process) -> int:
+    """Wait as a shell does: the terminal's signals are for the program, ours are passed on."""
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        del frame
+        process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, forward)
+    code = process.wait()
+    return code if code >= 0 else BY_SIGNAL - code
+
+
+def _show_report(report: safespawn.SpawnReport) -> None:
+    print(json.dumps(doctor.plain(report), indent=2), file=sys.stderr)
+
+
+def _complain(program: str, problem: BaseException) -> None:
+    report = getattr(problem, "report", None)
+    what = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
+    print(f"safespawn: {shlex.quote(program)}: {what}", file=sys.stderr)
+    if report is not None and report.reasons:
+        print(f"safespawn: {report.outcome}; {'; '.join(report.reasons)}", file=sys.stderr)
+
+
+def _failure_code(problem: BaseException) -> int:
+    stage = getattr(problem, "stage", None)
+    if stage in ("lookup", "exec") and not isinstance(problem, safespawn.SpawnError):
+        return NOT_FOUND if isinstance(problem, FileNotFoundError) else NOT_EXECUTABLE
+    return OURS
+
+
+def _run(given: argparse.Namespace) -> int:
+    program = "run"
+    try:
+        words = _program(given)
+        program = words[0]
+        if given.audit:
+            audit.open(given.audit, mode=given.audit_mode)
+        process = safespawn.spawn(words, **_options(given))
+    except (OSError, ValueError, TypeError, KeyError) as problem:
+        _complain(program, problem)
+        if given.report and getattr(problem, "report", None) is not None:
+            _show_report(problem.report)  # type: ignore[union-attr]  # the line above has looked
+        return _failure_code(problem)
+    if given.report:
+        _show_report(process.report)
+    return _wait(process)
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    seen = doctor.examine()
+    print(json.dumps(seen, indent=2) if given.json else doctor.table(seen))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    given = _parser().parse_args(argv)
+    return _run(given) if given.command == "run" else _doctor(given)

@@ -1,0 +1,93 @@
+"""What this machine and this process allow, and what a spawn would do right now."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import textwrap
+from typing import Any
+
+from . import _features, _probe, guards
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses and named tuples as what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if hasattr(value, "_asdict"):
+        return {name: plain(item) for name, item in value._asdict().items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    return value
+
+
+def examine() -> dict[str, Any]:
+    """Return everything that `safespawn doctor` shows.
+
+    Keys: ``machine``, ``features`` (name to ``available`` and ``why``), ``process`` (our
+    privileges), ``proofs``, ``required``, ``strategy``, ``reasons``, ``guards``.
+    """
+    seen = guards.status()
+    creds = _probe.look().credentials
+    bounding = _probe.bounding_set()
+    return {
+        "machine": _probe.machine(),
+        "features": {f.name: {"available": f.available, "why": f.why} for f in _features.probe()},
+        "process": {
+            "uids": [creds.ruid, creds.euid, creds.suid],
+            "gids": [creds.rgid, creds.egid, creds.sgid],
+            "groups": list(_probe.held_groups()),
+            "threads": seen["threads"],
+            "capabilities": list(_probe.capability_names(creds.effective)),
+            "bounding": None if bounding is None else list(_probe.capability_names(bounding)),
+            **plain(seen["attributes"]),
+        },
+        "proofs": seen["proofs"],
+        "required": seen["required"],
+        "strategy": seen["strategy"],
+        "reasons": list(seen["reasons"]),
+        "guards": seen["guards"],
+        "audit": os.environ.get("SAFESPAWN_AUDIT", ""),
+    }
+
+
+def _rows(pairs: dict[str, str]) -> list[str]:
+    width = max(map(len, pairs), default=0)
+    lines = []
+    for name, text in pairs.items():
+        first = f"  {name:{width}}  "
+        lines += textwrap.wrap(text, 96, initial_indent=first, subsequent_indent=" " * len(first)) or [first]
+    return lines
+
+
+def _listed(names: list[str] | None) -> str:
+    if names is None:
+        return "unknown"
+    return ", ".join(names) if names else "none"
+
+
+def table(seen: dict[str, Any]) -> str:
+    """Return it as a table for people."""
+    process = seen["process"]
+    features = {
+        name: f"{'yes' if f['available'] else 'NO '}  {f['why']}" for name, f in seen["features"].items()
+    }
+    lines = ["machine", *_rows(seen["machine"]), "", "kernel features", *_rows(features), "", "this process"]
+    lines += _rows(
+        {
+            "uids, gids": f"{process['uids']}, {process['gids']}, groups {process['groups']}",
+            "threads": str(process["threads"]),
+            "capabilities": _listed(process["capabilities"]),
+            "bounding set": _listed(process["bounding"]),
+            "securebits": _listed(process["securebits"]),
+            "no_new_privs": str(process["no_new_privs"]),
+            "dumpable": str(process["dumpable"]),
+            "subreaper": str(process["child_subreaper"]),
+            "seccomp mode": str(process["seccomp"]),
+        }
+    )
+    lines += ["", f"proofs (required: {seen['required']})", *_rows(seen["proofs"])]
+    lines += ["", f"a plain spawn would go by {seen['strategy']}", *(f"  {why}" for why in seen["reasons"])]
+    return "\n".join(lines)

@@ -1,0 +1,79 @@
+"""Fixtures and rules for all tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import helpers
+
+#: With SAFESPAWN_MUST_RUN=1 (CI) a test that would skip fails: nothing goes untested unseen.
+MUST_RUN = os.environ.get("SAFESPAWN_MUST_RUN") == "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:
+    """Turn a skip into a failure where everything must run."""
+    report = yield
+    if MUST_RUN and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """After every test: the same descriptors as before, and no child left."""
+    before = helpers.open_fds()
+    yield
+    after = helpers.open_fds()
+    assert after == before, f"descriptors leaked or lost: {before ^ after}"
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[..., Path]:
+    """Return a maker of executable scripts."""
+
+    def make(text: str = "#!/bin/sh\nexit 0\n", name: str = "program", mode: int = 0o755) -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        path.chmod(mode)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def hooks_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the test variant of the core (guards can be switched off) and return its place."""
+    where = tmp_path_factory.mktemp("hooks")
+    built = subprocess.run(
+        [sys.executable, str(helpers.TESTS / "build_variant.py"), "hooks", str(where)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    return where
+
+
+@pytest.fixture(scope="session")
+def in_hooks(hooks_path: Path) -> Callable[..., dict[str, object]]:
+    """Return a runner of a snippet in a fresh process with the test core.
+
+    The snippet finds ``safespawn``, ``lib`` and ``hooks`` and fills the dict ``out``, which
+    is returned; see :func:`helpers.run_snippet`.
+    """
+
+    def run(snippet: str, **values: object) -> dict[str, object]:
+        return helpers.run_snippet(snippet, path=hooks_path, **values)
+
+    return run

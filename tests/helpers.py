@@ -1,0 +1,98 @@
+"""Plain functions that several test files need."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+PROBES = TESTS / "probes"
+#: What runs the probes: readable by every user, which the interpreter of a pyenv is not.
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+_PRELUDE = """\
+import json, os, signal, sys, time
+{insert}
+import safespawn
+from safespawn import _binding
+lib = _binding.lib
+hooks = getattr(lib, "ss_hooks", None)
+STAGES = _binding.stages()
+def stage(name):
+    return STAGES.index(name)
+out = {{}}
+values = json.loads({values!r})
+globals().update(values)
+"""
+
+
+def open_fds() -> set[int]:
+    """Return our open descriptors (not the one that looks)."""
+    fds = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {fd for fd in fds if _is_open(fd)}
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def run_snippet(snippet: str, *, path: Path | None = None, timeout: float = 60, **values: object) -> dict[str, Any]:
+    """Run Python text in a fresh process and return the dict ``out`` that it fills.
+
+    Everything that changes a whole process (ids, limits, signals, closed descriptors,
+    threads) belongs in one. ``path`` goes in front of sys.path; ``values`` become
+    globals. A snippet that dies fails the test with its stderr.
+    """
+    # The interpreter's start must not look at the tree's own safespawn first.
+    insert = f"sys.path.insert(0, {str(path)!r})" if path else ""
+    read, write = os.pipe()
+    text = _PRELUDE.format(insert=insert, values=json.dumps(values)) + textwrap.dedent(snippet)
+    text += f"\nos.write({write}, json.dumps(out).encode())\n"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", text],
+            pass_fds=(write,),
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        os.close(write)
+        write = -1
+        answer = b""
+        while chunk := os.read(read, 65536):
+            answer += chunk
+    finally:
+        os.close(read)
+        if write >= 0:
+            os.close(write)
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stderr.decode(errors='replace')}"
+    result: dict[str, Any] = json.loads(answer)
+    return result
+
+
+def probe_argv(name: str, *arguments: str) -> list[str]:
+    """Return the command of a probe: a program that prints its own state as JSON."""
+    return [SYSTEM_PYTHON, "-I", "-S", str(PROBES / f"{name}.py"), *arguments]
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a ledger."""
+    return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+
+
+def make_readable(path: Path) -> None:
+    """Let every user reach ``path``: pytest's own directories are private."""
+    for parent in [path, *path.parents]:
+        if parent == Path("/tmp"):
+            break
+        parent.chmod(parent.stat().st_mode | 0o055)
