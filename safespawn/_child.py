@@ -21,12 +21,13 @@ class Child:
     child is reaped and nobody waits on it any more.
     """
 
-    def __init__(self, pid: int, pidfd: int, sid: str, started_ns: int) -> None:
-        """Take over the descriptor."""
+    def __init__(self, pid: int, pidfd: int, sid: str, started_ns: int, *, ours: bool = False) -> None:
+        """Take over the descriptor. ``ours``: it ran no program, so its end is no record."""
         self.pid = pid
         self.pidfd = pidfd
         self.sid = sid
         self.started_ns = started_ns
+        self.ours = ours
         self.exit: Exit | None = None
         self.lost = False
         self.timeout_killed = False
@@ -93,6 +94,8 @@ class Child:
 
     def _record(self, reaped_by: str) -> None:
         made = self.exit
+        if self.ours:
+            return
         if made is None:
             audit.emit("exit.unknown", self.sid, lambda: {"pid": self.pid, "why": "reaped elsewhere"})
             return

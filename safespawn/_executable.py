@@ -109,7 +109,7 @@ def _judge(request: Request, opened: Opened, finder: Finder) -> None:
     if opened.script and not os.path.exists("/dev/fd"):
         # The kernel hands a script to its interpreter as /dev/fd/N (fs/exec.c).
         raise LookupProblem("lookup", errno.ENOENT)
-    if not found.readable:
+    if not found.readable and found.copy_fd < 0:
         raise LookupProblem("lookup", errno.EACCES)
     opened.sha256 = _sha256(found.copy_fd if found.copy_fd >= 0 else opened.exe_fd)
     opened.verdicts += (_same(request.digest, opened.sha256),)

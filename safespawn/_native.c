@@ -107,11 +107,9 @@ enum {
 	SS_SEARCH = 1 << 12,
 	SS_COPY = 1 << 13,
 	SS_READABLE = 1 << 14,
-	SS_COPIED = 1 << 15,
-	SS_HEAD_READ = 1 << 16,
-	SS_EXEC_TARGET = 1 << 17, /* exec_fd is a target of the map */
-	SS_WALK = 1 << 18,
-	SS_DETAILS = 1 << 19,
+	SS_EXEC_TARGET = 1 << 15, /* exec_fd is a target of the map */
+	SS_WALK = 1 << 16,
+	SS_DETAILS = 1 << 17,
 };
 
 #define SS_CHANGES_IDS (SS_SET_UID | SS_SET_GID | SS_SET_GROUPS)
@@ -935,18 +933,56 @@ ss_child_stat(int32_t fd, struct stat *ret_stat)
 }
 
 /*
+ * Whether closing a file of this file system is known not to wait for anybody. On
+ * others close(2) may be a request to a server (FUSE, NFS, SMB): statfs(2) for the
+ * numbers. Overlays are as good as what lies under them, and that is not to be seen.
+ */
+static SS_CHILD int
+ss_child_is_local(int32_t fd)
+{
+	static const uint32_t local[] = {
+	    0xEF53u,     /* ext2, ext3, ext4 */
+	    0x58465342u, /* xfs */
+	    0x9123683Eu, /* btrfs */
+	    0xF2F52010u, /* f2fs */
+	    0x2FC12FC1u, /* zfs */
+	    0x01021994u, /* tmpfs */
+	    0x858458F6u, /* ramfs */
+	    0xE0F5E1E2u, /* erofs */
+	    0x73717368u, /* squashfs */
+	    0x794C7630u, /* overlayfs */
+	};
+	struct statfs fs;
+	unsigned i;
+
+	if (ss_sys2(SYS_fstatfs, fd, &fs) < 0)
+		return 0;
+	for (i = 0; i < sizeof(local) / sizeof(*local); i++)
+		if ((uint32_t)fs.f_type == local[i])
+			return 1;
+	return 0;
+}
+
+/*
  * exe-held (T-18): opens the program for reading and keeps that over the window: a
  * lease must break here, with nothing shared, and no write lease can be taken while
- * the descriptor is open. A program that may be run but not read gets an O_PATH
- * descriptor: nobody can be kept from leasing it then, and the report says so.
+ * the descriptor is open. The report says where that was not possible: a program that
+ * may be run but not read, and under a deadline one on a file system where we might
+ * not get rid of the descriptor again. An O_PATH descriptor stands for those.
  */
 static SS_CHILD long
-ss_child_open_held(struct ss_found *found, int32_t at)
+ss_child_open_held(const struct ss_lookup *want, struct ss_found *found, int32_t at)
 {
 	const int how = O_RDONLY | O_CLOEXEC | O_NOCTTY;
-	long fd = SS_GUARDED(EXE_HELD) ? ss_sys4(SYS_openat, at, found->path, how | O_NONBLOCK, 0)
-				       : -EACCES;
+	long fd;
 
+	if (want->deadline_ns || !SS_GUARDED(EXE_HELD)) {
+		fd = ss_sys4(SYS_openat, at, found->path, O_PATH | O_CLOEXEC, 0);
+		if (fd < 0 || !SS_GUARDED(EXE_HELD) || !ss_child_is_local((int32_t)fd))
+			return fd;
+		(void)ss_sys1(SYS_close, fd); /* an O_PATH descriptor waits for nobody */
+	}
+	fd = ss_sys4(SYS_openat, at, found->path, how | O_NONBLOCK, 0);
 	/* Somebody holds a lease: wait for it to be broken (fcntl(2), F_SETLEASE). */
 	if (fd == -EWOULDBLOCK)
 		fd = ss_sys4(SYS_openat, at, found->path, how, 0);
@@ -987,7 +1023,7 @@ ss_child_describe(struct ss_found *found, const struct stat *st)
  * once more by descriptor, in case it was replaced in between.
  */
 static SS_CHILD int
-ss_child_open_candidate(struct ss_found *found, int32_t at)
+ss_child_open_candidate(const struct ss_lookup *want, struct ss_found *found, int32_t at)
 {
 	struct stat before, st;
 	long fd = ss_sys4(SYS_newfstatat, at, found->path, &before, 0);
@@ -998,7 +1034,7 @@ ss_child_open_candidate(struct ss_found *found, int32_t at)
 	if (!S_ISREG(before.st_mode))
 		return EACCES; /* what execve says of anything but a regular file */
 	found->flags = 0;
-	if ((fd = ss_child_open_held(found, at)) < 0)
+	if ((fd = ss_child_open_held(want, found, at)) < 0)
 		return ss_child_error(fd);
 	if (!(error = ss_child_error(ss_child_stat((int32_t)fd, &st))) &&
 	    !(error = ss_child_same_file(&st, &before) ? 0 : ESTALE))
@@ -1022,11 +1058,11 @@ ss_child_search(const struct ss_lookup *want, struct ss_found *found, int32_t at
 
 	if (!(want->flags & SS_SEARCH)) {
 		error = ss_child_join(found->path, "", want->name);
-		return error ? error : ss_child_open_candidate(found, at);
+		return error ? error : ss_child_open_candidate(want, found, at);
 	}
 	for (i = 0; i < want->ndirs; i++) {
 		if (!(error = ss_child_join(found->path, dir, want->name)))
-			error = ss_child_open_candidate(found, at);
+			error = ss_child_open_candidate(want, found, at);
 		if (!error)
 			return 0;
 		if (error == EACCES)
@@ -1041,15 +1077,13 @@ ss_child_search(const struct ss_lookup *want, struct ss_found *found, int32_t at
 }
 
 static SS_CHILD int
-ss_child_read_head(struct ss_found *found)
+ss_child_read_head(struct ss_found *found, int32_t fd)
 {
-	const long bytes =
-	    ss_sys4(SYS_pread64, found->exe_fd, found->head, SS_HEAD_BYTES, 0);
+	const long bytes = ss_sys4(SYS_pread64, fd, found->head, SS_HEAD_BYTES, 0);
 
 	if (bytes < 0)
 		return ss_child_error(bytes);
 	found->head_bytes = (uint32_t)bytes;
-	found->flags |= SS_HEAD_READ;
 	return 0;
 }
 
@@ -1081,14 +1115,20 @@ ss_child_walk_parents(struct ss_found *found)
 	return 0;
 }
 
+static SS_CHILD void
+ss_child_link_of(char *to, int32_t fd)
+{
+	ss_child_number(to + ss_child_copy_text(to, 32, "/proc/self/fd/"), fd);
+}
+
 /* The name the kernel has for the descriptor; left empty when /proc is missing. */
 static SS_CHILD void
 ss_child_canonical(struct ss_found *found)
 {
 	char link[32];
-	long bytes = ss_child_copy_text(link, sizeof(link), "/proc/self/fd/");
+	long bytes;
 
-	ss_child_number(link + bytes, found->exe_fd);
+	ss_child_link_of(link, found->exe_fd);
 	bytes = ss_sys4(SYS_readlinkat, AT_FDCWD, link, found->real, SS_PATH_BYTES - 1);
 	found->real[bytes > 0 ? bytes : 0] = 0;
 }
@@ -1111,10 +1151,10 @@ ss_child_walk(const struct ss_lookup *want, struct ss_found *found)
 
 /* Under a deadline the bytes to hash are fetched here, where waiting is bounded. */
 static SS_CHILD int
-ss_child_copy(const struct ss_lookup *want, struct ss_found *found)
+ss_child_copy(const struct ss_lookup *want, struct ss_found *found, int32_t from)
 {
 	int64_t left = (int64_t)found->size;
-	off_t from = 0;
+	off_t at = 0;
 	long fd, bytes = 1;
 
 	if (!(want->flags & SS_COPY))
@@ -1124,10 +1164,34 @@ ss_child_copy(const struct ss_lookup *want, struct ss_found *found)
 	if ((fd = ss_sys2(SYS_memfd_create, "safespawn-copy", 1 /* MFD_CLOEXEC */)) < 0)
 		return ss_child_error(fd);
 	found->copy_fd = (int32_t)fd;
-	while (left > 0 && (bytes = ss_sys4(SYS_sendfile, fd, found->exe_fd, &from, left)) > 0)
+	while (left > 0 && (bytes = ss_sys4(SYS_sendfile, fd, from, &at, left)) > 0)
 		left -= bytes;
-	found->flags |= SS_COPIED;
 	return ss_child_error(bytes);
+}
+
+/*
+ * Reads what is wanted of the file's content, through the descriptor that is held or,
+ * where that is an O_PATH one, through another that this child takes with it. A file
+ * that may not be read has no content for us: the caller decides whether it matters.
+ */
+static SS_CHILD int
+ss_child_read(const struct ss_lookup *want, struct ss_found *found)
+{
+	char link[32];
+	long fd = found->exe_fd;
+	int error;
+
+	if (!(found->flags & SS_READABLE) && !want->deadline_ns)
+		return 0;
+	if (!(found->flags & SS_READABLE)) {
+		ss_child_link_of(link, found->exe_fd);
+		fd = ss_sys4(SYS_openat, AT_FDCWD, link, O_RDONLY | O_CLOEXEC | O_NOCTTY, 0);
+		if (fd < 0)
+			return fd == -EACCES ? 0 : ss_child_error(fd);
+	}
+	if (!(error = ss_child_read_head(found, (int32_t)fd)))
+		error = ss_child_copy(want, found, (int32_t)fd);
+	return error;
 }
 
 static SS_CHILD int
@@ -1161,11 +1225,7 @@ ss_child_find(const struct ss_lookup *want, struct ss_found *found)
 	if (!(want->flags & SS_DETAILS))
 		return 0;
 	ss_child_canonical(found);
-	if ((error = ss_child_walk(want, found)))
-		goto fail;
-	if (!(found->flags & SS_READABLE))
-		return 0;
-	if ((error = ss_child_read_head(found)) || (error = ss_child_copy(want, found)))
+	if ((error = ss_child_walk(want, found)) || (error = ss_child_read(want, found)))
 		goto fail;
 	return 0;
 fail:
@@ -1213,6 +1273,7 @@ ss_child_lookup(void *argument)
 	ss_child_stage(search->report, SS_STAGE_LOOKUP);
 	if (!ss_child_find(&search->want, search->found) && (error = ss_child_hand_over(search)))
 		goto fail;
+	ss_child_stage(search->report, SS_STAGE_EXEC); /* all is told: dying is all that is left */
 	ss_child_exit();
 fail:
 	search->report->error = error;
@@ -1906,15 +1967,18 @@ ss_search_write(struct ss_arena *arena, const struct ss_lookup *l, int socket)
 	return search;
 }
 
-/* What the child of a lookup came to: 0, or the errno that the caller should see. */
+/*
+ * What the child of a lookup came to. One that has told everything may still sleep in
+ * the kernel over closing its files; that is no matter of ours.
+ */
 static int
-ss_lookup_outcome(const struct ss_window *w, struct ss_result *result)
+ss_lookup_outcome(const struct ss_window *w, const struct ss_report *report)
 {
-	if (result->error)
-		return result->error == ESTALE ? SS_RACE_DETECTED : SS_FAILED;
-	if (w->timed_out)
-		return SS_TIMED_OUT;
-	return result->exit_code == CLD_EXITED ? SS_EXEC : SS_KILLED_BEFORE_EXEC;
+	if (report->error)
+		return report->error == ESTALE ? SS_RACE_DETECTED : SS_FAILED;
+	if (__atomic_load_n(&report->stage, __ATOMIC_RELAXED) == SS_STAGE_EXEC)
+		return SS_EXEC;
+	return w->timed_out ? SS_TIMED_OUT : SS_KILLED_BEFORE_EXEC;
 }
 
 static int
@@ -1944,8 +2008,8 @@ ss_lookup_bounded(struct ss_arena *arena, const struct ss_lookup *l, struct ss_f
 	result->window_ns = w.ns;
 	result->stage = SS_STAGE_LOOKUP;
 	result->error = search->report->error;
-	ss_reap(&w, result); /* no exit signal: nobody but us can have reaped it */
-	result->outcome = ss_lookup_outcome(&w, result);
+	ss_reap(&w, result);
+	result->outcome = ss_lookup_outcome(&w, search->report);
 	if (result->outcome == SS_EXEC) {
 		*found = *search->found;
 		if (!found->error)
@@ -2016,7 +2080,7 @@ ss_lookup(struct ss_arena *arena, const struct ss_lookup *lookup, struct ss_foun
 SS_API int
 ss_wait(int pidfd, int nohang, struct ss_exit *ret_exit)
 {
-	const int options = WEXITED | (nohang ? WNOHANG : 0);
+	const int options = WEXITED | __WALL | (nohang ? WNOHANG : 0);
 	struct rusage usage;
 	siginfo_t info;
 	long answer;

@@ -167,6 +167,8 @@ def _run_window(job: _Job, streams: _streams.Streams) -> Process:
         _accept(job, guards.not_alone(job.request, job.decision))
         outcome = _binding.spawn(plan._replace(flags=plan.flags & ~_SHARED))
     job.outcome = outcome
+    if outcome.stuck:
+        _child.abandon(_child.Child(outcome.pid, outcome.pidfd, job.sid, started_ns, ours=True))
     if outcome.outcome != "exec":
         _fail(job, outcome.outcome, outcome.stage, outcome.errno)
     return _started(job, plan, streams, started_ns)
@@ -227,6 +229,8 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
     )
     if outcome is None:
         return found
+    if outcome.stuck:
+        _child.abandon(_child.Child(outcome.pid, outcome.pidfd, job.sid, time.monotonic_ns(), ours=True))
     if outcome.outcome == "not-alone":
         _accept(job, guards.not_alone(job.request, job.decision))
         return _look_up(job, name, dirs, copy)
@@ -321,8 +325,6 @@ def _fail(job: _Job, outcome: str, stage: str, number: int) -> NoReturn:
     """Record a spawn that ran no program, and raise what it means."""
     done = job.outcome
     report = job.report(outcome, stage, number or None)
-    if done is not None and done.stuck:
-        _child.abandon(_child.Child(done.pid, done.pidfd, job.sid, time.monotonic_ns()))
     audit.emit("spawn.failed", job.sid, lambda: Records.failed(job.request, report, done))
     problem = _exception(job.request, report, outcome, stage, number)
     vars(problem).update(report=report, stage=stage)

@@ -121,7 +121,8 @@ def _prove(facts: Facts) -> tuple[str | None, Verdict]:
     if not _accepted("single-threaded"):
         return None, Verdict(name, "deny", f"{PROOFS[_Requirement.rank]!r} is required")
     if facts.memory_shared is not True:
-        return None, Verdict(name, "deny", "CLONE_VM does not share memory here")
+        what = "does not share" if facts.memory_shared is False else "could not be tried for sharing"
+        return None, Verdict(name, "deny", f"CLONE_VM {what} memory here")
     return "single-threaded", Verdict(name, "allow", "one thread, and nobody else on our memory")
 
 

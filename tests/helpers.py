@@ -19,6 +19,7 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 _PRELUDE = """\
 import json, os, signal, sys, time
 {insert}
+sys.path.append({tests!r})
 import safespawn
 from safespawn import _binding
 lib = _binding.lib
@@ -56,7 +57,7 @@ def run_snippet(snippet: str, *, path: Path | None = None, timeout: float = 60, 
     # The interpreter's start must not look at the tree's own safespawn first.
     insert = f"sys.path.insert(0, {str(path)!r})" if path else ""
     read, write = os.pipe()
-    text = _PRELUDE.format(insert=insert, values=json.dumps(values)) + textwrap.dedent(snippet)
+    text = _PRELUDE.format(insert=insert, tests=str(TESTS), values=json.dumps(values)) + textwrap.dedent(snippet)
     text += f"\nos.write({write}, json.dumps(out).encode())\n"
     try:
         done = subprocess.run(

@@ -1,0 +1,250 @@
+"""The layers of the package: who may import whom, read from the source of every module."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import helpers
+
+PACKAGE = helpers.ROOT / "safespawn"
+
+#: From the bottom up. A module imports only from lines above its own, never from its own.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("safespawn._spec", "safespawn.audit._ids", "safespawn.audit._record"),
+    ("safespawn._errors", "safespawn._checks", "safespawn._environ"),
+    ("safespawn._native_ffi",),
+    ("safespawn._binding",),
+    ("safespawn._probe",),
+    ("safespawn.audit._ledger",),
+    ("safespawn.audit",),
+    (
+        "safespawn.guards",
+        "safespawn._child",
+        "safespawn._tree",
+        "safespawn._streams",
+        "safespawn._identity",
+        "safespawn._features",
+    ),
+    ("safespawn._executable", "safespawn._records", "safespawn._process"),
+    ("safespawn._spawn",),
+    ("safespawn._run",),
+    ("safespawn",),
+    ("safespawn.doctor",),
+    ("safespawn.cli",),
+    ("safespawn.__main__",),
+    ("safespawn._native_build",),
+)
+RANKS = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
+
+#: In the table, but no Python source: the compiled core.
+EXTENSION = "safespawn._native_ffi"
+
+#: Values only: these must work where neither the core nor /proc is to be had.
+PURE = ("safespawn._spec", "safespawn._checks", "safespawn._environ", "safespawn._errors")
+IMPURE = ("safespawn._probe", "safespawn._binding", EXTENSION, "prctl")
+
+#: What is not of the standard library: package, the one module that may import it.
+REQUIRED = {"prctl": "safespawn._probe", "cffi": "safespawn._native_build"}
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name of a source file of the package."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def read_sources() -> dict[str, str]:
+    """Return the text of every module by its name."""
+    return {module_name(path): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+SOURCES = read_sources()
+#: A relative import of one dot means the package itself in these, its parent in the others.
+PACKAGES = {module_name(path) for path in PACKAGE.rglob("__init__.py")}
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    base = module.split(".")
+    up = node.level - (module in PACKAGES)
+    parents = base[: len(base) - up]
+    return ".".join([*parents, node.module] if node.module else parents)
+
+
+def imports(module: str, text: str) -> Iterator[tuple[str, int]]:
+    """Yield every module that ``module`` imports, wherever in its text, and the line."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(module, node)
+            for alias in node.names:
+                below = f"{base}.{alias.name}"
+                # A name that is no module is taken from the package itself.
+                yield (below if below in RANKS or below in SOURCES else base), node.lineno
+
+
+def violations(sources: dict[str, str]) -> list[str]:
+    """Return every import that does not point downwards, and every module without a rank."""
+    found = [f"{module} is missing from the table" for module in sources if module not in RANKS]
+    for module, text in sources.items():
+        for target, line in imports(module, text):
+            if target.partition(".")[0] != "safespawn" or module not in RANKS:
+                continue
+            if target not in RANKS:
+                found.append(f"{module}:{line} imports {target}, which is missing from the table")
+            elif RANKS[target] >= RANKS[module]:
+                found.append(f"{module}:{line} imports {target}, which is not below it")
+    return found
+
+
+def test_every_import_points_downwards() -> None:
+    """No module imports from its own layer or one above it, not even for types or in a function."""
+    assert violations(SOURCES) == []
+
+
+def test_table_lists_every_module_and_no_other() -> None:
+    """The table of layers and the source tree hold the same modules, each once."""
+    listed = [module for layer in LAYERS for module in layer]
+    assert len(listed) == len(set(listed))
+    assert set(listed) - {EXTENSION} == set(SOURCES)
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "complaint"),
+    [
+        ("safespawn._spec", "from ._spawn import spawn", "not below"),
+        ("safespawn._spec", "from . import _spawn", "not below"),
+        ("safespawn._spec", "import safespawn.cli", "not below"),
+        ("safespawn._spec", "from safespawn import run", "imports safespawn, which is not below"),
+        ("safespawn._spec", "def f():\n    from ._probe import look", ":2 imports safespawn._probe"),
+        (
+            "safespawn._spec",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ._errors import SpawnError",
+            ":3 imports safespawn._errors",
+        ),
+        ("safespawn.guards", "from . import _child", "not below"),
+        ("safespawn.audit._ids", "from .. import _probe", "not below"),
+        ("safespawn.audit._ids", "from . import _record", "not below"),
+        ("safespawn.audit", "from . import guards", "imports safespawn.audit, which is not below"),
+        ("safespawn.audit", "from .. import guards", "imports safespawn.guards, which is not below"),
+        ("safespawn._new", "import os", "safespawn._new is missing from the table"),
+        ("safespawn.cli", "import safespawn._new", "which is missing from the table"),
+    ],
+)
+def test_layer_check_reports_a_bad_import(module: str, text: str, complaint: str) -> None:
+    """The check of the layers sees an import upwards or sideways in whatever form it is written."""
+    assert complaint in "; ".join(violations({module: text}))
+
+
+def test_no_module_is_imported_by_a_computed_name() -> None:
+    """Nothing imports by a call, which the check of the layers could not read."""
+    for module, text in SOURCES.items():
+        for node in ast.walk(ast.parse(text)):
+            name = getattr(node, "attr", None) or getattr(node, "id", None)
+            assert name not in ("__import__", "import_module"), f"{module}:{node.lineno}"  # type: ignore[attr-defined]
+
+
+def test_extension_has_one_importer() -> None:
+    """Only _binding.py imports the compiled core."""
+    importers = {
+        module for module, text in SOURCES.items() for target, _ in imports(module, text) if target == EXTENSION
+    }
+    assert importers == {"safespawn._binding"}
+
+
+def test_packages_of_others_have_one_importer() -> None:
+    """Beside the standard library there are python-prctl and cffi, each with one importer."""
+    for module, text in SOURCES.items():
+        for target, line in imports(module, text):
+            top = target.partition(".")[0]
+            if top in sys.stdlib_module_names or top == "safespawn":
+                continue
+            if top == "typing_extensions":
+                assert _is_for_types_only(text, line), f"{module}:{line} needs {top} at run time"
+            else:
+                assert REQUIRED.get(top) == module, f"{module}:{line} imports {target}"
+
+
+def _is_for_types_only(text: str, line: int) -> bool:
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            if node.lineno < line <= max(part.end_lineno or 0 for part in node.body):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_module_reaches_nothing_that_looks(module: str) -> None:
+    """Values and their checks lead, over any number of imports, to no probe, core or prctl."""
+    seen: set[str] = set()
+    todo = [module]
+    while todo:
+        for target, _ in imports(current := todo.pop(), SOURCES[current]):
+            if target not in seen:
+                seen.add(target)
+                todo += [target] if target in SOURCES else []
+    assert seen.isdisjoint(IMPURE)
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def test_command_line_uses_public_names_only() -> None:
+    """cli.py imports no private module and touches no private attribute."""
+    for node in ast.walk(ast.parse(SOURCES["safespawn.cli"])):
+        names: list[str] = []
+        if isinstance(node, ast.Attribute):
+            names = [node.attr]
+        elif isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+        elif isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        private = [name for name in names if _is_private(name)]
+        assert not private, f"cli.py:{getattr(node, 'lineno', 0)} uses {private}"
+
+
+def test_command_line_stays_within_what_is_exported() -> None:
+    """What cli.py takes from safespawn and its audit is in their ``__all__``."""
+    import safespawn
+    from safespawn import audit
+
+    used: dict[str, set[str]] = {"safespawn": set(), "audit": set()}
+    for node in ast.walk(ast.parse(SOURCES["safespawn.cli"])):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in used:
+            used[node.value.id].add(node.attr)
+    assert used["safespawn"]
+    assert used["safespawn"] <= set(safespawn.__all__)
+    assert used["audit"] <= set(audit.__all__)
+
+
+def _exported(node: ast.stmt) -> list[str] | None:
+    if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]:
+        names: list[str] = ast.literal_eval(node.value)
+        return names
+    return None
+
+
+def test_package_module_has_imports_and_all_only() -> None:
+    """``__init__.py`` is a docstring, imports and the ``__all__`` of just these names."""
+    body = ast.parse(SOURCES["safespawn"]).body
+    imported: list[str] = []
+    exported: list[str] = []
+    for node in body[1:]:
+        if isinstance(node, ast.ImportFrom):
+            imported += [alias.asname or alias.name for alias in node.names]
+        else:
+            names = _exported(node)
+            assert names is not None, f"__init__.py:{node.lineno} is code: {ast.unparse(node)}"
+            exported += names
+    assert ast.get_docstring(ast.parse(SOURCES["safespawn"]))
+    assert sorted(exported) == sorted(imported)
+    assert len(exported) == len(set(exported))

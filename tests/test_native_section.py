@@ -1,0 +1,444 @@
+"""What the C core is made of: the child's section, the shipped extension, the style limits.
+
+Code that may run in a child sharing our memory must refer to nothing but itself and
+constants (child-raw-only). Its section is read from objects compiled for the purpose, and
+each check is shown to fail on a source that breaks the rule.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import helpers
+from safespawn import _binding
+
+SOURCES = helpers.ROOT / "safespawn"
+CORE = SOURCES / "_native.c"
+HOOKS = helpers.TESTS / "hooks"
+_BUILD = runpy.run_path(str(SOURCES / "_native_build.py"))
+PRODUCT: list[str] = _BUILD["COMPILE_ARGS"]
+
+SECTION = ".text.ss_child"
+STRICT = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wvla", "-Werror", "-Wno-unused-function"]
+#: Alone, the core uses none of its functions, so the compiler would drop them all.
+KEEP = ["-fkeep-static-functions"]
+WITH_HOOKS = ["-DSS_TEST_HOOKS", f"-I{HOOKS}"]
+
+#: As setup.py has it: CFLAGS of whoever builds come first, the product's arguments last.
+BEFORE: dict[str, list[str]] = {
+    "product": [],
+    "hardened": ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"],
+    "all-canaries": ["-fstack-protector-all", "-fstack-clash-protection"],
+    "coverage": ["--coverage"],
+    "asan": ["-fsanitize=address"],
+    "ubsan": ["-fsanitize=undefined"],
+    "tsan": ["-fsanitize=thread"],
+}
+AFTER: dict[str, list[str]] = {"unoptimised": ["-O0"], "optimised-more": ["-O3"], "small": ["-Os"]}
+VARIANTS = [*BEFORE, *AFTER, "hooks", "cffi"]
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def _output(*command: str | Path) -> str:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command[0]}: {done.stderr}"
+    return done.stdout
+
+
+# ------------------------------------------------------------- reading an object file
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One line of a symbol table."""
+
+    name: str
+    section: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Object:
+    """A compiled object and the prefix of the tools that read it."""
+
+    path: Path
+    prefix: str = ""
+
+    def symbols(self) -> list[Symbol]:
+        """Return its symbol table."""
+        text = _output(_tool(f"{self.prefix}objdump"), "-t", self.path)
+        # value, seven flag characters, section, tab, size, name (after ".hidden", perhaps)
+        lines = re.findall(r"^[0-9a-f]+ (.{7}) (\S+)\t[0-9a-f]+\s+(?:\.\w+ )?(\S+)$", text, re.MULTILINE)
+        return [Symbol(name, section, flags[6]) for flags, section, name in lines]
+
+    def references(self) -> set[str]:
+        """Return what the child's section refers to: sections, or names where there is none.
+
+        A writable section stands for the objects in it.
+        """
+        text = _output(_tool(f"{self.prefix}objdump"), "-r", "-j", SECTION, self.path)
+        targets = re.findall(r"^[0-9a-f]+ R_\w+\s+(\S+?)(?:[+-]0x[0-9a-f]+)?$", text, re.MULTILINE)
+        symbols = self.symbols()
+        sections = {symbol.name: symbol.section for symbol in symbols}
+        found: set[str] = set()
+        for target in targets:
+            section = sections.get(target, target)
+            place = target if section == "*UND*" else section
+            objects = {s.name for s in symbols if s.section == place and s.kind == "O"}
+            found |= objects if place.startswith((".bss", ".data")) and objects else {place}
+        return found
+
+    def functions(self, *, in_section: bool) -> set[str]:
+        """Return the functions that are in the child's section, or those that are not."""
+        return {s.name for s in self.symbols() if s.kind == "F" and (s.section == SECTION) is in_section}
+
+    def thread_local(self) -> list[str]:
+        """Return the instructions of the section that touch thread-local storage."""
+        text = _output(_tool(f"{self.prefix}objdump"), "-d", "--no-show-raw-insn", "-j", SECTION, self.path)
+        lines = text.splitlines()
+        assert len(lines) > 100, "the section is all but empty"
+        return [line for line in lines if re.search(r"%[fg]s\b|tpidr", line)]
+
+
+def forbidden(references: set[str]) -> set[str]:
+    """Return those that child code may not have."""
+    return {name for name in references if name != SECTION and not name.startswith(".rodata")}
+
+
+def misplaced(made: Object) -> set[str]:
+    """Return child functions outside the section, and other functions in it."""
+    inside, outside = made.functions(in_section=True), made.functions(in_section=False)
+    return {name for name in inside if not name.startswith("ss_child_")} | {
+        name for name in outside if name.startswith("ss_child_")
+    }
+
+
+# ----------------------------------------------------------------- compiling the core
+
+
+def compile_core(
+    where: Path, *arguments: str, source: Path = CORE, compiler: str = "gcc", prefix: str = ""
+) -> Object:
+    """Compile ``source`` alone and return the object."""
+    made = where / "core.o"
+    _output(_tool(compiler), *arguments, f"-I{SOURCES}", "-c", source, "-o", made)
+    return Object(made, prefix)
+
+
+def _cffi_source(where: Path) -> Path:
+    source = where / "_native_ffi.c"
+    _BUILD["ffibuilder"]().emit_c_code(str(source))
+    return source
+
+
+def _compile_variant(variant: str, where: Path) -> Object:
+    if variant == "cffi":  # the very text that the extension is compiled from
+        include = sysconfig.get_path("include")
+        if not Path(include, "Python.h").is_file():
+            pytest.skip("Python.h is not installed")
+        return compile_core(where, *PRODUCT, "-fPIC", f"-I{include}", source=_cffi_source(where))
+    if variant == "hooks":
+        return compile_core(where, *PRODUCT, *KEEP, *WITH_HOOKS)
+    return compile_core(where, *BEFORE.get(variant, []), *PRODUCT, *AFTER.get(variant, []), *KEEP)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Object]:
+    """Return a maker of objects by variant, each compiled once."""
+    made: dict[str, Object] = {}
+
+    def make(variant: str) -> Object:
+        if variant not in made:
+            made[variant] = _compile_variant(variant, tmp_path_factory.mktemp(variant))
+        return made[variant]
+
+    return make
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Callable[..., Object]:
+    """Return a compiler of the core with something added at its end."""
+
+    def make(addition: str, *arguments: str) -> Object:
+        source = tmp_path / "broken.c"
+        source.write_text(CORE.read_text(encoding="utf-8") + addition, encoding="utf-8")
+        return compile_core(tmp_path, *arguments, *PRODUCT, *KEEP, source=source)
+
+    return make
+
+
+@pytest.mark.parametrize("hooks", [[], WITH_HOOKS], ids=["product", "hooks"])
+def test_core_compiles_alone_without_a_warning(tmp_path: Path, hooks: list[str]) -> None:
+    """The core needs no Python.h, and the strict warnings find nothing in it."""
+    assert compile_core(tmp_path, *PRODUCT, *KEEP, *STRICT, *hooks).functions(in_section=True)
+
+
+# ---------------------------------------------------------------- the child's section
+
+
+@pytest.mark.threat("T-07")
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "hooks"])
+def test_child_code_refers_to_itself_and_constants_only(
+    compiled: Callable[[str], Object], variant: str
+) -> None:
+    """However it is compiled, child code calls nothing and touches no variable outside its section."""
+    references = compiled(variant).references()
+    assert any(name.startswith(".rodata") for name in references), "nothing was read"
+    assert forbidden(references) == set()
+
+
+@pytest.mark.threat("T-07")
+def test_hooks_add_nothing_but_their_switches_to_child_code(compiled: Callable[[str], Object]) -> None:
+    """The test build's child code refers to its switches beside what the product's refers to."""
+    assert forbidden(compiled("hooks").references()) == {"ss_hooks"}
+
+
+CHILD_FUNCTION = "\nstatic SS_CHILD void\nss_child_bad(char *to, const char *from, size_t size)\n{{\n\t{}\n}}\n"
+
+
+@pytest.mark.threat("T-07")
+@pytest.mark.parametrize(
+    ("statement", "reported"),
+    [
+        ("*(char **)(void *)to = strdup(from); (void)size;", "strdup"),
+        ("memcpy(to, from, size);", "memcpy"),
+        ("memset(to, *from, size);", "memset"),
+        ("to[strlen(from)] = (char)size;", "strlen"),
+        ("to[size] = (char)errno; (void)from;", "__errno_location"),
+        ("to[size] = (char)getpid(); (void)from;", "getpid"),
+        ("static char state; state++; to[size] = state; (void)from;", "state"),
+        ("static char told = 1; told++; to[size] = told; (void)from;", "told"),
+        ("int64_t (*volatile now)(void) = ss_now; to[size] = (char)now(); (void)from;", ".text"),
+        ("to[size] = environ[0][0]; (void)from;", "environ"),
+    ],
+)
+def test_reference_check_reports_a_forbidden_one(
+    broken: Callable[..., Object], statement: str, reported: str
+) -> None:
+    """A child function that calls libc or the parent's code, or keeps state, is found out."""
+    names = forbidden(broken(CHILD_FUNCTION.format(statement)).references())
+    # A static in a function is called name.0 by the compiler.
+    assert {re.sub(r"(?<=.)\.[0-9]+$", "", name) for name in names} == {reported}
+
+
+UNGUARDED = """
+__attribute__((section(".text.ss_child"), noinline)) static void
+ss_child_bad(char *to)
+{
+	char copy[64];
+
+	for (unsigned i = 0; i < sizeof(copy); i++)
+		((volatile char *)copy)[i] = to[i];
+	to[0] = ((volatile char *)copy)[63];
+}
+"""
+
+
+@pytest.mark.threat("T-07")
+def test_checks_report_a_canary(broken: Callable[..., Object]) -> None:
+    """Child code with a stack canary, which aborts through the parent's libc, is found out."""
+    made = broken(UNGUARDED, "-fstack-protector-all")
+    assert "__stack_chk_fail" in forbidden(made.references())
+
+
+@pytest.mark.threat("T-07")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_section_holds_the_child_functions_and_no_other(
+    compiled: Callable[[str], Object], variant: str
+) -> None:
+    """Every ``ss_child_`` function is in the child's section, and nothing else is."""
+    made = compiled(variant)
+    assert "ss_child_spawn" in made.functions(in_section=True)
+    assert "ss_window_run" in made.functions(in_section=False) or variant == "cffi"
+    assert misplaced(made) == set()
+
+
+@pytest.mark.threat("T-07")
+@pytest.mark.parametrize(
+    ("addition", "name"),
+    [
+        ("\nstatic int\nss_child_stray(void)\n{\n\treturn 0;\n}\n", "ss_child_stray"),
+        ("\nstatic SS_CHILD int\nss_intruder(void)\n{\n\treturn 0;\n}\n", "ss_intruder"),
+    ],
+)
+def test_section_check_reports_a_misplaced_function(
+    broken: Callable[..., Object], addition: str, name: str
+) -> None:
+    """A child function outside the section is found out, and a stranger inside it."""
+    assert misplaced(broken(addition)) == {name}
+
+
+@pytest.mark.threat("T-07")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_child_code_touches_no_thread_local_storage(
+    compiled: Callable[[str], Object], variant: str
+) -> None:
+    """No instruction of child code uses the thread pointer: no errno, no canary, no variable."""
+    assert compiled(variant).thread_local() == []
+
+
+@pytest.mark.threat("T-07")
+@pytest.mark.parametrize(
+    ("addition", "arguments"),
+    [
+        ("\n__thread int mine;\n" + CHILD_FUNCTION.format("to[size] = (char)mine++; (void)from;"), []),
+        (UNGUARDED, ["-fstack-protector-all"]),
+    ],
+    ids=["variable", "canary"],
+)
+def test_thread_local_check_reports_a_use(
+    broken: Callable[..., Object], addition: str, arguments: list[str]
+) -> None:
+    """A thread-local variable or a canary in child code is found out."""
+    made = broken(addition, *arguments)
+    # On aarch64 the canary is global: there the check of the references reports it.
+    assert made.thread_local() or "__stack_chk_guard" in made.references()
+
+
+# ------------------------------------------------------------------------- aarch64
+
+CROSS = "aarch64-linux-gnu-"
+
+
+@pytest.mark.threat("T-07")
+@pytest.mark.parametrize("arguments", [[], ["-O0"], ["-mno-outline-atomics"]], ids=["O2", "O0", "inline-atomics"])
+def test_child_code_is_as_bare_on_aarch64(tmp_path: Path, arguments: list[str]) -> None:
+    """On aarch64 too child code compiles cleanly, stays in its section and refers to constants only."""
+    made = compile_core(
+        tmp_path, *PRODUCT, *arguments, *KEEP, *STRICT, compiler=f"{CROSS}gcc", prefix=CROSS
+    )
+    assert forbidden(made.references()) == set()
+    assert misplaced(made) == set()
+    assert made.thread_local() == []
+
+
+# ------------------------------------------------------------- the extension as shipped
+
+
+def _extension() -> Path:
+    return Path(str(_binding._native_ffi.__file__))
+
+
+def test_extension_has_no_hooks() -> None:
+    """The product has no switch that turns a guard off: no symbol, no attribute, no text."""
+    assert not hasattr(_binding.lib, "ss_hooks")
+    assert b"ss_hooks" not in _extension().read_bytes()
+    assert "ss_hooks" not in _output(_tool("nm"), "-D", _extension())
+
+
+def test_hooks_check_reports_a_test_build(hooks_path: Path) -> None:
+    """A test build, taken for the product, would be found out."""
+    (built,) = (hooks_path / "safespawn").glob("_native_ffi*.so")
+    assert b"ss_hooks" in built.read_bytes()
+
+
+def test_extension_exports_its_init_function_only() -> None:
+    """Nobody can link to the core or override a part of it."""
+    lines = _output(_tool("nm"), "-D", "--defined-only", _extension()).splitlines()
+    assert [line.split()[-1].partition("@")[0] for line in lines] == ["PyInit__native_ffi"]
+
+
+def test_extension_has_no_executable_stack() -> None:
+    """The loader is not asked to make stacks executable, which would hold for the whole process."""
+    headers = _output(_tool("readelf"), "-lW", _extension())
+    assert re.findall(r"GNU_STACK(?:\s+0x[0-9a-f]+){5}\s+(\S+)", headers) == ["RW"]
+
+
+def test_extension_has_no_writable_code() -> None:
+    """No segment is writable and executable."""
+    headers = _output(_tool("readelf"), "-lW", _extension())
+    flags = re.findall(r"^\s+LOAD(?:\s+0x[0-9a-f]+){5}\s+([RWE ]+?)\s+0x", headers, re.MULTILINE)
+    assert flags
+    assert [one for one in flags if "W" in one and "E" in one] == []
+
+
+def test_extension_binds_nothing_lazily() -> None:
+    """All symbols are resolved when it is loaded, so none is looked up in the window."""
+    dynamic = _output(_tool("readelf"), "-dW", _extension())
+    assert re.search(r"\(FLAGS\).*BIND_NOW", dynamic) or re.search(r"\(FLAGS_1\).*NOW", dynamic)
+
+
+# -------------------------------------------------------------------- style of the C code
+
+FUNCTION_LINES = 60
+COMMENT_SHARE = 0.10
+C_FILES = sorted([*SOURCES.glob("*.c"), *SOURCES.glob("*.h")])
+C_FILES = [path for path in C_FILES if path.name != "_native_ffi.c"]  # cffi writes that one
+
+
+def functions(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield every function: name, and its lines from the one with the name to the last brace."""
+    lines = text.splitlines()
+    starts = [i for i, line in enumerate(lines) if re.match(r"ss_\w+\(", line)]
+    for start in starts:
+        end = next((i for i in range(start, len(lines)) if lines[i].startswith("}")), len(lines))
+        yield lines[start].partition("(")[0], lines[start : end + 1]
+
+
+def backward_jumps(lines: list[str]) -> list[str]:
+    """Return the gotos of a function whose label does not come later."""
+    labels = {m[1]: i for i, line in enumerate(lines) if (m := re.match(r"\s*(\w+):(?!:)", line))}
+    jumps = [(i, m[1]) for i, line in enumerate(lines) for m in re.finditer(r"\bgoto (\w+);", line)]
+    return [label for i, label in jumps if labels.get(label, -1) <= i]
+
+
+def comment_share(text: str) -> float:
+    """Return the share of the lines with something in them that a comment is on."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    comments, inside = 0, False
+    for line in lines:
+        comments += inside or "/*" in line or "//" in line
+        inside = line.rfind("/*") > line.rfind("*/") or (inside and "*/" not in line)
+    return comments / len(lines)
+
+
+@pytest.mark.parametrize("path", C_FILES, ids=lambda path: path.name)
+def test_c_functions_are_short(path: Path) -> None:
+    """No function of the core is longer than a screen."""
+    found = {name: len(lines) for name, lines in functions(path.read_text(encoding="utf-8"))}
+    assert found
+    assert {name: length for name, length in found.items() if length > FUNCTION_LINES} == {}
+
+
+@pytest.mark.parametrize("path", C_FILES, ids=lambda path: path.name)
+def test_c_jumps_go_forward(path: Path) -> None:
+    """A goto leads downwards only."""
+    found = {name: backward_jumps(lines) for name, lines in functions(path.read_text(encoding="utf-8"))}
+    assert {name: labels for name, labels in found.items() if labels} == {}
+
+
+@pytest.mark.parametrize("path", C_FILES, ids=lambda path: path.name)
+def test_c_files_say_why(path: Path) -> None:
+    """A tenth of the lines at least has a comment."""
+    assert comment_share(path.read_text(encoding="utf-8")) >= COMMENT_SHARE
+
+
+def test_style_checks_see_every_function(compiled: Callable[[str], Object]) -> None:
+    """What the style checks read as functions are all that the compiler made of the core."""
+    read = {name for path in C_FILES for name, _ in functions(path.read_text(encoding="utf-8"))}
+    made = compiled("product")
+    assert made.functions(in_section=True) | made.functions(in_section=False) <= read
+
+
+def test_style_checks_report_what_breaks_them() -> None:
+    """A long function, a jump backwards and a text without comments are found out."""
+    text = "static int\nss_bad(void)\n{\nagain:\n" + "\twork();\n" * 60 + "\tgoto again;\n}\n"
+    ((name, lines),) = functions(text)
+    assert (name, len(lines) > FUNCTION_LINES, backward_jumps(lines)) == ("ss_bad", True, ["again"])
+    assert comment_share(text) == 0
+    assert comment_share("/* a\n * b\n */\nint c;\n") == 0.75

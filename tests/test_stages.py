@@ -1,0 +1,146 @@
+"""Every stage can fail: right exception, right stage, right errno, nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from safespawn import _binding
+
+CHILD_STAGES = _binding.stages()[_binding.stages().index("birth") :]
+
+FAIL = """
+import errno as codes
+from safespawn import audit
+safespawn.run(["/bin/true"], strategy=strategy)  # shared memory is tried once, at the first spawn
+ledger = audit.open(where)
+before = sorted(os.listdir("/proc/self/fd"))
+results = []
+for name in names:
+    for error in errors:
+        hooks.fail_stage, hooks.fail_error = stage(name), error
+        problem = None
+        try:
+            safespawn.run(["/bin/true"], strategy=strategy, cwd="/", capture_output=True, **more)
+        except OSError as raised:
+            problem = raised
+        hooks.fail_stage = 0
+        results.append([name, error, type(problem).__name__, problem.errno, problem.stage,
+                        problem.report.outcome, problem.report.stage, problem.report.errno])
+after = sorted(os.listdir("/proc/self/fd"))
+try:
+    os.waitpid(-1, os.WNOHANG)
+    out["children"] = True
+except ChildProcessError:
+    out["children"] = False
+out["fds"] = before == after
+out["works again"] = safespawn.run(["/bin/true"], strategy=strategy).returncode
+ledger.close()
+out["failed records"] = sum('"spawn.failed"' in line for line in open(where))
+out["results"] = results
+"""
+
+
+@pytest.mark.parametrize("more", [{}, {"deadline": 20}, {"user": 65534, "group": 65534}], ids=["plain", "deadline", "user"])
+@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+def test_failure_at_every_stage_of_the_child(in_hooks, tmp_path, strategy, more):
+    """An errno at any stage of the child arrives as the exception of that errno, with its stage."""
+    if "user" in more and strategy == "vfork":
+        strategy = "auto"
+    errors = [errno.EPERM, errno.ENOMEM, errno.EINTR, errno.ENOENT]
+    out = in_hooks(FAIL, names=CHILD_STAGES, errors=errors, strategy=strategy, more=more, where=str(tmp_path / "l"))
+    expected = [
+        [name, error, type(OSError(error, "")).__name__, error, name, "failed", name, error]
+        for name in CHILD_STAGES
+        for error in errors
+    ]
+    assert out["results"] == expected
+    assert out["fds"] and not out["children"]
+    assert out["works again"] == 0
+    assert out["failed records"] == len(expected)
+
+
+@pytest.mark.parametrize("more", [{}, {"deadline": 20}], ids=["plain", "deadline"])
+@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+@pytest.mark.parametrize("name", ["prepare", "open-cwd", "lookup", "clone"])
+def test_failure_at_every_stage_of_the_parent(in_hooks, tmp_path, name, strategy, more):
+    """An errno before the clone, in the lookup too, means that nothing was started."""
+    out = in_hooks(FAIL, names=[name], errors=[errno.ENOMEM], strategy=strategy, more=more, where=str(tmp_path / "l"))
+    assert out["results"] == [[name, errno.ENOMEM, "OSError", errno.ENOMEM, name, "failed", name, errno.ENOMEM]]
+    assert out["fds"] and not out["children"]
+    assert out["works again"] == 0
+
+
+@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+@pytest.mark.parametrize("name", ["birth", "credentials"])
+def test_credentials_that_do_not_agree_are_a_race(in_hooks, tmp_path, name, strategy):
+    """ESTALE where credentials are compared is race-detected, and runs nothing."""
+    out = in_hooks(FAIL, names=[name], errors=[errno.ESTALE], strategy=strategy, more={}, where=str(tmp_path / "l"))
+    assert out["results"] == [
+        [name, errno.ESTALE, "RaceDetected", errno.ESTALE, name, "race-detected", name, errno.ESTALE]
+    ]
+
+
+@pytest.mark.parametrize("more", [{}, {"deadline": 20}], ids=["plain", "deadline"])
+@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+def test_child_killed_at_every_stage(in_hooks, strategy, more):
+    """SIGKILL at any stage is killed-before-exec with that stage, never a program that ran."""
+    out = in_hooks(
+        """
+results = []
+for name in names:
+    hooks.signal_stage, hooks.signal = stage(name), signal.SIGKILL
+    try:
+        safespawn.run(["/bin/true"], strategy=strategy, **more)
+        results.append([name, "ran"])
+    except safespawn.KilledBeforeExec as problem:
+        results.append([name, problem.stage])
+out["results"] = results
+""",
+        names=CHILD_STAGES,
+        strategy=strategy,
+        more=more,
+    )
+    assert out["results"] == [[name, name] for name in CHILD_STAGES]
+
+
+@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+def test_child_stopped_at_every_stage_is_bounded(in_hooks, strategy):
+    """A child that stops at any stage is killed at the deadline and reported as timed-out."""
+    out = in_hooks(
+        """
+results = []
+for name in names:
+    hooks.signal_stage, hooks.signal = stage(name), signal.SIGSTOP
+    start = time.monotonic()
+    try:
+        safespawn.run(["/bin/true"], strategy=strategy, deadline=0.05)
+        results.append([name, "ran", "", True])
+    except safespawn.SpawnTimeout as problem:
+        took = time.monotonic() - start
+        results.append([name, problem.stage, problem.report.outcome, took < 1.0])
+out["results"] = results
+out["fds"] = len(os.listdir("/proc/self/fd"))
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    out["children"] = 0
+""",
+        names=CHILD_STAGES,
+        strategy=strategy,
+    )
+    assert out["results"] == [[name, name, "timed-out", True] for name in CHILD_STAGES]
+    assert out["children"] == 0
+
+
+def test_every_stage_is_reached(in_hooks):
+    """A spawn that works has gone through every stage: none is skipped, none has no hook."""
+    out = in_hooks(
+        """
+hooks.reached = 0
+safespawn.run(["/bin/true"])
+out["reached"] = [name for i, name in enumerate(STAGES) if hooks.reached >> i & 1]
+"""
+    )
+    assert set(out["reached"]) == set(_binding.stages()) - {"none"}

@@ -1,0 +1,220 @@
+"""Typical uses of the public API, for the type checker. Checked with mypy --strict, never run."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, Any
+
+from typing_extensions import assert_type
+
+import safespawn
+from safespawn import (
+    DEVNULL,
+    PIPE,
+    STDOUT,
+    AuditError,
+    CompletedProcess,
+    KilledBeforeExec,
+    Process,
+    RaceDetected,
+    SpawnError,
+    SpawnReport,
+    SpawnTimeout,
+    UnsafeSpawn,
+    audit,
+    guards,
+)
+
+# ---------------------------------------------------------------- what run takes and returns
+
+assert_type(safespawn.run(["true"]), CompletedProcess)
+assert_type(safespawn.run("true"), CompletedProcess)
+assert_type(safespawn.run(b"true"), CompletedProcess)
+assert_type(safespawn.run(Path("/bin/true")), CompletedProcess)
+assert_type(safespawn.run((b"cat", Path("/etc/hostname"), "-n")), CompletedProcess)
+assert_type(safespawn.run(word for word in ("echo", "x")), CompletedProcess)
+
+done = safespawn.run(
+    ["cat"],
+    input=b"text",
+    capture_output=True,
+    timeout=1.5,
+    check=True,
+    text=False,
+    encoding="utf-8",
+    errors="replace",
+    stdin=None,
+    user="nobody",
+)
+assert_type(done.returncode, int)
+assert_type(done.report, SpawnReport)
+done.check_returncode()
+safespawn.run(["cat"], input="text", text=True)
+
+# ------------------------------------------------------------------------- every option
+
+with open("/dev/null", "rb") as file, open("/dev/null", encoding="utf-8") as text_file:
+    process = safespawn.spawn(
+        ["program", b"argument", Path("/etc")],
+        executable=Path("/bin/true"),
+        env={"LANG": "C", "HOME": "/root"},
+        cwd="/",
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=STDOUT,
+        fds={5: 3, 6: file.fileno()},
+        pass_fds=[7, 8],
+        start_new_session=True,
+        process_group=None,
+        controlling_terminal=None,
+        umask=0o022,
+        nice=5,
+        cpu_affinity={0, 1},
+        rlimits={resource.RLIMIT_NOFILE: 256, resource.RLIMIT_CORE: (0, 0)},
+        pdeathsig=signal.SIGTERM,
+        restore_signals=True,
+        sigmask=[signal.SIGUSR1],
+        no_new_privs=True,
+        user=65534,
+        group="nogroup",
+        extra_groups=["audio", 44],
+        env_policy="scrub",
+        env_allow=("LD_LIBRARY_PATH",),
+        pin=True,
+        digest="sha256:" + 64 * "0",
+        path_policy="trusted",
+        deadline=2,
+        strategy="auto",
+        on_unproven="refuse",
+        audit_tags={"ticket": "42"},
+    )
+    safespawn.spawn(["true"], cwd=3, stdin=file, stdout=file, stderr=text_file)
+
+# Mappings as callers have them: their key types are what they are.
+variables: dict[str, str] = {"LANG": "C"}
+raw_variables: dict[bytes, bytes] = {b"LANG": b"C"}
+mixed_variables: dict[str, str | bytes | Path] = {"LANG": b"C", "HOME": Path("/root")}
+limits: dict[int, int] = {resource.RLIMIT_NOFILE: 256}
+safespawn.spawn(["true"], env=os.environ, rlimits=limits)
+safespawn.spawn(["true"], env=variables)
+safespawn.spawn(["true"], env=raw_variables)
+safespawn.spawn(["true"], env=mixed_variables)
+safespawn.spawn(["true"], env={b"PATH": "/bin"})
+assert_type(process, Process)
+
+# ---------------------------------------------------------------------------- the handle
+
+assert_type(process.args, tuple[bytes, ...])
+assert_type(process.pid, int)
+assert_type(process.pidfd, int)
+assert_type(process.returncode, int | None)
+assert_type(process.poll(), int | None)
+assert_type(process.wait(), int)
+assert_type(process.wait(timeout=1), int)
+assert_type(process.stdin, IO[bytes] | None)
+assert_type(process.stdout, IO[bytes] | None)
+assert_type(process.stderr, IO[bytes] | None)
+assert_type(process.communicate(), tuple[bytes | None, bytes | None])
+assert_type(process.communicate(b"text", timeout=0.5), tuple[bytes | None, bytes | None])
+process.send_signal(signal.SIGHUP)
+process.terminate()
+process.kill()
+process.kill_tree()
+with safespawn.spawn(["true"]) as entered:
+    assert_type(entered, Process)
+
+# ---------------------------------------------------------------------------- the report
+
+report = process.report
+assert_type(report, SpawnReport)
+assert_type(report.id, str)
+assert_type(report.requested, str)
+assert_type(report.strategy, str | None)
+assert_type(report.proof, str | None)
+assert_type(report.reasons, tuple[str, ...])
+assert_type(report.outcome, str)
+assert_type(report.stage, str | None)
+assert_type(report.errno, int | None)
+assert_type(report.pid, int | None)
+assert_type(report.window_ns, int | None)
+assert_type(report.threads, int | None)
+assert_type(report.removed_env, tuple[str, ...])
+if report.executable is not None:
+    assert_type(report.executable.sha256, str | None)
+    assert_type(report.executable.held, bool)
+if report.credentials is not None:
+    assert_type(report.credentials.euid, int)
+assert_type(report.identity.groups, tuple[int, ...] | None)
+
+# ------------------------------------------------------------------------ the exceptions
+
+
+def handle() -> int:
+    """Catch what a spawn may raise, the narrow before the wide."""
+    try:
+        return safespawn.run(["true"], deadline=1.0).returncode
+    except SpawnTimeout as late:
+        as_timeout: TimeoutError = late
+        raise as_timeout from None
+    except RaceDetected as race:
+        as_unsafe: UnsafeSpawn = race
+        assert_type(as_unsafe.guard, str | None)
+    except UnsafeSpawn as unsafe:
+        assert_type(unsafe.report, SpawnReport | None)
+    except (KilledBeforeExec, AuditError) as failed:
+        assert_type(failed.stage, str | None)
+    except SpawnError as error:
+        as_os_error: OSError = error
+        assert_type(as_os_error.errno, int | None)
+    return 125
+
+
+# ------------------------------------------------------------------- audit and guards
+
+assert_type(audit.open("/var/log/spawns.jsonl"), audit.Ledger)
+with audit.open(Path("/var/log/spawns.jsonl"), mode="durable") as ledger:
+    assert_type(ledger, audit.Ledger)
+    assert_type(ledger.closed, bool)
+    assert_type(ledger.lost, int)
+ledger.close()
+with audit.context(ticket="42", who="me"):
+    pass
+context: AbstractContextManager[None] = audit.context(ticket="42")
+
+guards.require("single-threaded")
+assert_type(guards.status(), dict[str, Any])
+assert_type(guards.registry, dict[str, guards.Guard])
+guard = guards.registry["creds-agree"]
+assert_type(guard.threats, tuple[str, ...])
+assert_type(guard.statement, str)
+
+# ----------------------------------------------------- what the checker must not let through
+#
+# mypy reports an ignore that nothing needs, so each of these must be an error.
+
+safespawn.spawn("true --option")  # a str is an iterable of str: `_checks` refuses it
+safespawn.spawn(["true"], colour=1)  # type: ignore[call-arg]
+safespawn.spawn(["true"], None)  # type: ignore[call-arg]
+safespawn.spawn([1])  # type: ignore[list-item]
+safespawn.spawn(["true"], strategy="posix")  # type: ignore[arg-type]
+safespawn.spawn(["true"], on_unproven="pray")  # type: ignore[arg-type]
+safespawn.spawn(["true"], env_policy="user ")  # type: ignore[arg-type]
+safespawn.spawn(["true"], path_policy=None)  # type: ignore[arg-type]
+safespawn.spawn(["true"], pin=None)  # type: ignore[arg-type]
+safespawn.spawn(["true"], deadline="2")  # type: ignore[arg-type]
+safespawn.spawn(["true"], fds=[3, 4])  # type: ignore[arg-type]
+safespawn.spawn(["true"], audit_tags={"ticket": 42})  # type: ignore[dict-item]
+safespawn.run(["true"], shell=True)  # type: ignore[call-arg]
+safespawn.run(["true"], preexec_fn=print)  # type: ignore[call-arg]
+audit.open("/x", mode="sometimes")  # type: ignore[arg-type]
+audit.context(ticket=42)  # type: ignore[arg-type]
+process.pid = 1  # type: ignore[misc]
+report.outcome = "exec"  # type: ignore[misc]
+
+
+class Child(Process):  # type: ignore[misc]
+    """Handles are final."""
