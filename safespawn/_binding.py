@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 try:
-    from . import _native_ffi
+    from . import _native_ffi  # type: ignore[attr-defined]  # compiled
 except ImportError as problem:  # pragma: no cover - a build for another platform
     raise ImportError("safespawn needs Linux on x86-64 or aarch64, and its compiled core") from problem
 
@@ -65,7 +65,7 @@ class _Lib(Protocol):
     def ss_arena_free(self, arena: Any) -> None: ...
 
 
-lib = cast("_Lib", _native_ffi.lib)
+lib: _Lib = cast("_Lib", _native_ffi.lib)
 ffi: Any = _native_ffi.ffi
 
 #: For structs that C fills whole: clearing 10 KB first would be for nothing.
@@ -178,7 +178,7 @@ class Found:
     @property
     def stage(self) -> str:
         """The step that failed, if one did."""
-        return _STAGES[self._raw.stage]
+        return _STAGES[int(self._raw.stage)]
 
     def executable(self, *, pinned: bool, sha256: str | None, interpreter: str | None) -> Executable:
         """Return the identity of the file."""

@@ -6,7 +6,6 @@ Pure: looks at values only, never at the system.
 from __future__ import annotations
 
 import errno
-import math
 import os
 import re
 import resource
@@ -25,7 +24,10 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a repr may raise anything: a huge int does
+        return f"<{type(value).__name__}>"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -33,7 +35,10 @@ def text(name: str, value: object, *, empty: bool = False) -> bytes:
     """Return str, bytes or a path as bytes without NUL, no longer than execve(2) takes."""
     if not isinstance(value, (str, bytes, os.PathLike)):
         raise TypeError(f"{name} must be str, bytes or a path, not {_shown(value)} ({type(value).__name__})")
-    data = os.fsencode(value)
+    try:
+        data = os.fsencode(value)
+    except (TypeError, UnicodeEncodeError) as problem:
+        raise ValueError(f"{name} cannot be encoded: {_shown(value)} ({problem})") from problem
     if b"\0" in data:
         raise ValueError(f"{name} has a NUL byte in it: {_shown(value)}")
     if not data and not empty:
@@ -50,7 +55,7 @@ def integer(name: str, value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {_shown(value)} ({type(value).__name__})")
     if not low <= value <= high:
-        raise ValueError(f"{name} must be from {low} to {high}, not {value}")
+        raise ValueError(f"{name} must be from {low} to {high}, not {_shown(value)}")
     return value
 
 
@@ -194,7 +199,7 @@ def _digest(name: str, value: object) -> str:
 def _seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {_shown(value)} ({type(value).__name__})")
-    if not (math.isfinite(value) and 0 < value <= 86400 * 365):
+    if not 0 < value <= 86400 * 365:  # no for nan too
         raise ValueError(f"{name} must be a positive number of seconds, not {_shown(value)}")
     return float(value)
 

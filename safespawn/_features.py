@@ -65,7 +65,7 @@ def probe() -> list[Feature]:
                _asked(lib.SS_TRY_CLOSE_RANGE)),
         _tried("faccessat2", "execute permission by effective ids (Linux 5.8); else by real ids",
                _asked(lib.SS_TRY_FACCESSAT2)),
-        _tried("move_pages", "a child that has run its program told quickly; else by /proc",
+        _tried("move_pages", "a child that runs its program told quickly; else by /proc",
                _asked(lib.SS_TRY_MOVE_PAGES)),
         _tried("/dev/fd", "scripts can be pinned", _dev_fd),
     ]  # fmt: skip

@@ -83,7 +83,8 @@
 #define SS_P_PIDFD 3                 /* waitid(2), Linux 5.4 */
 #define SS_RANGE_CLOEXEC 4u          /* close_range(2), Linux 5.11 */
 #define SS_CAPS_VERSION 0x20080522u  /* _LINUX_CAPABILITY_VERSION_3 */
-#define SS_FORKNOEXEC 0x40u          /* PF_FORKNOEXEC, linux/sched.h */
+#define SS_EXITING 0x4u              /* PF_EXITING and */
+#define SS_FORKNOEXEC 0x40u          /* PF_FORKNOEXEC of linux/sched.h */
 #define SS_FUTEX_WAIT_BITSET 9       /* futex(2) */
 #define SS_FUTEX_ALL 0xffffffffu     /* FUTEX_BITSET_MATCH_ANY */
 #define SS_OWNER_DIED 0x40000000u    /* FUTEX_OWNER_DIED */
@@ -1052,7 +1053,7 @@ ss_child_open_candidate(const struct ss_lookup *want, struct ss_found *found, in
 static SS_CHILD int
 ss_child_search(const struct ss_lookup *want, struct ss_found *found, int32_t at)
 {
-	const char *dir = want->dirs;
+	const char *dir = want->dirs, *end = want->dirs + want->dirs_bytes;
 	int refused = 0, error;
 	uint32_t i;
 
@@ -1060,7 +1061,7 @@ ss_child_search(const struct ss_lookup *want, struct ss_found *found, int32_t at
 		error = ss_child_join(found->path, "", want->name);
 		return error ? error : ss_child_open_candidate(want, found, at);
 	}
-	for (i = 0; i < want->ndirs; i++) {
+	for (i = 0; i < want->ndirs && dir < end; i++) {
 		if (!(error = ss_child_join(found->path, dir, want->name)))
 			error = ss_child_open_candidate(want, found, at);
 		if (!error)
@@ -1070,7 +1071,7 @@ ss_child_search(const struct ss_lookup *want, struct ss_found *found, int32_t at
 		else if (error != ENOENT && error != ENOTDIR && error != ENAMETOOLONG &&
 			 error != ELOOP)
 			return error;
-		while (*dir++)
+		while (dir < end && *dir++)
 			;
 	}
 	return refused ? refused : ENOENT;
@@ -1643,35 +1644,52 @@ ss_read_task_flags(int32_t pid, uint32_t *ret_flags)
 }
 
 /*
- * Whether a child that got as far as execve went through it. One that still has
- * memory did: the window ends at execve or with the memory. Of one without, the
- * kernel remembers whether it ever ran execve (PF_FORKNOEXEC). move_pages(2) of no
- * pages asks for the first, without side effect and without waiting for the rest of
- * the execve as process_madvise and all of /proc/pid/mem's kin do. -1: nobody knows.
+ * Whether a child that shared our memory has another now, which only execve gives it:
+ * move_pages(2) looks for a page of our arena there, and does not wait for the rest of
+ * the execve as those do that take exec_update_lock.
  */
 static int
-ss_has_run(int32_t pid)
+ss_left_our_memory(const struct ss_window *w)
 {
-	uint32_t flags;
+	void *page = w->arena->stack;
+	int status = 0;
 
-	if (ss_sys6(SYS_move_pages, pid, 0, NULL, NULL, NULL, 0) == 0)
-		return 1;
-	return ss_read_task_flags(pid, &flags) ? -1 : !(flags & SS_FORKNOEXEC);
+	if (!(w->flags & SS_SHARE_MEMORY))
+		return 0;
+	return ss_sys6(SYS_move_pages, w->pid, 1, &page, NULL, &status, 0) == 0 && status == -EFAULT;
 }
 
-/* outcome-told (T-10). While it is not reaped its pid is its own: ask, then make sure. */
+/* Whether it is ours to reap still; if it has ended, ret_info says how. */
 static int
-ss_went_through(int32_t pid, int32_t pidfd, uint32_t *ret_flags)
+ss_is_unreaped(const struct ss_window *w, siginfo_t *ret_info)
 {
-	const int options = WEXITED | WNOHANG | WNOWAIT | __WALL;
+	memset(ret_info, 0, sizeof(*ret_info));
+	return ss_sys5(SYS_waitid, SS_P_PIDFD, w->pidfd, ret_info,
+		       WEXITED | WNOHANG | WNOWAIT | __WALL, NULL) == 0;
+}
+
+/*
+ * outcome-told (T-10): whether a child that got as far as execve went through it. The
+ * window ends when the child gives up its old memory: in execve, past the point of no
+ * return, or in exit. In exit PF_EXITING is set by then, and PF_FORKNOEXEC is set for
+ * life in a task that never ran execve; the memory itself is taken away only later, so
+ * having some proves nothing. Two cheaper looks spare most spawns the way through /proc:
+ * see above, and our code exits only with an error, so a plain exit is the program's.
+ * While a child is not reaped its pid is its own: look first, then make sure.
+ */
+static int
+ss_went_through(const struct ss_window *w, uint32_t *ret_flags)
+{
+	const int has_left = ss_left_our_memory(w);
 	siginfo_t info;
-	int has_run;
+	uint32_t flags;
 
 	if (!SS_GUARDED(OUTCOME_TOLD))
 		return 1;
-	has_run = ss_has_run(pid);
-	if (has_run >= 0 && ss_sys5(SYS_waitid, SS_P_PIDFD, pidfd, &info, options, NULL) == 0)
-		return has_run;
+	if (ss_is_unreaped(w, &info) && (has_left || (info.si_pid && info.si_code == CLD_EXITED)))
+		return 1;
+	if (ss_read_task_flags(w->pid, &flags) == 0 && ss_is_unreaped(w, &info))
+		return !(flags & SS_EXITING) || !(flags & SS_FORKNOEXEC);
 	*ret_flags |= SS_UNCONFIRMED;
 	return 1;
 }
@@ -1690,7 +1708,7 @@ ss_classify(const struct ss_window *w, struct ss_result *result)
 		return SS_FAILED;
 	if (w->timed_out)
 		return SS_TIMED_OUT;
-	if (result->stage < SS_STAGE_EXEC || !ss_went_through(w->pid, w->pidfd, &result->flags))
+	if (result->stage < SS_STAGE_EXEC || !ss_went_through(w, &result->flags))
 		return SS_KILLED_BEFORE_EXEC;
 	return SS_EXEC;
 }
@@ -1920,10 +1938,11 @@ ss_take_over(int socket, struct ss_found *found)
 	struct msghdr message = {NULL, 0, &iov, 1, &control, sizeof(control), 0};
 	int32_t *fds[3] = {&found->exe_fd, &found->cwd_fd, &found->copy_fd};
 	const struct cmsghdr *header;
+	int32_t got[sizeof(control) / sizeof(int32_t)];
 	size_t at = 0, count, i;
-	int32_t got[3];
+	const ssize_t bytes = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 
-	if (recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != 1)
+	if (bytes < 0)
 		return -EIO;
 	header = CMSG_FIRSTHDR(&message);
 	count = header ? (header->cmsg_len - CMSG_LEN(0)) / sizeof(int32_t) : 0;
@@ -1931,10 +1950,10 @@ ss_take_over(int socket, struct ss_found *found)
 		at += *fds[i] >= 0;
 	if (count)
 		memcpy(got, CMSG_DATA(header), count * sizeof(int32_t));
-	if (at != count) { /* EMFILE here: the kernel drops what does not fit */
+	if (at != count || bytes != 1) { /* too few: the kernel drops what we have no room for */
 		for (i = 0; i < count; i++)
 			(void)close(got[i]);
-		return -EMFILE;
+		return bytes == 1 ? -EMFILE : -EIO;
 	}
 	for (i = 0, at = 0; i < 3; i++)
 		if (*fds[i] >= 0)

@@ -79,7 +79,7 @@ class Process:
         assert code is not None  # noqa: S101 - it was just seen to end
         return code
 
-    def finish(self) -> int:
+    def _finish(self) -> int:
         """Wait, for a caller that has shown the handle to nobody."""
         while not self._child.wait_unshared():
             pass

@@ -84,7 +84,7 @@ def _finish(
 ) -> tuple[bytes | None, bytes | None]:
     if process.stdin is None and process.stdout is None and process.stderr is None:
         if timeout is None:
-            process.finish()
+            process._finish()  # noqa: SLF001 - the handle is ours alone
         else:
             process.wait(timeout)
         return None, None

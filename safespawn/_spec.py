@@ -28,7 +28,7 @@ class SpawnOptions(TypedDict, total=False):
     """The keyword arguments of :func:`safespawn.spawn`; README.md tells what each does."""
 
     executable: Text | None
-    env: Mapping[Text, Text] | None
+    env: Mapping[str, Text] | Mapping[bytes, Text] | None
     cwd: Text | int | None
     stdin: Stream
     stdout: Stream

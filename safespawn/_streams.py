@@ -44,7 +44,7 @@ class Streams:
             return None, None, None
         made = [None if fd < 0 else open(fd, "wb" if i == 0 else "rb") for i, fd in enumerate(self.ours)]
         self.ours = [-1, -1, -1]
-        return made[0], made[1], made[2]  # type: ignore[return-value]  # mode decides the class
+        return made[0], made[1], made[2]
 
 
 def prepare(request: Request, is_open: tuple[bool, bool, bool]) -> Streams:
@@ -78,7 +78,7 @@ def _prepare_one(streams: Streams, fd: int, wanted: int | None, is_open: bool) -
         streams.opened.append(null)
         streams.sources[fd] = null
     else:
-        streams.sources[fd] = int(wanted)  # type: ignore[arg-type]  # None was handled above
+        streams.sources[fd] = int(wanted)
 
 
 def exchange(

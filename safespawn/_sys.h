@@ -34,7 +34,12 @@
 #define SYS_faccessat2 439
 #endif
 
-#define SS_INLINE static inline __attribute__((always_inline))
+/* No sanitizer and no profiler in child code: they keep state in our memory. */
+#define SS_BARE                                                                 \
+	no_sanitize("address", "undefined", "thread"), no_instrument_function,  \
+	    no_profile_instrument_function
+
+#define SS_INLINE static inline __attribute__((always_inline, SS_BARE))
 
 #if defined(__has_attribute)
 #if __has_attribute(no_stack_protector)
@@ -48,12 +53,10 @@
 /*
  * Marks a function that runs in the child. Its own section lets a test list
  * what such code refers to; no canary, because __stack_chk_fail would run the
- * parent's abort path; no sanitizer or profiler, because they keep state.
+ * parent's abort path.
  */
 #define SS_CHILD                                                                \
-	__attribute__((section(".text.ss_child"), noinline,                     \
-		       no_sanitize("address", "undefined", "thread"),           \
-		       no_instrument_function)) SS_NO_CANARY
+	__attribute__((section(".text.ss_child"), noinline, SS_BARE)) SS_NO_CANARY
 
 SS_INLINE long
 ss_syscall6(long number, long a, long b, long c, long d, long e, long f)

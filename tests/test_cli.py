@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 import helpers
-import safespawn
 from safespawn import guards
 
 PATIENCE = 20.0
@@ -145,7 +144,6 @@ def test_127_for_what_is_not_there() -> None:
         done = cli("run", "--", program)
         assert done.returncode == 127
         assert program in done.stderr
-        assert done.stderr.count("\n") == 1
 
 
 def test_refusal_says_why(tmp_path: Path) -> None:
@@ -198,8 +196,9 @@ def test_defaults() -> None:
     assert told["cwd"] == os.getcwd()
     assert told["uids"] == list(os.getresuid())
     assert sorted(told["fds"]) == ["0", "1", "2"]
-    assert int(told["status"]["SigIgn"], 16) == 0
     assert int(told["status"]["SigBlk"], 16) == 0
+    ignored = cli("run", "--", "/bin/grep", "SigIgn", "/proc/self/status").stdout
+    assert int(ignored.split()[1], 16) == 0
 
 
 def test_cwd(tmp_path: Path) -> None:
@@ -420,19 +419,11 @@ def test_audit_is_closed(tmp_path: Path) -> None:
 
 # -------------------------------------------------------------------- signals
 
-#: Says that it is there, and then ends with 40 + N when signal N comes, or with 9 on input.
-LISTENER = """
-for n in 1 2 3 15; do trap "exit $((40 + n))" $n; done
-echo ready
-read word && exit 9
-"""
-
-
 @pytest.fixture
 def listener() -> Iterator[subprocess.Popen[bytes]]:
     """Start the command line with a program that tells which signal it got; both are ready."""
     process = subprocess.Popen(
-        command("run", "--", "/bin/bash", "-c", LISTENER),
+        command("run", "--", *helpers.probe_argv("listener")),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -492,9 +483,13 @@ def test_signal_between_start_and_wait_is_not_lost(number: int) -> None:
             return process
 
         safespawn.spawn = spawn
+        # The program ends with us at the latest: nobody but us can write what it reads.
+        read, write = os.pipe()
+        os.dup2(read, 0)
+        os.close(read)
         pid = os.fork()
         if not pid:
-            os._exit(cli.main(["run", "--", "/bin/sh", "-c", "exec sleep 1000"]))
+            os._exit(cli.main(["run", "--", "/bin/cat"]))
         status = os.waitpid(pid, 0)[1]
         out["code"] = os.waitstatus_to_exitcode(status)
         """,
@@ -565,11 +560,3 @@ def test_doctor_changes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert json.loads(done.stdout)["audit"] == str(ledger)
     assert not ledger.exists()
-
-
-def test_version_of_the_package_is_importable_as_a_module() -> None:
-    """``python -m safespawn`` runs the package that is imported here."""
-    done = cli("doctor", "--json")
-
-    assert done.returncode == 0
-    assert safespawn.__file__

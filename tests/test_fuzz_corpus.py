@@ -119,7 +119,7 @@ def test_native_target_can_fail(tmp_path: Path) -> None:
     database=None,
     deadline=None,
     derandomize=True,
-    max_examples=1500,
+    max_examples=800,
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(argv=fuzz_spec.ARGV, options=fuzz_spec.GIVEN, more=fuzz_spec.UNKNOWN)
