@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-from . import _binding, _probe, audit
+from . import _binding, _probe, _tree, audit
 from ._spec import Exit
 
 
@@ -141,6 +141,13 @@ class Child:
                 pass
 
 
+    def kill_tree(self) -> None:
+        """Kill it and its descendants. Nobody reaps it meanwhile, so its pid stays its own."""
+        with self._lock:
+            if not self.done:
+                _tree.kill(self.pid, self.pidfd)
+
+
 def _readable(pidfd: int, timeout: float | None) -> bool:
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -176,7 +183,8 @@ def reap_abandoned() -> None:
 def _forget_in_fork() -> None:
     """A forked child has no claim on its parent's children; their pidfds it may close."""
     for child in _abandoned:
-        os.close(child.pidfd)
+        if child.pidfd >= 0:
+            os.close(child.pidfd)
     _abandoned.clear()
 
 

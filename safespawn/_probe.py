@@ -159,6 +159,11 @@ def _who_in(pid: int) -> dict[str, object]:
     }
 
 
+def _short(groups: tuple[int, ...]) -> object:
+    """A process may have 65536 groups, a record has 8000 bytes."""
+    return list(groups) if len(groups) <= 32 else {"first": list(groups[:32]), "count": len(groups)}
+
+
 def who(creds: Credentials | None) -> dict[str, object]:
     """Return the ``who`` of an audit record: process, session, ids and capabilities."""
     told = dict(_who_in(os.getpid()))
@@ -171,7 +176,7 @@ def who(creds: Credentials | None) -> dict[str, object]:
             rgid=creds.rgid,
             egid=creds.egid,
             sgid=creds.sgid,
-            groups=list(held_groups()),
+            groups=_short(held_groups()),
             eff=f"{creds.effective:x}",
             prm=f"{creds.permitted:x}",
             inh=f"{creds.inheritable:x}",

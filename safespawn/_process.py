@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import IO, final
 
-from . import _child, _streams, _tree
+from . import _child, _streams
 from ._spec import SpawnReport
 
 
@@ -34,8 +34,7 @@ class Process:
         self._report: SpawnReport | None = None
         self._child = child
         self.stdin, self.stdout, self.stderr = streams.files()
-        self._fed = 0
-        self._collected = [bytearray(), bytearray()]
+        self._exchange: _streams.Exchange | None = None
 
     @property
     def report(self) -> SpawnReport:
@@ -102,8 +101,7 @@ class Process:
 
         A program that has ended and was reaped has no tree any more: nothing happens.
         """
-        if not self._child.done:
-            _tree.kill(self.pid, self.pidfd)
+        self._child.kill_tree()
 
     def communicate(
         self, input: bytes | None = None, timeout: float | None = None  # noqa: A002
@@ -116,18 +114,16 @@ class Process:
         if input and self.stdin is None:
             raise ValueError(f"{len(input)} bytes of input, but stdin is no pipe")
         deadline = None if timeout is None else time.monotonic() + timeout
-        data = memoryview(input or b"")[self._fed :]
+        if self._exchange is None:
+            self._exchange = _streams.Exchange(self.stdin, self.stdout, self.stderr)
         try:
-            _streams.exchange(self.stdin, [self.stdout, self.stderr], data, self._collected, deadline)
-        except _streams.Late as late:
-            self._fed += late.fed
-            raise subprocess.TimeoutExpired(self.args, timeout or 0.0, *self._output()) from None
-        self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        return self._output()
-
-    def _output(self) -> tuple[bytes | None, bytes | None]:
-        out, err = self._collected
-        return None if self.stdout is None else bytes(out), None if self.stderr is None else bytes(err)
+            self._exchange.run(input or b"", deadline)
+            ended = self._child.wait(None if deadline is None else deadline - time.monotonic())
+        except TimeoutError:
+            ended = False
+        if not ended:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0, *self._exchange.output())
+        return self._exchange.output()
 
     def _close_pipes(self) -> None:
         pipes: list[IO[bytes] | None] = [self.stdin, self.stdout, self.stderr]
@@ -155,5 +151,5 @@ class Process:
         """Hand a child that was not reaped to those who look later."""
         child = getattr(self, "_child", None)
         if child is not None and not child.done:
+            _child.abandon(child)  # first: the warning may be an error
             warnings.warn(f"{self!r} was dropped while running", ResourceWarning, source=self)
-            _child.abandon(child)

@@ -30,8 +30,8 @@ def _exe(exe: Executable | None) -> dict[str, Any] | None:
     if exe is None:
         return None
     told: dict[str, Any] = {
-        "path": _record.text(os.fsencode(exe.path)),
-        "real": _record.text(os.fsencode(exe.real)),
+        "path": _record.path(os.fsencode(exe.path)),
+        "real": _record.path(os.fsencode(exe.real)),
         "dev": _device(exe.device),
         "ino": exe.inode,
         "mode": f"{exe.mode & 0o7777:o}",
@@ -46,7 +46,7 @@ def _exe(exe: Executable | None) -> dict[str, Any] | None:
     if exe.sha256 is not None:
         told["sha256"] = exe.sha256
     if exe.interpreter is not None:
-        told["interp"] = _record.text(os.fsencode(exe.interpreter))
+        told["interp"] = _record.path(os.fsencode(exe.interpreter))
     return told
 
 
@@ -60,7 +60,7 @@ def _fd(source: int, target: int) -> dict[str, Any]:
 
 
 def _identity(identity: Identity) -> dict[str, Any]:
-    groups = None if identity.groups is None else list(identity.groups)
+    groups = None if identity.groups is None else _record.some(identity.groups, 200)
     parts = {"uid": identity.uid, "gid": identity.gid, "groups": groups}
     return {key: value for key, value in parts.items() if value is not None}
 
@@ -84,12 +84,18 @@ def _want(request: Request, identity: Identity) -> dict[str, Any]:
     ):
         value = getattr(request, name)
         if value not in (None, False, ()):
-            want[name] = str(value) if isinstance(value, float) else value
+            want[name] = _wanted(value)
     if request.env_policy != "inherit":
         want["env_policy"] = request.env_policy
     if request.path_policy != "any":
         want["path_policy"] = request.path_policy
     return want
+
+
+def _wanted(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return _record.some(value, 300)
+    return str(value) if isinstance(value, float) else value  # no floats in a record
 
 
 def _how(report: SpawnReport, verdict: Verdict | None = None) -> dict[str, Any]:
@@ -106,7 +112,12 @@ def _how(report: SpawnReport, verdict: Verdict | None = None) -> dict[str, Any]:
 
 
 def _cwd(request: Request) -> Any:
-    return _record.text(request.cwd) if isinstance(request.cwd, bytes) else request.cwd
+    return _record.path(request.cwd) if isinstance(request.cwd, bytes) else request.cwd
+
+
+def _tags(tags: dict[str, str]) -> Any:
+    pairs = _record.some(list(tags.items()))
+    return tags if isinstance(pairs, list) else pairs
 
 
 class Records:
@@ -116,7 +127,7 @@ class Records:
     def _about(request: Request, report: SpawnReport) -> dict[str, Any]:
         tags = {**audit.current_tags(), **dict(request.audit_tags)}
         return {
-            **({"tags": tags} if tags else {}),
+            **({"tags": _tags(tags)} if tags else {}),
             "who": _probe.who(report.credentials),
             "what": {**_record.arguments(request.argv), "exe": _exe(report.executable), "cwd": _cwd(request)},
             "want": _want(request, report.identity),
@@ -132,9 +143,9 @@ class Records:
     ) -> Mapping[str, Any]:
         """Before the clone: who starts what, how, and why so."""
         about = cls._about(request, report)
-        about["what"]["env_keys"] = [_record.text(name) for name, _ in env]
-        about["what"]["env_removed"] = list(report.removed_env)
-        about["what"]["fds"] = [_fd(source, target) for source, target in fds]
+        about["what"]["env_keys"] = _record.some([_record.text(name) for name, _ in env], 1000)
+        about["what"]["env_removed"] = _record.some(report.removed_env)
+        about["what"]["fds"] = _record.some([_fd(source, target) for source, target in fds])
         return {**about, "how": _how(report)}
 
     @staticmethod

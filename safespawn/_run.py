@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import locale
 import os
 import subprocess
@@ -51,6 +52,7 @@ def run(
     """
     decoder = _decoder(text, encoding, errors)
     data = _input_bytes(input, decoder)
+    _check_timeout(timeout)
     given: dict[str, Any] = dict(options)
     if data is not None:
         _unset(given, "stdin", "input")
@@ -63,9 +65,8 @@ def run(
     process = _spawn.start(_checks.request(words, given))
     try:
         out, err = _finish(process, data, timeout)
-    except BaseException:
-        process.kill()
-        process.__exit__()
+    except BaseException as problem:
+        _give_up(process, argv, problem)
         raise
     process._close_pipes()  # noqa: SLF001
     done = CompletedProcess(argv, process.wait(), _decoded(out, decoder), _decoded(err, decoder), process)
@@ -91,9 +92,30 @@ def _finish(
     return process.communicate(data, timeout)
 
 
+def _give_up(process: Process, argv: Any, problem: BaseException) -> None:
+    if isinstance(problem, subprocess.TimeoutExpired):
+        problem.cmd = argv  # as it was given
+        process._child.timeout_killed = True  # noqa: SLF001 - for the record of its exit
+    process.kill()
+    process.__exit__()
+
+
+def _check_timeout(timeout: object) -> None:
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r} ({type(timeout).__name__})")
+    if timeout != timeout:  # noqa: PLR0124 - nan
+        raise ValueError(f"timeout must be a number of seconds, not {timeout!r}")
+
+
 def _decoder(text: bool | None, encoding: str | None, errors: str | None) -> tuple[str, str] | None:
     if not (text or encoding or errors):
         return None
+    if encoding is not None:
+        codecs.lookup(encoding)  # LookupError names one that is unknown, before anything starts
+    if errors is not None:
+        codecs.lookup_error(errors)
     return encoding or locale.getpreferredencoding(do_setlocale=False), errors or "strict"
 
 
@@ -104,7 +126,10 @@ def _input_bytes(data: str | bytes | None, decoder: tuple[str, str] | None) -> b
         return data.encode(*decoder)
     if isinstance(data, str):
         raise TypeError(f"input must be bytes without text or encoding, not {data[:40]!r} (str)")
-    return bytes(data)
+    try:
+        return bytes(memoryview(data))
+    except TypeError:
+        raise TypeError(f"input must be bytes, not {data!r:.80} ({type(data).__name__})") from None
 
 
 def _decoded(data: bytes | None, decoder: tuple[str, str] | None) -> str | bytes | None:

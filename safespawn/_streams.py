@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any
 
 from ._spec import DEVNULL, PIPE, STDOUT, Request
 
@@ -81,79 +82,75 @@ def _prepare_one(streams: Streams, fd: int, wanted: int | None, is_open: bool) -
         streams.sources[fd] = int(wanted)
 
 
-def exchange(
-    stdin: IO[bytes] | None,
-    outputs: list[IO[bytes] | None],
-    data: memoryview,
-    collected: list[bytearray],
-    deadline: float | None,
-) -> int:
-    """Feed and drain until all ends are closed; returns the number of bytes fed.
+class Exchange:
+    """Feeding and draining of one process; survives a timeout or an exception, and goes on."""
 
-    Raises TimeoutError with what was read so far in ``collected``; call it again to go on.
+    def __init__(self, stdin: IO[bytes] | None, stdout: IO[bytes] | None, stderr: IO[bytes] | None) -> None:
+        """Start with nothing fed and nothing read."""
+        self._stdin = stdin
+        self._outputs: list[tuple[IO[bytes] | None, list[bytes]]] = [(stdout, []), (stderr, [])]
+        self._writes: list[int] = []
+
+    def output(self) -> tuple[bytes | None, bytes | None]:
+        """Return what was read so far; None for a stream that is no pipe."""
+        out, err = (None if file is None else b"".join(chunks) for file, chunks in self._outputs)
+        return out, err
+
+    def run(self, data: bytes, deadline: float | None) -> None:
+        """Go on until all ends are closed. Raises TimeoutError at the deadline (monotonic)."""
+        poll = select.poll()
+        files: dict[int, IO[bytes]] = {}
+        sinks: dict[int, list[bytes]] = {}
+        for file, chunks in self._outputs:
+            if file is not None and not file.closed:
+                poll.register(file, select.POLLIN)
+                files[file.fileno()], sinks[file.fileno()] = file, chunks
+        if self._stdin is not None and not self._stdin.closed:
+            poll.register(self._stdin, select.POLLOUT)
+            files[self._stdin.fileno()] = self._stdin
+        while files:
+            for fd, _ in poll.poll(_left_ms(deadline)):
+                more = _drain(fd, sinks[fd]) if fd in sinks else self._feed(fd, data)
+                if not more:
+                    poll.unregister(fd)
+                    _close(files.pop(fd))
+
+    def _feed(self, fd: int, data: bytes) -> bool:
+        fed = sum(self._writes)
+        # No more than PIPE_BUF: a pipe that is writable takes that much without blocking.
+        chunk = memoryview(data)[fed : fed + select.PIPE_BUF]
+        try:
+            _keep(self._writes, os.write, fd, chunk)
+        except BrokenPipeError:
+            return False  # the program does not want the rest; as subprocess, no error
+        self._writes[:] = [sum(self._writes)]
+        return self._writes[0] < len(data)
+
+
+def _keep(results: list[Any], call: Callable[[int, Any], Any], fd: int, argument: Any) -> None:
+    """Call and append the result in one step that no signal handler can come between.
+
+    A handler that raises right after the call returned would lose what it returned: bytes
+    read, or the count of bytes written.
     """
-    poll = select.poll()
-    open_files: dict[int, IO[bytes]] = {}
-    sinks: dict[int, bytearray] = {}
-    fed = 0
-    if stdin is not None and not stdin.closed:
-        if len(data):
-            poll.register(stdin, select.POLLOUT)
-            open_files[stdin.fileno()] = stdin
-        else:
-            _close_input(stdin)
-    for stream, sink in zip(outputs, collected):
-        if stream is not None and not stream.closed:
-            poll.register(stream, select.POLLIN)
-            open_files[stream.fileno()] = stream
-            sinks[stream.fileno()] = sink
-    while open_files:
-        for fd, _ in poll.poll(_left_ms(deadline, fed)):
-            if fd in sinks:
-                more = _drain(fd, sinks[fd])
-            else:
-                count = _feed(fd, data[fed:])
-                fed += max(count, 0)
-                more = count >= 0 and fed < len(data)
-            if not more:
-                poll.unregister(fd)
-                _close_input(open_files.pop(fd))
-    return fed
+    results.extend(map(call, (fd,), (argument,)))
 
 
-class Late(TimeoutError):
-    """The exchange ran out of time; ``fed`` bytes had been written."""
-
-    def __init__(self, fed: int) -> None:
-        """Remember how far the input got."""
-        super().__init__("the exchange took too long")
-        self.fed = fed
-
-
-def _left_ms(deadline: float | None, fed: int) -> float | None:
+def _left_ms(deadline: float | None) -> float | None:
     if deadline is None:
         return None
     left = deadline - time.monotonic()
     if left <= 0:
-        raise Late(fed)
+        raise TimeoutError
     return left * 1000
 
 
-def _drain(fd: int, sink: bytearray) -> bool:
-    chunk = os.read(fd, _CHUNK)
-    sink += chunk
-    return bool(chunk)
+def _drain(fd: int, chunks: list[bytes]) -> bool:
+    _keep(chunks, os.read, fd, _CHUNK)
+    return bool(chunks[-1])
 
 
-def _feed(fd: int, data: memoryview) -> int:
-    try:
-        # No more than PIPE_BUF: a pipe that is writable takes that much without blocking.
-        return os.write(fd, data[: select.PIPE_BUF])
-    except BrokenPipeError:
-        return -1  # the program does not want the rest; as subprocess, no error
-
-
-def _close_input(stream: IO[bytes]) -> None:
+def _close(stream: IO[bytes]) -> None:
     try:
         stream.close()
     except BrokenPipeError:

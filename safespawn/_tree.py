@@ -7,7 +7,6 @@ parent died, so it belongs to init now) is not found: only a cgroup could hold i
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from pathlib import Path
@@ -54,16 +53,23 @@ def _hold(pid: int, root: int) -> int | None:
     return pidfd
 
 
-def _send(pidfd: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+def _send(pidfd: int, number: int) -> bool:
+    try:
         signal.pidfd_send_signal(pidfd, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def kill(root: int, root_pidfd: int) -> None:
-    """Kill the tree under ``root``, which is a child of ours that is not reaped yet."""
+    """Kill the tree under ``root``, a child that the caller keeps from being reaped meanwhile.
+
+    If somebody else has reaped it, the pid may be another's by now: nothing is done then.
+    """
     held: dict[int, int] = {}
+    if not _send(root_pidfd, signal.SIGSTOP):
+        return
     try:
-        _send(root_pidfd, signal.SIGSTOP)
         while new := _descendants(root) - held.keys():
             before = len(held)
             for pid in new:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -149,7 +150,7 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
         "no_new_privs": given.no_new_privs,
         "pdeathsig": given.pdeathsig,
         "env_policy": given.env_policy,
-        "env_allow": [*given.env_allow, *_pairs("--env", given.env)] if given.env_policy != "inherit" else [],
+        "env_allow": _allowed(given),
         "pin": given.pin,
         "digest": given.digest,
         "path_policy": given.path_policy,
@@ -165,6 +166,12 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
+def _allowed(given: argparse.Namespace) -> list[str]:
+    """What is set on this command line is wanted, whatever the policy."""
+    own = [] if given.env_policy == "inherit" else list(_pairs("--env", given.env))
+    return [*given.env_allow, *own]
+
+
 def _program(given: argparse.Namespace) -> list[str]:
     words: list[str] = given.program
     if words[:1] == ["--"]:
@@ -174,17 +181,22 @@ def _program(given: argparse.Namespace) -> list[str]:
     return words
 
 
-def _wait(process: safespawn.Process) -> int:
-    """Wait as a shell does: the terminal's signals are for the program, ours are passed on."""
+#: The terminal's are for the program alone; the others are passed on to it.
+IGNORED, FORWARDED = (signal.SIGINT, signal.SIGQUIT), (signal.SIGTERM, signal.SIGHUP)
+
+
+def _wait(process: safespawn.Process, mask: set[int]) -> int:
+    """Wait as a shell does. Our signals are blocked until they have somewhere to go."""
 
     def forward(number: int, frame: FrameType | None) -> None:
         del frame
         process.send_signal(number)
 
-    for number in (signal.SIGINT, signal.SIGQUIT):
+    for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in FORWARDED:
         signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     code = process.wait()
     return code if code >= 0 else BY_SIGNAL - code
 
@@ -197,8 +209,8 @@ def _complain(program: str, problem: BaseException) -> None:
     report = getattr(problem, "report", None)
     what = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
     print(f"safespawn: {shlex.quote(program)}: {what}", file=sys.stderr)
-    if report is not None and report.reasons:
-        print(f"safespawn: {report.outcome}; {'; '.join(report.reasons)}", file=sys.stderr)
+    if report is not None and report.outcome == "refused":
+        print(f"safespawn: refused; {'; '.join(report.reasons)}", file=sys.stderr)
 
 
 def _failure_code(problem: BaseException) -> int:
@@ -209,21 +221,27 @@ def _failure_code(problem: BaseException) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    program = "run"
-    try:
-        words = _program(given)
-        program = words[0]
-        if given.audit:
-            audit.open(given.audit, mode=given.audit_mode)
-        process = safespawn.spawn(words, **_options(given))
-    except (OSError, ValueError, TypeError, KeyError) as problem:
-        _complain(program, problem)
-        if given.report and getattr(problem, "report", None) is not None:
-            _show_report(problem.report)  # type: ignore[union-attr]  # the line above has looked
-        return _failure_code(problem)
-    if given.report:
-        _show_report(process.report)
-    return _wait(process)
+    with contextlib.ExitStack() as stack:
+        # A signal between the start and the handlers must neither kill us nor get lost.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*IGNORED, *FORWARDED))
+        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+        program = "run"
+        try:
+            words = _program(given)
+            program = words[0]
+            options = _options(given)
+            if given.audit:
+                stack.enter_context(audit.open(given.audit, mode=given.audit_mode))
+            process = safespawn.spawn(words, sigmask=mask, **options)
+        except (OSError, ValueError, TypeError, KeyError) as problem:
+            _complain(program, problem)
+            report = getattr(problem, "report", None)
+            if given.report and report is not None:
+                _show_report(report)
+            return _failure_code(problem)
+        if given.report:
+            _show_report(process.report)
+        return _wait(process, mask)
 
 
 def _doctor(given: argparse.Namespace) -> int:

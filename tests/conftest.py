@@ -29,9 +29,11 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
-    """After every test: the same descriptors as before, and no child left."""
+    """After every test: the same descriptors as before, no child and no thread left."""
+    helpers.wait_until_alone()
     before = helpers.open_fds()
     yield
+    helpers.wait_until_alone()
     after = helpers.open_fds()
     assert after == before, f"descriptors leaked or lost: {before ^ after}"
     with pytest.raises(ChildProcessError):

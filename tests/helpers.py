@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def wait_until_alone() -> None:
+    """Wait until we have one task: a joined thread lingers for a moment, and rules out vfork."""
+    end = time.monotonic() + 30
+    while len(os.listdir("/proc/self/task")) > 1:
+        assert time.monotonic() < end, "a thread was left behind"
+        os.sched_yield()
 
 
 def run_snippet(snippet: str, *, path: Path | None = None, timeout: float = 60, **values: object) -> dict[str, Any]:

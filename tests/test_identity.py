@@ -380,6 +380,32 @@ out["group"] = story(group=nobody[1])
     assert out["group"]["strategy"] == "vfork"
 
 
+@pytest.mark.parametrize(
+    ("uids", "user"),
+    [((NOBODY.pw_uid, NOBODY.pw_uid, 1), "nobody"), ((1, NOBODY.pw_uid, NOBODY.pw_uid), "nobody"), ((1, 0, 0), "root")],
+    ids=str,
+)
+def test_other_ids_that_we_hold_are_not_passed_on(uids: tuple[int, int, int], user: str) -> None:
+    """A real or saved uid of somebody else is ours no more in the child, capabilities or not."""
+    account = pwd.getpwnam(user)
+
+    out = fresh(
+        """
+os.setgroups(os.getgrouplist(user, gid))
+os.setresgid(gid, gid, gid)
+os.setresuid(*uids)
+out["child"] = story(user=user)
+""",
+        uids=uids,
+        user=user,
+        gid=account.pw_gid,
+    )
+
+    assert out["child"]["strategy"] == "fork"
+    assert out["child"]["uids"] == [account.pw_uid] * 3
+    assert out["child"]["groups"] == sorted(os.getgrouplist(user, account.pw_gid))
+
+
 @pytest.mark.parametrize("capability", ["permitted", "inheritable"])
 def test_user_that_we_are_but_for_capabilities_drops_them(capability: str) -> None:
     """A process of the user asked for that holds capabilities gives none of them to its child."""

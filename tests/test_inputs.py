@@ -289,7 +289,10 @@ WRONG: dict[str, list[tuple[Any, type[Exception], str]]] = {
         ([None], TypeError, "extra_groups.*None"),
         (["games", "no-such-group"], KeyError, "no-such-group"),
     ],
-    "env_policy": [("scrubbed", ValueError, "env_policy.*inherit, scrub, user.*'scrubbed'"), (["scrub"], ValueError, r"env_policy.*\['scrub'\]")],
+    "env_policy": [
+        ("scrubbed", ValueError, "env_policy.*inherit, scrub, user.*'scrubbed'"),
+        (["scrub"], ValueError, r"env_policy.*\['scrub'\]"),
+    ],
     "env_allow": [
         ("HOME", TypeError, "env_allow.*'HOME'.*str"),
         ([1], TypeError, "env_allow.*1.*int"),
@@ -317,7 +320,10 @@ WRONG: dict[str, list[tuple[Any, type[Exception], str]]] = {
         ("1", TypeError, "deadline.*'1'.*str"),
         (True, TypeError, "deadline.*True.*bool"),
     ],
-    "strategy": [("posix_spawn", ValueError, "strategy.*auto, vfork, fork.*'posix_spawn'"), ("", ValueError, "strategy.*''")],
+    "strategy": [
+        ("posix_spawn", ValueError, "strategy.*auto, vfork, fork.*'posix_spawn'"),
+        ("", ValueError, "strategy.*''"),
+    ],
     "on_unproven": [("run", ValueError, "on_unproven.*fork, refuse.*'run'")],
     "audit_tags": [
         ([("a", "b")], TypeError, "audit_tags.*list"),

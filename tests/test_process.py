@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import faulthandler
 import fcntl
 import gc
 import json
@@ -19,7 +18,7 @@ import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,15 +38,6 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came true"
         os.sched_yield()
-
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """Take pytest's watchdog away, which is a thread: with it, nothing would go by vfork."""
-    faulthandler.cancel_dump_traceback_later()
-    until(lambda: len(os.listdir("/proc/self/task")) == 1)
-    yield
-    until(lambda: len(os.listdir("/proc/self/task")) == 1)
 
 
 @pytest.fixture(params=["vfork", "fork"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import faulthandler
 import hashlib
 import json
 import os
@@ -27,23 +26,6 @@ from safespawn import DEVNULL, PIPE, SpawnReport, UnsafeSpawn, guards, run, spaw
 PATIENCE = 20.0
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: CAP_SETUID and CAP_CHOWN")
-
-
-def wait_until_alone() -> None:
-    """Look until this process has one thread: a joined one takes a moment to leave the kernel."""
-    end = time.monotonic() + PATIENCE
-    while len(os.listdir("/proc/self/task")) > 1:
-        assert time.monotonic() < end, "another thread stays"
-        os.sched_yield()
-
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """Take pytest's watchdog away, which is a thread: with it, nothing would go by vfork."""
-    faulthandler.cancel_dump_traceback_later()
-    wait_until_alone()
-    yield
-    wait_until_alone()
 
 
 @pytest.fixture
@@ -360,7 +342,7 @@ def test_choice_follows_the_threads() -> None:
     during = run(["/bin/true"]).report.strategy
     release.set()
     thread.join()
-    wait_until_alone()
+    helpers.wait_until_alone()
 
     assert (during, run(["/bin/true"]).report.strategy) == ("fork", "vfork")
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import errno
-import faulthandler
 import json
 import locale
 import os
 import select
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,17 +21,6 @@ from safespawn import DEVNULL, PIPE, STDOUT, audit, run
 MIB = 1 << 20
 #: Only ends a test that has failed already.
 PATIENCE = 20.0
-
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """Take pytest's watchdog away, which is a thread: with it, nothing would go by vfork."""
-    faulthandler.cancel_dump_traceback_later()
-    end = time.monotonic() + PATIENCE
-    while len(os.listdir("/proc/self/task")) > 1:
-        assert time.monotonic() < end, "another thread stays"
-        os.sched_yield()
-    yield
 
 
 @pytest.fixture(params=["vfork", "fork"])

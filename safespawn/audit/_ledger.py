@@ -49,9 +49,12 @@ def _opened(path: str) -> int:
     try:
         _suitable(fd, path)
         _end_line(fd)
-    except BaseException:
+    except AuditError:
         os.close(fd)
         raise
+    except OSError as problem:
+        os.close(fd)
+        raise AuditError(problem.errno, f"cannot use the ledger: {problem.strerror}", path) from problem
     return _lifted(fd)
 
 
@@ -91,9 +94,11 @@ class Ledger:
         self._pid = os.getpid()
         self._chain = uuid7()
         self._next = 0
+        self._torn = False
         _open_ledgers.add(self)
         try:
             self._write("chain.open", None, {"who": _probe.who(None), "library": _version()})
+            self._make_durable()
         except OSError as problem:
             self.close()
             raise self._error(problem) from problem
@@ -148,6 +153,17 @@ class Ledger:
         told.guard = "intent-first"
         return told
 
+    def _make_durable(self) -> None:
+        """A new file is as durable as its directory entry: fsync(2)."""
+        if self.mode != "durable":
+            return
+        os.fdatasync(self._fd)
+        directory = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
     def _tell_loss(self) -> None:
         if self.lost:
             lost, self.lost = self.lost, 0
@@ -189,26 +205,30 @@ class Ledger:
         self._put(record)
 
     def _put(self, record: bytes) -> None:
+        if self._torn:
+            record = b"\n" + record  # ends the half of a record that is in the file
         try:
             written = os.write(self._fd, record)
         except OSError:
             self._next -= 1  # nothing is in the file, so the number is free
             raise
-        if written != len(record):
-            # Half a record is in the file: end its line, so that the next one can be read.
-            try:
-                os.write(self._fd, b"\n")
-            except OSError:
-                pass
+        self._torn = written != len(record)
+        if self._torn:
             raise OSError(errno.ENOSPC, f"only {written} of {len(record)} bytes were taken")
 
     def _start_chain(self) -> None:
         """A forked child numbers its own records; the parent's chain goes on elsewhere."""
-        parent, parent_pid = self._chain, self._pid
+        parent = self._chain, self._pid, self._next
         self._pid, self._chain, self._next = os.getpid(), uuid7(), 0
-        self._write(
-            "chain.fork", None, {"who": _probe.who(None), "parent": parent, "parent_pid": parent_pid}
-        )
+        try:
+            self._write(
+                "chain.fork",
+                None,
+                {"who": _probe.who(None), "parent": parent[0], "parent_pid": parent[1]},
+            )
+        except OSError:
+            self._chain, self._pid, self._next = parent  # the next record tries again
+            raise
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()  # another thread may have held it

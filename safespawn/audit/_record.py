@@ -10,8 +10,8 @@ from typing import Any
 SCHEMA = 1
 #: Collectors cut or split longer lines (rsyslog takes 8 KiB by default).
 LINE_MAX = 8000
-#: What argv may take of it; the rest of the record is bounded.
-ARGV_MAX = 4000
+#: What the parts that a request can make long may take of it.
+ARGV_MAX, LIST_MAX, PATH_MAX = 2600, 600, 400
 
 #: ASCII only: control characters, separators such as U+2028 and everything that a
 #: terminal could obey are escaped, so a record is one line whatever it is about.
@@ -24,6 +24,29 @@ def text(value: bytes) -> str | dict[str, str]:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         return {"hex": value.hex()}
+
+
+def path(value: bytes) -> Any:
+    """Return a path as :func:`text`, or the start of one that is too long, and its digest."""
+    whole = text(value)
+    if len(_encode(whole)) <= PATH_MAX:
+        return whole
+    room = PATH_MAX // 6  # a character is six bytes at most, \\uXXXX
+    return {"cut": text(value[:room]), "bytes": len(value), "sha256": hashlib.sha256(value).hexdigest()}
+
+
+def some(items: Sequence[Any], room: int = LIST_MAX) -> Any:
+    """Return a list, or the first of one that is too long, their number and a digest of all."""
+    whole = _encode(items)
+    if len(whole) <= room:
+        return list(items)
+    kept: list[Any] = []
+    for item in items:
+        room -= len(_encode(item)) + 1
+        if room < 0:
+            break
+        kept.append(item)
+    return {"first": kept, "count": len(items), "sha256": hashlib.sha256(whole.encode("ascii")).hexdigest()}
 
 
 def arguments(argv: Sequence[bytes]) -> dict[str, Any]:
