@@ -382,7 +382,11 @@ out["group"] = story(group=nobody[1])
 
 @pytest.mark.parametrize(
     ("uids", "user"),
-    [((NOBODY.pw_uid, NOBODY.pw_uid, 1), "nobody"), ((1, NOBODY.pw_uid, NOBODY.pw_uid), "nobody"), ((1, 0, 0), "root")],
+    [
+        ((NOBODY.pw_uid, NOBODY.pw_uid, 1), "nobody"),
+        ((1, NOBODY.pw_uid, NOBODY.pw_uid), "nobody"),
+        ((1, 0, 0), "root"),
+    ],
     ids=str,
 )
 def test_other_ids_that_we_hold_are_not_passed_on(uids: tuple[int, int, int], user: str) -> None:
