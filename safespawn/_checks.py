@@ -119,10 +119,18 @@ def _cwd(name: str, value: object) -> bytes | int:
     return text(name, value)
 
 
+def _descriptor_of(name: str, value: Any) -> int:
+    try:
+        number = value.fileno()
+    except (OSError, ValueError) as problem:  # closed, or no file of the system at all
+        raise ValueError(f"{name} has no descriptor: {_shown(value)} ({problem})") from problem
+    return integer(f"{name}.fileno()", number, 0, FD_MAX)
+
+
 def _stream(name: str, value: object) -> int:
     if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "fileno")):
         raise TypeError(f"{name} must be a descriptor, a file or a constant, not {_shown(value)} ({type(value).__name__})")
-    number = value if isinstance(value, int) else integer(f"{name}.fileno()", value.fileno(), 0, FD_MAX)
+    number = value if isinstance(value, int) else _descriptor_of(name, value)
     if number in (PIPE, DEVNULL) or (number == STDOUT and name == "stderr"):
         return number
     return integer(name, number, 0, FD_MAX)

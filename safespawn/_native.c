@@ -78,6 +78,7 @@
 #define SS_FDS_MAX (1u << 20)        /* default of fs.nr_open, proc(5) */
 #define SS_LISTING_BYTES 4096u
 #define SS_GRACE_NS 1000000000ll     /* from SIGKILL until we stop waiting */
+#define SS_SETTLE_NS 2000000ll       /* for a task that has all but left our memory */
 #define SS_COPY_MAX (1ll << 30)      /* of a program copied to be hashed */
 #define SS_PROC_MAGIC 0x9fa0         /* PROC_SUPER_MAGIC, magic.h */
 #define SS_P_PIDFD 3                 /* waitid(2), Linux 5.4 */
@@ -498,14 +499,24 @@ ss_child_is_target(const struct ss_plan *plan, int32_t fd)
 	return 0;
 }
 
-/* A copy above every target, so that placing a target cannot overwrite it. */
+/*
+ * A copy that placing a target cannot overwrite: above all targets or, where the limit
+ * of open files leaves no room there, on a free number between them.
+ */
 static SS_CHILD long
 ss_child_lift(const struct ss_plan *plan, int32_t fd)
 {
-	const int32_t floor =
-	    plan->want.nfds ? plan->want.fds[plan->want.nfds - 1].target + 1 : 3;
+	long floor = plan->want.nfds ? plan->want.fds[plan->want.nfds - 1].target + 1 : 3;
+	long got = ss_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, floor);
 
-	return ss_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, floor);
+	if (got != -EINVAL && got != -EMFILE)
+		return got;
+	for (floor = 3; (got = ss_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, floor)) >= 0; floor = got + 1) {
+		if (!ss_child_is_target(plan, (int32_t)got))
+			return got;
+		(void)ss_sys1(SYS_close, got); /* a number that will be filled anyway */
+	}
+	return got;
 }
 
 /*
@@ -1313,6 +1324,24 @@ ss_stage_name(int32_t stage)
 }
 
 /*
+ * The kernel's word on whether others use our memory. A child that has just run execve,
+ * and a thread that has just ended, are still counted for a moment: give them that. A
+ * sandbox that refuses the call (EPERM, ENOSYS) has said nothing.
+ */
+static int
+ss_is_shared(void)
+{
+	const int64_t until = ss_now() + SS_SETTLE_NS;
+
+	while (ss_sys1(SYS_unshare, SS_CLONE_VM) == -EINVAL) {
+		if (ss_now() >= until)
+			return 1;
+		(void)ss_sys0(SYS_sched_yield); /* cannot fail */
+	}
+	return 0;
+}
+
+/*
  * Whether nobody else runs on this memory. Two witnesses: the number of tasks
  * (st_nlink of /proc/self/task less two, which costs no listing), and the kernel's
  * own test behind unshare(CLONE_VM) (lib/is_single_threaded.c), which also sees
@@ -1337,9 +1366,7 @@ ss_alone(uint32_t *ret_tasks)
 	if (error)
 		return -error;
 	*ret_tasks = (uint32_t)st.st_nlink - 2;
-	if (*ret_tasks != 1)
-		return 0;
-	return ss_sys1(SYS_unshare, SS_CLONE_VM) == -EINVAL ? 0 : 1;
+	return *ret_tasks == 1 && !ss_is_shared();
 }
 
 /*

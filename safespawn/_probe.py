@@ -113,7 +113,9 @@ def attributes() -> Attributes:
 
 def capability_names(mask: int) -> tuple[str, ...]:
     """Return the names of the capabilities in a bit mask, in numeric order."""
-    names = {getattr(prctl, f"CAP_{name.upper()}"): name for name in prctl.ALL_CAP_NAMES}
+    names = {
+        getattr(prctl, f"CAP_{name.upper()}"): name for name in prctl.ALL_CAP_NAMES if name != "last_cap"
+    }
     return tuple(names.get(bit, f"cap_{bit}") for bit in range(64) if mask >> bit & 1)
 
 

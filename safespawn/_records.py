@@ -83,8 +83,10 @@ def _want(request: Request, identity: Identity) -> dict[str, Any]:
         "digest",
     ):
         value = getattr(request, name)
-        if value not in (None, False, ()):
+        if value is not None and value is not False and value != ():
             want[name] = _wanted(value)
+    if not request.restore_signals:
+        want["restore_signals"] = False
     if request.env_policy != "inherit":
         want["env_policy"] = request.env_policy
     if request.path_policy != "any":

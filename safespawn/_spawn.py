@@ -253,9 +253,11 @@ def _plan(job: _Job, opened: _executable.Opened, sources: list[int]) -> _binding
     if request.pinned:
         exec_fd = opened.exe_fd
         if opened.script:
-            # The interpreter opens /dev/fd/N, so N stays open in the program: above its own.
-            exec_fd = max(target for _, target in fds) + 1
+            # The interpreter opens /dev/fd/N, so N stays open in the program.
+            targets = {target for _, target in fds}
+            exec_fd = next(n for n in range(3, len(targets) + 4) if n not in targets)
             fds.append((opened.exe_fd, exec_fd))
+            fds.sort(key=_target)
             flags |= _LIB.SS_EXEC_TARGET
     argv = _binding.strings(request.argv)
     env = _binding.strings(tuple(map(b"=".join, job.env)))
@@ -299,8 +301,12 @@ def _descriptor_map(request: Request, sources: list[int]) -> list[tuple[int, int
     if request.fds or request.pass_fds:
         pairs += request.fds
         pairs += [(fd, fd) for fd in request.pass_fds if fd > 2]
-        pairs.sort(key=lambda pair: pair[1])
+        pairs.sort(key=_target)
     return pairs
+
+
+def _target(pair: tuple[int, int]) -> int:
+    return pair[1]
 
 
 def _fits(argv: tuple[bytes, int], env: tuple[bytes, int], job: _Job) -> None:

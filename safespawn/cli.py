@@ -110,6 +110,10 @@ def _signal(text: str) -> int:
         raise argparse.ArgumentTypeError(f"no such signal: {text}") from None
 
 
+# argparse names them in its messages.
+_octal.__name__, _cpus.__name__, _signal.__name__ = "octal number", "list of processors", "signal"
+
+
 def _account(text: str | None) -> str | int | None:
     return int(text) if text is not None and text.isdigit() else text
 
@@ -246,7 +250,11 @@ def _run(given: argparse.Namespace) -> int:
 
 def _doctor(given: argparse.Namespace) -> int:
     seen = doctor.examine()
-    print(json.dumps(seen, indent=2) if given.json else doctor.table(seen))
+    try:
+        print(json.dumps(seen, indent=2) if given.json else doctor.table(seen), flush=True)
+    except BrokenPipeError:
+        # The reader has seen enough; the interpreter must not complain at its end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import faulthandler
 import itertools
 import os
 import resource
@@ -35,16 +34,6 @@ ANSWER = 900
 
 Way = dict[str, Any]
 Plan = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def alone() -> None:
-    """Stop pytest's watchdog, which is a thread: the fast path wants a process with one."""
-    faulthandler.cancel_dump_traceback_later()
-    for _ in range(100_000):  # it was told to end, and does so in its own time
-        if len(os.listdir("/proc/self/task")) == 1:
-            break
-        os.sched_yield()
 
 
 @pytest.fixture(params=WAYS)

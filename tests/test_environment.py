@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import pwd
 from typing import Any, Literal
@@ -42,16 +41,6 @@ SAFESPAWN_AUDIT ld_preload PATH_INFO HOMEBREW _LD_PRELOAD LC LANG_ TZ_
 """.split()
 
 NOT_ASCII = (b"\xff\xfe", b"LD_PRELOAD\xff", b"\xc3\xa9", b" HOME", b"HOME ", b"\nHOME", b"home")
-
-
-@pytest.fixture(autouse=True)
-def alone() -> None:
-    """Stop pytest's watchdog, which is a thread: the fast path wants a process with one."""
-    faulthandler.cancel_dump_traceback_later()
-    for _ in range(100_000):  # it was told to end, and does so in its own time
-        if len(os.listdir("/proc/self/task")) == 1:
-            break
-        os.sched_yield()
 
 
 @pytest.fixture(params=["vfork", "fork"])

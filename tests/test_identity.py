@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import grp
 import json
 import os
@@ -42,16 +41,6 @@ def ambient(capability):
 def has_ambient(capability):
     return libc.prctl(47, 1, capability, 0, 0) == 1  # PR_CAP_AMBIENT_IS_SET
 """
-
-
-@pytest.fixture(autouse=True)
-def alone() -> None:
-    """Stop pytest's watchdog, which is a thread: the fast path wants a process with one."""
-    faulthandler.cancel_dump_traceback_later()
-    for _ in range(100_000):  # it was told to end, and does so in its own time
-        if len(os.listdir("/proc/self/task")) == 1:
-            break
-        os.sched_yield()
 
 
 @pytest.fixture(params=["auto", "fork"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import faulthandler
 import io
 import os
 import resource
@@ -23,16 +22,6 @@ pytestmark = pytest.mark.threat("T-17")
 
 #: MAX_ARG_STRLEN of the kernel, its NUL included.
 STRING_MAX = 131_072
-
-
-@pytest.fixture(autouse=True)
-def alone() -> None:
-    """Stop pytest's watchdog, which is a thread: the fast path wants a process with one."""
-    faulthandler.cancel_dump_traceback_later()
-    for _ in range(100_000):  # it was told to end, and does so in its own time
-        if len(os.listdir("/proc/self/task")) == 1:
-            break
-        os.sched_yield()
 
 
 def traces() -> tuple[Any, ...]:

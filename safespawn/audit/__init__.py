@@ -7,6 +7,7 @@ decided elsewhere.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -76,6 +77,17 @@ def current_tags() -> dict[str, str]:
     return dict(_tags.get())
 
 
+def _is_set_id() -> bool:
+    """Whether we run with more rights than who started us: the environment is theirs then."""
+    return os.getuid() != os.geteuid() or os.getgid() != os.getegid()
+
+
+@atexit.register
+def _close() -> None:
+    if _Current.ledger is not None:
+        _Current.ledger.close()
+
+
 def _ledger() -> Ledger | None:
     ledger = _Current.ledger
     if ledger is not None and not ledger.closed:
@@ -83,7 +95,7 @@ def _ledger() -> Ledger | None:
     if _Current.asked_environment:
         return None
     with _Current.lock:
-        path = os.environ.get("SAFESPAWN_AUDIT")
+        path = None if _is_set_id() else os.environ.get("SAFESPAWN_AUDIT")
         if path and not _Current.asked_environment:
             return open(path)
         _Current.asked_environment = True

@@ -48,6 +48,7 @@ def _opened(path: str) -> int:
         raise AuditError(problem.errno, f"cannot open the ledger: {problem.strerror}", path) from problem
     try:
         _suitable(fd, path)
+        _is_ledger(fd, path)
         _end_line(fd)
     except AuditError:
         os.close(fd)
@@ -68,6 +69,13 @@ def _suitable(fd: int, path: str) -> None:
             f"others can write this ledger (uid {seen.st_uid}, mode {seen.st_mode & 0o7777:o})",
             path,
         )
+
+
+def _is_ledger(fd: int, path: str) -> None:
+    """A path from the environment must not make us write into just any file of ours."""
+    start = os.pread(fd, len(_record.START), 0)
+    if start and start != _record.START:
+        raise AuditError(errno.EEXIST, "the file is not empty, and no ledger", path)
 
 
 def _end_line(fd: int) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 SCHEMA = 1
+#: How every ledger starts.
+START = b'{"v":'
 #: Collectors cut or split longer lines (rsyslog takes 8 KiB by default).
 LINE_MAX = 8000
 #: What the parts that a request can make long may take of it.
