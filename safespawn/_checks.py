@@ -1,4 +1,4 @@
-"""Makes a `Request` of what a caller gave, or says which value is wrong and why.
+"""Makes a `Request` of what a caller gave, or says which value is wrong: input-checked (T-17).
 
 Pure: looks at values only, never at the system.
 """

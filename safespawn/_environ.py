@@ -1,4 +1,4 @@
-"""What the environment of a child is made of, by policy. Pure."""
+"""What the environment of a child is made of, by policy: env-scrubbed (T-16). Pure."""
 
 from __future__ import annotations
 

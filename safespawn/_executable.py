@@ -115,6 +115,8 @@ def _judge(request: Request, opened: Opened, finder: Finder) -> None:
     opened.verdicts += (_same(request.digest, opened.sha256),)
 
 
+# exe-pinned (T-14): the exec goes by the descriptor that was hashed. A file that is written
+# to afterwards, in place, still runs with its new content; the kernel offers nothing against it.
 def _same(wanted: str | None, digest: str) -> Verdict:
     if wanted is not None and wanted != f"sha256:{digest}":
         return Verdict("exe-pinned", "deny", f"its digest is sha256:{digest}, not {wanted}")

@@ -53,7 +53,7 @@ registry: dict[str, Guard] = _table(
     Guard("fds-closed", "a child has 0, 1, 2 and what was named, nothing else",
           ("T-08",), ("child",), "_native.c"),
     Guard("pidfd-only", "a signal or a wait never reaches another process",
-          ("T-09",), ("parent", "kernel"), "_process.py"),
+          ("T-09",), ("parent", "kernel"), "_child.py"),
     Guard("outcome-told", "a child killed before it ran the program is not taken for one that ran it",
           ("T-10",), ("parent", "child"), "_native.c"),
     Guard("intent-first", "nothing is started before its record is accepted",
@@ -63,7 +63,7 @@ registry: dict[str, Guard] = _table(
     Guard("drop-verified", "a drop is read back and cannot be undone",
           ("T-13",), ("child",), "_native.c"),
     Guard("exe-pinned", "the file that was looked at is the file that runs",
-          ("T-14",), ("parent", "kernel"), "_spawn.py"),
+          ("T-14",), ("parent", "kernel"), "_executable.py"),
     Guard("path-trusted", "no one but root and us can replace the program or a directory above it",
           ("T-15",), ("parent",), "guards.py"),
     Guard("env-scrubbed", "no variable that a loader, libc or interpreter obeys reaches the child",
@@ -162,7 +162,11 @@ def needed(identity: Identity, creds: Credentials, held: tuple[int, ...]) -> boo
 
 
 def trusted(nodes: tuple[PathNode, ...], euid: int) -> Verdict:
-    """Judge a path as OpenSSH does: every component ours or root's, and nobody else's to write."""
+    """Judge a path as OpenSSH does: path-trusted (T-15).
+
+    Every component is ours or root's, and nobody else's to write. A sticky directory is
+    refused too: others can put files beside the program there.
+    """
     if not nodes:
         return Verdict("path-trusted", "deny", "the program has no path that we can see")
     for node in nodes:

@@ -1,9 +1,9 @@
 """Builds a copy of the package with another core, for tests only.
 
-    python tests/build_variant.py hooks|asan|ubsan DIRECTORY
+    python tests/build_variant.py hooks|careless|asan|ubsan DIRECTORY
 
-``hooks`` has the switches of tests/hooks; ``asan`` and ``ubsan`` are the product under a
-sanitizer. The copy lies in DIRECTORY/safespawn, to be put in front of sys.path.
+``hooks`` has the switches of tests/hooks; ``careless`` has child code that sets errno, as any
+libc call would; ``asan`` and ``ubsan`` are the product under a sanitizer. The copy lies in DIRECTORY/safespawn, to be put in front of sys.path.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ def _builder(variant: str) -> FFI:
             include_dirs=(str(HOOKS),),
         )
         return made
+    if variant == "careless":
+        made = builder()
+        return made
     flag = {
         "asan": ["-fsanitize=address", "-g"],
         "ubsan": ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-g"],
@@ -45,9 +48,18 @@ def build(variant: str, where: Path) -> Path:
     shutil.copytree(
         ROOT / "safespawn", package, ignore=shutil.ignore_patterns("*.so", "__pycache__", "_native_ffi.c")
     )
+    if variant == "careless":
+        _make_careless(package / "_native.c")
     _load_build_script(package)
     _builder(variant).compile(tmpdir=str(where), verbose=False)
     return where
+
+
+def _make_careless(core: Path) -> None:
+    text = core.read_text(encoding="utf-8")
+    step = "if (plan->want.flags & SS_SET_UMASK)\n"
+    assert text.count(step) == 1
+    core.write_text(text.replace(step, "errno = 77;\n\t" + step), encoding="utf-8")
 
 
 def _load_build_script(package: Path) -> None:

@@ -12,6 +12,9 @@ import pytest
 
 import helpers
 
+if helpers.CORE is not None:  # another build of the package is to be tested: tests/sanitize.sh
+    sys.path.insert(0, helpers.CORE)
+
 #: With SAFESPAWN_MUST_RUN=1 (CI) a test that would skip fails: nothing goes untested unseen.
 MUST_RUN = os.environ.get("SAFESPAWN_MUST_RUN") == "1"
 

@@ -14,6 +14,10 @@ from typing import Any
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 PROBES = TESTS / "probes"
+#: Another build of the package that is to be tested instead, and the library that it needs
+#: in front of all others. Programs that the tests start must not get that.
+CORE = os.environ.get("SAFESPAWN_TEST_CORE")
+PRELOAD = os.environ.pop("LD_PRELOAD", None)
 #: What runs the probes: readable by every user, which the interpreter of a pyenv is not.
 SYSTEM_PYTHON = "/usr/bin/python3"
 
@@ -64,7 +68,9 @@ def run_snippet(snippet: str, *, path: Path | None = None, timeout: float = 60, 
     globals. A snippet that dies fails the test with its stderr.
     """
     # The interpreter's start must not look at the tree's own safespawn first.
-    insert = f"sys.path.insert(0, {str(path)!r})" if path else ""
+    place = path or CORE
+    insert = f"sys.path.insert(0, {str(place)!r})" if place else ""
+    insert += "\nos.environ.pop('LD_PRELOAD', None)"
     read, write = os.pipe()
     text = _PRELUDE.format(insert=insert, tests=str(TESTS), values=json.dumps(values)) + textwrap.dedent(snippet)
     text += f"\nos.write({write}, json.dumps(out).encode())\n"
@@ -75,6 +81,7 @@ def run_snippet(snippet: str, *, path: Path | None = None, timeout: float = 60, 
             capture_output=True,
             timeout=timeout,
             check=False,
+            env={**os.environ, "LD_PRELOAD": PRELOAD} if PRELOAD else None,
         )
         os.close(write)
         write = -1

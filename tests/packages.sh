@@ -1,0 +1,26 @@
+#!/bin/bash
+# Builds sdist and wheel, installs each in an empty environment, and runs the tests from there,
+# against the installed package only: the tree's own must not be importable.
+#
+#   tests/packages.sh PYTHON
+set -euo pipefail
+python=$(realpath -s "$1")
+cd "$(dirname "$0")/.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+"$python" -m build --no-isolation --outdir "$work/dist" . > "$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
+ls "$work/dist"
+cp -r tests fuzz README.md threat-model.md pyproject.toml "$work/"
+# Enough to see that a package is whole; the whole suite has run on the same sources.
+quick=(test_run.py test_process.py test_public_api.py test_cli.py test_audit.py)
+for package in "$work"/dist/*.tar.gz "$work"/dist/*.whl; do
+	env="$work/env-${package##*.}"
+	"$python" -m venv "$env"
+	"$env/bin/python" -m pip install --quiet "$package" 'pytest>=8' 'hypothesis>=6.100'
+	echo "testing $(basename "$package")"
+	(cd "$work" && "$env/bin/python" -c '
+import safespawn, sys
+assert "env-" in safespawn.__file__, safespawn.__file__
+' && "$env/bin/python" -m pytest -q -m "not slow" "${quick[@]/#/tests/}")
+done

@@ -1,0 +1,21 @@
+#!/bin/bash
+# Runs the ordinary tests on cores built with sanitizers: asan, then ubsan.
+#
+#   tests/sanitize.sh PYTHON
+set -euo pipefail
+python=$(realpath -s "$1")
+cd "$(dirname "$0")/.."
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# The interpreter itself leaks at exit by design, and its own memory is not ours to test. The
+# children of a test are real programs: they must not be started under the sanitizer's library.
+export ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1
+quick=(test_run.py test_process.py test_options.py test_descriptors.py test_identity.py test_report.py)
+for variant in asan ubsan; do
+	"$python" tests/build_variant.py "$variant" "$work/$variant"
+	echo "ordinary tests under $variant"
+	preload=
+	[[ $variant == asan ]] && preload=$(gcc -print-file-name=libasan.so)
+	LD_PRELOAD=$preload SAFESPAWN_TEST_CORE="$work/$variant" \
+		"$python" -m pytest -q -m "not slow" "${quick[@]/#/tests/}"
+done

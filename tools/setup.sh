@@ -1,0 +1,40 @@
+#!/bin/bash
+# Sets up what the tests and tools need, and says what it does. python-prctl is compiled here and
+# needs the header of libcap; the tests compile too, and look at processes and system calls.
+#
+#   tools/setup.sh PYTHON VENV
+set -euo pipefail
+python=$1 venv=$2
+
+missing() { # COMMAND_OR_FILE PACKAGE: prints PACKAGE unless the thing is here
+	if [[ $1 == /* ]]; then
+		[[ -e $1 ]] || echo "$2"
+	else
+		command -v "$1" > /dev/null || echo "$2"
+	fi
+}
+
+packages=$(
+	missing /usr/include/sys/capability.h libcap-dev
+	missing gcc gcc
+	missing objdump binutils
+	missing unshare util-linux
+	missing make make
+	"$python" -c 'import ensurepip, venv' 2> /dev/null || echo python3-venv
+	header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
+	missing "$header" python3-dev
+)
+if [[ -n $packages ]]; then
+	as_root=
+	[[ $EUID -eq 0 ]] || as_root=sudo
+	echo "set-up: installing" $packages
+	$as_root apt-get update -qq
+	# shellcheck disable=SC2086 # one word each
+	DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $packages > /dev/null
+fi
+
+echo "set-up: a virtual environment in $venv, with cffi, python-prctl and the test tools"
+"$python" -m venv "$venv"
+"$venv/bin/python" -m pip install --quiet --upgrade pip 'setuptools>=77' wheel
+"$venv/bin/python" -m pip install --quiet 'cffi>=1.17' 'python-prctl>=1.8.1' \
+	'pytest>=8' 'hypothesis>=6.100' 'mypy>=1.11' 'ruff>=0.8' 'types-cffi' 'build>=1.2'
