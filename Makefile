@@ -46,7 +46,9 @@ $(VENV)/.ready: pyproject.toml tools/setup.sh
 	touch $@
 
 $(VENV)/.built: $(VENV)/.ready $(SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@echo "set-up: compiling the core"
+	@$(BIN)/python -m pip install --no-build-isolation --no-deps --editable . > $(VENV)/install.log 2>&1 \
+		|| { cat $(VENV)/install.log; exit 1; }
 	touch $@
 
 clean:
