@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
+
+
+def _for_everybody(probes: Path) -> Path:
+    """Copy the probes to where every user can read them: a checkout may lie in a private home."""
+    where = tempfile.mkdtemp(prefix="safespawn-probes-")
+    atexit.register(shutil.rmtree, where, ignore_errors=True)
+    os.chmod(where, 0o755)
+    for probe in probes.glob("*.py"):
+        os.chmod(shutil.copy(probe, where), 0o644)
+    return Path(where)
+
+
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
-PROBES = TESTS / "probes"
+PROBES = _for_everybody(TESTS / "probes")
 #: Another build of the package that is to be tested instead, and the library that it needs
 #: in front of all others. Programs that the tests start must not get that.
 CORE = os.environ.get("SAFESPAWN_TEST_CORE")

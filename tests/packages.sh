@@ -19,8 +19,10 @@ for package in "$work"/dist/*.tar.gz "$work"/dist/*.whl; do
 	"$python" -m venv "$env"
 	"$env/bin/python" -m pip install --quiet "$package" 'pytest>=8' 'hypothesis>=6.100'
 	echo "testing $(basename "$package")"
+	# That one reads the C text, which is in the tree and not in a wheel.
+	tree_only=tests/test_public_api.py::test_every_guard_has_a_statement_a_threat_and_a_source
 	(cd "$work" && "$env/bin/python" -c '
 import safespawn, sys
 assert "env-" in safespawn.__file__, safespawn.__file__
-' && "$env/bin/python" -m pytest -q -m "not slow" "${quick[@]/#/tests/}")
+' && "$env/bin/python" -m pytest -q -m "not slow" --deselect "$tree_only" "${quick[@]/#/tests/}")
 done
