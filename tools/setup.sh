@@ -20,6 +20,11 @@ packages=$(
 	missing objdump binutils
 	missing unshare util-linux
 	missing make make
+	# The core is compiled for the other machine too, where this one can.
+	if [[ $(uname -m) == x86_64 ]]; then
+		missing aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+		missing /usr/aarch64-linux-gnu/include/stdio.h libc6-dev-arm64-cross
+	fi
 	"$python" -c 'import ensurepip, venv' 2> /dev/null || echo python3-venv
 	header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include") + "/Python.h")')
 	missing "$header" python3-dev
