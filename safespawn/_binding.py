@@ -40,6 +40,7 @@ class _Lib(Protocol):
     SS_EXEC_TARGET: int
     SS_WALK: int
     SS_DETAILS: int
+    SS_PINNED: int
     SS_EXEC: int
     SS_FAILED: int
     SS_KILLED_BEFORE_EXEC: int
@@ -122,6 +123,7 @@ class Plan(NamedTuple):
     """What one native spawn does; the marshalled side of a Request.
 
     ``argv`` and ``env`` are the strings end to end, each with its NUL, and their number.
+    ``content`` is size, mtime and ctime of a pinned program.
     """
 
     path: bytes
@@ -133,6 +135,7 @@ class Plan(NamedTuple):
     identity: Identity
     deadline_ns: int = 0
     exec_fd: int = -1
+    content: tuple[int, int, int] = (0, 0, 0)
     cwd_fd: int = -1
     terminal_fd: int = -1
     group: int = 0
@@ -161,19 +164,36 @@ class Outcome(NamedTuple):
 class Found:
     """What a lookup opened. A descriptor of -1 is not open; ``head`` is the file's start."""
 
-    __slots__ = ("_raw", "copy_fd", "cwd_fd", "errno", "exe_fd", "head", "path", "readable", "real")
+    __slots__ = ("_raw", "errno", "head", "path", "readable", "real")
 
     def __init__(self, raw: Any) -> None:
         """Read what every spawn needs; :meth:`executable` and :meth:`nodes` read the rest."""
         self._raw = raw
         self.errno: int = raw.error
-        self.exe_fd: int = raw.exe_fd
-        self.cwd_fd: int = raw.cwd_fd
-        self.copy_fd: int = raw.copy_fd
         self.readable = bool(raw.flags & lib.SS_READABLE)
         self.path: bytes = ffi.string(raw.path)
         self.real: bytes = ffi.string(raw.real)
         self.head: bytes = ffi.buffer(raw.head, raw.head_bytes)[:]
+
+    @property
+    def exe_fd(self) -> int:
+        """The program."""
+        return int(self._raw.exe_fd)
+
+    @property
+    def cwd_fd(self) -> int:
+        """The working directory."""
+        return int(self._raw.cwd_fd)
+
+    @property
+    def copy_fd(self) -> int:
+        """A copy of the program, to be hashed."""
+        return int(self._raw.copy_fd)
+
+    @property
+    def content(self) -> tuple[int, int, int]:
+        """Size, mtime and ctime: what changes when somebody writes to the file."""
+        return self._raw.size, self._raw.mtime_ns, self._raw.ctime_ns
 
     @property
     def stage(self) -> str:
@@ -265,10 +285,29 @@ def _outcome(result: Any) -> Outcome:
     )
 
 
-def spawn(plan: Plan) -> Outcome:
+class Slot:
+    """Where C puts what came of a spawn, so that it is known even if Python is interrupted.
+
+    A signal handler of the application may raise as soon as the native call has returned.
+    """
+
+    __slots__ = ("raw",)
+
+    def __init__(self) -> None:
+        """Nothing has come of it yet."""
+        self.raw = ffi.new("struct ss_result *")
+        self.raw.pidfd = -1
+
+    @property
+    def child(self) -> tuple[int, int] | None:
+        """Pid and pidfd of a child that is to be reaped, if there is one."""
+        return (self.raw.pid, self.raw.pidfd) if self.raw.pidfd >= 0 else None
+
+
+def spawn(plan: Plan, slot: Slot) -> Outcome:
     """Run one spawn window; the GIL is free meanwhile."""
     r = ffi.new("struct ss_request *")
-    result = _new_raw("struct ss_result *")
+    result = slot.raw
     (argv, r.argc), (env, r.envc) = plan.argv, plan.env
     keep = [
         ffi.new("char[]", plan.path),
@@ -281,6 +320,7 @@ def spawn(plan: Plan) -> Outcome:
     keep += _put_extras(r, plan)
     r.flags = plan.flags | _identity_flags(plan.identity)
     r.uid, r.gid = plan.identity.uid or 0, plan.identity.gid or 0
+    r.size, r.mtime_ns, r.ctime_ns = plan.content
     r.exec_fd, r.cwd_fd, r.terminal_fd = plan.exec_fd, plan.cwd_fd, plan.terminal_fd
     r.group, r.nice, r.umask = plan.group, plan.nice, plan.umask
     r.pdeathsig, r.sigmask, r.deadline_ns = plan.pdeathsig, plan.sigmask, plan.deadline_ns
@@ -310,11 +350,37 @@ def _identity_flags(identity: Identity) -> int:
     return flags | (0 if identity.groups is None else lib.SS_SET_GROUPS)
 
 
+class Opened:
+    """Where C puts the descriptors of lookups, so that none is lost; see :class:`Slot`."""
+
+    def __init__(self) -> None:
+        """Nothing is open."""
+        self._raws: list[Any] = []
+
+    def place(self) -> Any:
+        """Return room for one more lookup."""
+        raw = _new_raw("struct ss_found *")
+        raw.exe_fd = raw.cwd_fd = raw.copy_fd = -1
+        self._raws.append(raw)
+        return raw
+
+    def close(self) -> None:
+        """Close them all; doing it twice is no error."""
+        for raw in self._raws:
+            for name in ("exe_fd", "cwd_fd", "copy_fd"):
+                fd = getattr(raw, name)
+                setattr(raw, name, -1)  # first: an interrupted close must not be done again
+                if fd >= 0:
+                    os.close(fd)
+
+
 def find(
     name: bytes,
     dirs: Sequence[bytes] | None,
     *,
     seen: Seen,
+    opened: Opened,
+    slot: Slot,
     cwd: bytes | int | None = None,
     copy: bool = False,
     walk: bool = False,
@@ -326,11 +392,11 @@ def find(
 
     ``dirs`` None: ``name`` is a path; else it is looked for in each. ``details`` fetches the
     file's real name and its first bytes, ``walk`` looks at all directories above it too. With a deadline the lookup runs in a child of its own, on shared
-    memory if ``share``, and the outcome is that of the child; without one it is None.
+    memory if ``share``, and the outcome is that of the child; without one it is None. The
+    descriptors belong to ``opened``.
     """
     want = ffi.new("struct ss_lookup *")
-    found = _new_raw("struct ss_found *")
-    result = _new_raw("struct ss_result *")
+    found, result = opened.place(), slot.raw
     keep = [ffi.new("char[]", name)]
     want.name = keep[0]
     want.flags = (
@@ -354,16 +420,25 @@ def find(
     return Found(found), _outcome(result) if deadline_ns else None
 
 
-def wait(pidfd: int, *, nohang: bool) -> Exit | None:
-    """Reap the child behind ``pidfd``; None if it still runs (``nohang`` only).
+def exit_room() -> Any:
+    """Return where C puts how a child ended; one for each child, see :class:`Slot`."""
+    return ffi.new("struct ss_exit *")
+
+
+def wait(pidfd: int, room: Any, *, nohang: bool) -> bool:
+    """Reap the child behind ``pidfd`` into ``room``; False if it still runs (``nohang`` only).
 
     Raises ChildProcessError if somebody else reaped it, and InterruptedError on a signal.
     """
-    x = ffi.new("struct ss_exit *")
-    answer = lib.ss_wait(pidfd, nohang, x)
+    answer = lib.ss_wait(pidfd, nohang, room)
     if answer < 0:
         raise OSError(-answer, os.strerror(-answer))
-    if answer == 1:
+    return answer == 0
+
+
+def exit_of(x: Any) -> Exit | None:
+    """Return what is in the room, None while nothing is."""
+    if not x.pid:
         return None
     return Exit(
         x.pid,

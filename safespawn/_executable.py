@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import _binding, guards
-from ._spec import Executable, Request, Verdict
+from ._spec import Executable, PathNode, Request, Verdict
 
 #: Linux follows a script that names a script as its interpreter so many times
 #: (exec_binprm of fs/exec.c).
 INTERPRETERS_MAX = 5
 _CHUNK = 1 << 20
+#: Directories on the way to an interpreter; a loop of links ends there.
+PASSED_MAX = 256
 
 #: Looks a name up: name, directories or None, whether the file will be hashed.
 Finder = Callable[[bytes, "tuple[bytes, ...] | None", bool], _binding.Found]
@@ -31,16 +34,14 @@ class LookupProblem(Exception):
 
 
 @dataclass
-class Opened:
-    """The program and the working directory, held open over the window.
+class Program:
+    """The program and the working directory, held open over the window by ``_binding.Opened``.
 
-    ``verdicts`` are what the guards said of the file; the last is a refusal if any is.
+    ``verdicts`` are what the guards said of the file; a refusal among them decides.
     """
 
     found: _binding.Found
     exec_path: bytes
-    exe_fd: int
-    cwd_fd: int
     pinned: bool
     sha256: str | None = None
     verdicts: tuple[Verdict, ...] = ()
@@ -57,13 +58,6 @@ class Opened:
             pinned=self.pinned, sha256=self.sha256, interpreter=_interpreter(self.found.head)
         )
 
-    def close(self) -> None:
-        """Close both."""
-        for fd in (self.exe_fd, self.cwd_fd):
-            if fd >= 0:
-                os.close(fd)
-        self.exe_fd = self.cwd_fd = -1
-
 
 def path_of(env: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:
     """Return the directories that execvp(3) would search with this environment."""
@@ -73,50 +67,45 @@ def path_of(env: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:
     return tuple(os.fsencode(os.defpath).split(b":"))
 
 
-def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder) -> Opened:
-    """Find and open the program of a request. Raises LookupProblem."""
+def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder) -> Program:
+    """Find, open and judge the program of a request. Raises LookupProblem."""
     name = request.executable if request.executable is not None else request.argv[0]
     dirs = None if b"/" in name else path_of(env)
     found = finder(name, dirs, request.pinned)
     if found.errno:
         raise LookupProblem(found.stage, found.errno)
     exec_path = found.real if request.path_policy == "trusted" else found.path
-    opened = Opened(found, exec_path, found.exe_fd, found.cwd_fd, request.pinned)
-    try:
-        _judge(request, opened, finder)
-    except BaseException:
-        opened.close()
-        raise
-    finally:
-        if found.copy_fd >= 0:
-            os.close(found.copy_fd)
-    return opened
+    program = Program(found, exec_path, request.pinned)
+    if request.path_policy == "trusted":
+        program.verdicts += (_trusted(found, finder),)
+    if request.pinned:
+        _pin(request, program)
+    return program
 
 
 def _interpreter(head: bytes) -> str | None:
+    """Return the first word after ``#!``, split where the kernel does (fs/binfmt_script.c)."""
     if head[:2] != b"#!":
         return None
-    words = head[2:].partition(b"\n")[0].split()
-    return os.fsdecode(words[0]) if words else None
+    line = head[2:].partition(b"\n")[0].partition(b"\0")[0]
+    word = line.lstrip(b" \t").partition(b" ")[0].partition(b"\t")[0]
+    return os.fsdecode(word) if word else None
 
 
-def _judge(request: Request, opened: Opened, finder: Finder) -> None:
-    found = opened.found
-    if request.path_policy == "trusted":
-        opened.verdicts += (_trusted(found, finder),)
-    if not request.pinned:
-        return
-    if opened.script and not os.path.exists("/dev/fd"):
+def _pin(request: Request, program: Program) -> None:
+    found = program.found
+    if program.script and not os.path.exists("/dev/fd"):
         # The kernel hands a script to its interpreter as /dev/fd/N (fs/exec.c).
         raise LookupProblem("lookup", errno.ENOENT)
     if not found.readable and found.copy_fd < 0:
         raise LookupProblem("lookup", errno.EACCES)
-    opened.sha256 = _sha256(found.copy_fd if found.copy_fd >= 0 else opened.exe_fd)
-    opened.verdicts += (_same(request.digest, opened.sha256),)
+    program.sha256 = _sha256(found.copy_fd if found.copy_fd >= 0 else found.exe_fd)
+    program.verdicts += (_same(request.digest, program.sha256),)
 
 
-# exe-pinned (T-14): the exec goes by the descriptor that was hashed. A file that is written
-# to afterwards, in place, still runs with its new content; the kernel offers nothing against it.
+# exe-pinned (T-14): the exec goes by the descriptor that was hashed, and the child looks once
+# more that nobody has written to the file since. What is written later still, between that look
+# and the reading of a script by its interpreter, the kernel offers nothing against.
 def _same(wanted: str | None, digest: str) -> Verdict:
     if wanted is not None and wanted != f"sha256:{digest}":
         return Verdict("exe-pinned", "deny", f"its digest is sha256:{digest}, not {wanted}")
@@ -134,19 +123,50 @@ def _sha256(fd: int) -> str:
 
 
 def _trusted(found: _binding.Found, finder: Finder) -> Verdict:
-    """Judge the program's path, and that of every interpreter behind a ``#!``."""
+    """Judge the program's path, and the way to every interpreter behind a ``#!``."""
     euid = os.geteuid()
     verdict = guards.trusted(found.nodes(), euid)
-    head = found.head
     for _ in range(INTERPRETERS_MAX):
-        interpreter = _interpreter(head)
-        if interpreter is None or verdict.result == "deny":
+        if verdict.result == "deny":
             return verdict
-        behind = finder(os.fsencode(interpreter), None, False)
-        if behind.errno:
-            return Verdict("path-trusted", "deny", f"{interpreter}: {os.strerror(behind.errno)}")
-        for fd in (behind.exe_fd, behind.cwd_fd):
-            if fd >= 0:
-                os.close(fd)
-        verdict, head = guards.trusted(behind.nodes(), euid), behind.head
+        if not found.head:
+            return Verdict("path-trusted", "deny", "it cannot be read, so what interprets it is unknown")
+        interpreter = _interpreter(found.head)
+        if interpreter is None:
+            return verdict
+        found = finder(os.fsencode(interpreter), None, False)
+        if found.errno:
+            return Verdict("path-trusted", "deny", f"{interpreter}: {os.strerror(found.errno)}")
+        # The kernel goes by the name in the script, so all that this passes must be trusted too.
+        verdict = guards.trusted(_passed(interpreter) + found.nodes(), euid)
     return verdict
+
+
+def _passed(path: str) -> tuple[PathNode, ...]:
+    """Return every directory in which a component of ``path`` is looked up, links followed.
+
+    Raises LookupProblem.
+    """
+    seen: dict[str, PathNode] = {}
+    todo = [path]
+    try:
+        for _ in range(PASSED_MAX):
+            if not todo:
+                return tuple(seen.values())
+            _pass(todo.pop(), seen, todo)
+    except OSError as problem:
+        raise LookupProblem("lookup", problem.errno or errno.EIO) from problem
+    raise LookupProblem("lookup", errno.ELOOP)
+
+
+def _pass(path: str, seen: dict[str, PathNode], todo: list[str]) -> None:
+    head, name = os.path.split(path.rstrip("/"))
+    if not name:
+        return
+    head = head or os.getcwd()
+    if stat.S_ISLNK(os.lstat(os.path.join(head, name)).st_mode):
+        todo.append(os.path.join(head, os.readlink(os.path.join(head, name))))
+    if head not in seen:
+        todo.append(head)
+        above = os.stat(head)
+        seen[head] = PathNode(head, above.st_uid, above.st_gid, above.st_mode)

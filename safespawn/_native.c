@@ -92,6 +92,9 @@
 #define SS_WAITERS 0x80000000u       /* FUTEX_WAITERS */
 #define SS_MADV_WIPEONFORK 18
 #define SS_AT_EACCESS 0x200
+#define SS_MFD_CLOEXEC 1u
+#define SS_MFD_NOEXEC_SEAL 8u
+#define SS_SLICE_NS 50000000ll       /* of a bounded wait: see ss_await_release */
 
 enum {
 	SS_SHARE_MEMORY = 1 << 0,
@@ -112,6 +115,7 @@ enum {
 	SS_EXEC_TARGET = 1 << 15, /* exec_fd is a target of the map */
 	SS_WALK = 1 << 16,
 	SS_DETAILS = 1 << 17,
+	SS_PINNED = 1 << 18,
 };
 
 #define SS_CHANGES_IDS (SS_SET_UID | SS_SET_GID | SS_SET_GROUPS)
@@ -160,6 +164,7 @@ enum { SS_TRY_CLONE3, SS_TRY_CLOSE_RANGE, SS_TRY_FACCESSAT2, SS_TRY_MOVE_PAGES }
 	X(NO_NEW_PRIVS, "no-new-privs")                                         \
 	X(PDEATHSIG, "pdeathsig")                                               \
 	X(CREDS, "credentials")                                                 \
+	X(PIN, "pin")                                                           \
 	X(MASK, "mask")                                                         \
 	X(EXEC, "exec")
 
@@ -210,6 +215,7 @@ struct ss_request {
 	uint64_t flags;
 	uint64_t sigmask;
 	int64_t deadline_ns;
+	int64_t size, mtime_ns, ctime_ns; /* of the program, when it is pinned */
 	int32_t exec_fd, cwd_fd, terminal_fd;
 	int32_t group, nice, pdeathsig;
 	uint32_t umask, uid, gid;
@@ -709,6 +715,24 @@ ss_child_caps(const struct ss_plan *plan)
 }
 
 static SS_CHILD int
+ss_child_has(const uint32_t *sorted, uint32_t count, uint32_t value)
+{
+	uint32_t low = 0;
+
+	while (low < count) {
+		const uint32_t middle = low + (count - low) / 2;
+
+		if (sorted[middle] == value)
+			return 1;
+		if (sorted[middle] < value)
+			low = middle + 1;
+		else
+			count = middle;
+	}
+	return 0;
+}
+
+static SS_CHILD int
 ss_child_groups_agree(const struct ss_plan *plan)
 {
 	uint32_t *now = (uint32_t *)(void *)plan->scratch;
@@ -721,9 +745,9 @@ ss_child_groups_agree(const struct ss_plan *plan)
 		return EPERM;
 	if (count && ss_sys2(SYS_getgroups, count, now) != count)
 		return EPERM;
-	/* Both are sorted: the kernel's list since Linux 2.6.4, ours by the caller. */
+	/* Ours are sorted, and none is there twice; in a user namespace the kernel's order differs. */
 	for (i = 0; i < plan->want.ngroups; i++)
-		if (now[i] != plan->want.groups[i])
+		if (!ss_child_has(plan->want.groups, plan->want.ngroups, now[i]))
 			return EPERM;
 	return 0;
 }
@@ -820,10 +844,67 @@ ss_child_creds(const struct ss_plan *plan)
 	return SS_GUARDED(DROP_VERIFIED) ? ss_child_ids_agree(plan) : 0;
 }
 
+SS_INLINE int64_t
+ss_child_ns(const struct timespec *time)
+{
+	return time->tv_sec * 1000000000ll + time->tv_nsec;
+}
+
+/*
+ * exe-pinned (T-14): the descriptor keeps the file, not its content. Whoever wrote to it
+ * since it was hashed has moved its ctime, which nobody can set back; then ESTALE. From
+ * execve on the kernel refuses writers of a binary (ETXTBSY); of a script it does not.
+ */
+static SS_CHILD int
+ss_child_pin(const struct ss_plan *plan, int32_t exec_fd)
+{
+	struct stat now;
+	int error;
+
+	if (!(plan->want.flags & SS_PINNED))
+		return 0;
+	if ((error = ss_child_error(ss_sys4(SYS_newfstatat, exec_fd, "", &now, AT_EMPTY_PATH))))
+		return error;
+	return now.st_size != plan->want.size || ss_child_ns(&now.st_mtim) != plan->want.mtime_ns ||
+		       ss_child_ns(&now.st_ctim) != plan->want.ctime_ns
+		   ? ESTALE
+		   : 0;
+}
+
+/*
+ * A stop from the terminal that came while signals were blocked would stop us here, and
+ * our parent with us; ignoring a signal throws a pending one away (POSIX, 2.4.3).
+ */
+static SS_CHILD int
+ss_child_discard_stops(void)
+{
+	static const int stops[] = {SIGTSTP, SIGTTIN, SIGTTOU};
+	const struct ss_sigaction ignore = {1, 0, 0, 0};
+	struct ss_sigaction was;
+	uint64_t pending = 0;
+	unsigned i;
+	int error;
+
+	if ((error = ss_child_error(ss_sys2(SYS_rt_sigpending, &pending, 8))))
+		return error;
+	for (i = 0; i < sizeof(stops) / sizeof(*stops); i++) {
+		if (!(pending >> (stops[i] - 1) & 1))
+			continue;
+		if ((error = ss_child_error(ss_sys4(SYS_rt_sigaction, stops[i], &ignore, &was, 8))) ||
+		    (error = ss_child_error(ss_sys4(SYS_rt_sigaction, stops[i], &was, NULL, 8))))
+			return error;
+	}
+	return 0;
+}
+
 /* Last before execve, because whatever was held back is delivered now. */
 static SS_CHILD int
 ss_child_mask(const struct ss_plan *plan)
 {
+	const int error = ss_child_discard_stops();
+
+	if (error)
+		return error;
 	return ss_child_error(ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &plan->mask, NULL, 8));
 }
 
@@ -874,8 +955,10 @@ ss_child_spawn(void *argument)
 	SS_STEP(NO_NEW_PRIVS, ss_child_no_new_privs(plan));
 	SS_STEP(PDEATHSIG, ss_child_pdeathsig(plan));
 	SS_STEP(CREDS, ss_child_creds(plan));
+	SS_STEP(PIN, ss_child_pin(plan, exec_fd));
 	SS_STEP(MASK, ss_child_mask(plan));
 	SS_STEP(EXEC, ss_child_execve(plan, exec_fd));
+	error = EPROTO; /* an execve that worked does not return: somebody fakes its answer */
 fail:
 	plan->report->error = error;
 	ss_child_exit();
@@ -975,6 +1058,33 @@ ss_child_is_local(int32_t fd)
 	return 0;
 }
 
+static SS_CHILD void
+ss_child_link_of(char *to, int32_t fd)
+{
+	ss_child_number(to + ss_child_copy_text(to, 32, "/proc/self/fd/"), fd);
+}
+
+/*
+ * Somebody holds a lease: wait until it is broken (fcntl(2), F_SETLEASE). By way of a
+ * descriptor, so that nobody can put a FIFO there for us to wait on.
+ */
+static SS_CHILD long
+ss_child_break_lease(const struct ss_found *found, int32_t at)
+{
+	const long path_fd = ss_sys4(SYS_openat, at, found->path, O_PATH | O_CLOEXEC, 0);
+	struct stat st;
+	char link[32];
+	long fd = -ESTALE;
+
+	if (path_fd < 0)
+		return path_fd;
+	ss_child_link_of(link, (int32_t)path_fd);
+	if (ss_child_stat((int32_t)path_fd, &st) == 0 && S_ISREG(st.st_mode))
+		fd = ss_sys4(SYS_openat, AT_FDCWD, link, O_RDONLY | O_CLOEXEC | O_NOCTTY, 0);
+	(void)ss_sys1(SYS_close, path_fd); /* waits for nobody */
+	return fd;
+}
+
 /*
  * exe-held (T-18): opens the program for reading and keeps that over the window: a
  * lease must break here, with nothing shared, and no write lease can be taken while
@@ -995,9 +1105,8 @@ ss_child_open_held(const struct ss_lookup *want, struct ss_found *found, int32_t
 		(void)ss_sys1(SYS_close, fd); /* an O_PATH descriptor waits for nobody */
 	}
 	fd = ss_sys4(SYS_openat, at, found->path, how | O_NONBLOCK, 0);
-	/* Somebody holds a lease: wait for it to be broken (fcntl(2), F_SETLEASE). */
 	if (fd == -EWOULDBLOCK)
-		fd = ss_sys4(SYS_openat, at, found->path, how, 0);
+		fd = ss_child_break_lease(found, at);
 	if (fd == -EACCES)
 		return ss_sys4(SYS_openat, at, found->path, O_PATH | O_CLOEXEC, 0);
 	found->flags |= SS_READABLE;
@@ -1022,8 +1131,8 @@ ss_child_describe(struct ss_found *found, const struct stat *st)
 	found->device = st->st_dev;
 	found->inode = st->st_ino;
 	found->size = (uint64_t)st->st_size;
-	found->mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
-	found->ctime_ns = st->st_ctim.tv_sec * 1000000000ll + st->st_ctim.tv_nsec;
+	found->mtime_ns = ss_child_ns(&st->st_mtim);
+	found->ctime_ns = ss_child_ns(&st->st_ctim);
 	found->node.uid = st->st_uid;
 	found->node.gid = st->st_gid;
 	found->node.mode = st->st_mode;
@@ -1127,12 +1236,6 @@ ss_child_walk_parents(struct ss_found *found)
 	return 0;
 }
 
-static SS_CHILD void
-ss_child_link_of(char *to, int32_t fd)
-{
-	ss_child_number(to + ss_child_copy_text(to, 32, "/proc/self/fd/"), fd);
-}
-
 /* The name the kernel has for the descriptor; left empty when /proc is missing. */
 static SS_CHILD void
 ss_child_canonical(struct ss_found *found)
@@ -1173,7 +1276,10 @@ ss_child_copy(const struct ss_lookup *want, struct ss_found *found, int32_t from
 		return 0;
 	if (left > SS_COPY_MAX)
 		return EFBIG;
-	if ((fd = ss_sys2(SYS_memfd_create, "safespawn-copy", 1 /* MFD_CLOEXEC */)) < 0)
+	fd = ss_sys2(SYS_memfd_create, "safespawn-copy", SS_MFD_CLOEXEC | SS_MFD_NOEXEC_SEAL);
+	if (fd == -EINVAL) /* before Linux 6.3 */
+		fd = ss_sys2(SYS_memfd_create, "safespawn-copy", SS_MFD_CLOEXEC);
+	if (fd < 0)
 		return ss_child_error(fd);
 	found->copy_fd = (int32_t)fd;
 	while (left > 0 && (bytes = ss_sys4(SYS_sendfile, fd, from, &at, left)) > 0)
@@ -1465,6 +1571,19 @@ ss_arena_fit(struct ss_arena *arena, size_t work_bytes, size_t plan_bytes, int s
 	return ss_arena_map(arena, work_bytes, plan_bytes, shared);
 }
 
+/*
+ * A child that could not be killed yet still has its stack and its robust list there, and
+ * the kernel will look at that list when it dies: such an arena is given up for good.
+ */
+static void
+ss_arena_after(struct ss_arena *arena, const struct ss_result *result)
+{
+	if (result->flags & SS_STUCK)
+		memset(arena, 0, sizeof(*arena));
+	else if (arena->bytes > SS_KEEP_BYTES)
+		ss_arena_free(arena);
+}
+
 /* Takes the plan area from the parent too, until the window is over. */
 static int
 ss_arena_protect(const struct ss_arena *arena, int writable)
@@ -1485,7 +1604,6 @@ struct ss_window {
 	uint64_t *child_mask; /* where the child finds the caller's mask, or NULL */
 	uint64_t flags; /* SS_SHARE_MEMORY, SS_REQUIRE_ALONE */
 	int64_t deadline_ns;
-	int exit_signal;
 	/* What came of it. */
 	uint64_t mask; /* the caller's, to be restored */
 	int32_t pid, pidfd;
@@ -1520,7 +1638,12 @@ ss_clone(struct ss_window *w)
 	if (!w->deadline_ns)
 		args.flags |= SS_CLONE_VFORK;
 	args.pidfd = (uint64_t)(uintptr_t)&w->pidfd;
-	args.exit_signal = (uint64_t)w->exit_signal;
+	/*
+	 * No exit signal: until it runs a program the child is nobody's but ours, unseen by
+	 * handlers of SIGCHLD and by waits for any child. execve makes it SIGCHLD (de_thread
+	 * of fs/exec.c).
+	 */
+	args.exit_signal = 0;
 	args.stack = (uint64_t)(uintptr_t)w->arena->stack;
 	args.stack_size = ss_pages(SS_STACK_BYTES);
 
@@ -1535,26 +1658,6 @@ ss_clone(struct ss_window *w)
 	return ss_child_born2(&args, w->main, w->argument);
 }
 
-/* Until the kernel releases the futex (exec or exit), or the deadline: ETIMEDOUT. */
-static long
-ss_await_release(struct ss_report *report, int64_t deadline_ns)
-{
-	const struct timespec until = {deadline_ns / 1000000000ll, deadline_ns % 1000000000ll};
-	long answer = 0;
-
-	while (answer != -ETIMEDOUT) {
-		const uint32_t now = __atomic_load_n(&report->owner, __ATOMIC_SEQ_CST);
-
-		if (now & SS_OWNER_DIED)
-			return 0;
-		answer = ss_sys6(SYS_futex, &report->owner, SS_FUTEX_WAIT_BITSET, now, &until, NULL,
-				 SS_FUTEX_ALL);
-		if (answer < 0 && answer != -EAGAIN && answer != -EINTR && answer != -ETIMEDOUT)
-			return answer;
-	}
-	return __atomic_load_n(&report->owner, __ATOMIC_SEQ_CST) & SS_OWNER_DIED ? 0 : answer;
-}
-
 static void
 ss_await_exit(int32_t pidfd, int64_t grace_ns)
 {
@@ -1565,11 +1668,49 @@ ss_await_exit(int32_t pidfd, int64_t grace_ns)
 	(void)ss_sys5(SYS_ppoll, &poll, 1, grace_ns < 0 ? NULL : &grace, NULL, 8);
 }
 
+static int
+ss_has_ended(int32_t pidfd)
+{
+	struct pollfd poll = {pidfd, POLLIN, 0};
+	const struct timespec now = {0, 0};
+
+	return ss_sys5(SYS_ppoll, &poll, 1, &now, NULL, 8) == 1;
+}
+
+/*
+ * Until the kernel releases the futex (exec or exit): 0, or ETIMEDOUT at the deadline. A
+ * child that dies before it could name the futex to the kernel releases nothing, hence
+ * the slices; so does one whose kernel has no such futex.
+ */
+static int
+ss_await_release(const struct ss_window *w)
+{
+	struct ss_report *report = ss_report_of(w->arena);
+	int64_t now, until;
+
+	for (;;) {
+		const uint32_t owner = __atomic_load_n(&report->owner, __ATOMIC_SEQ_CST);
+		struct timespec wake;
+
+		if ((owner & SS_OWNER_DIED) || ss_has_ended(w->pidfd))
+			return 0;
+		if ((now = ss_now()) >= w->deadline_ns)
+			return -ETIMEDOUT;
+		until = w->deadline_ns - now > SS_SLICE_NS ? now + SS_SLICE_NS : w->deadline_ns;
+		wake.tv_sec = until / 1000000000ll;
+		wake.tv_nsec = until % 1000000000ll;
+		/* Woken, timed out, changed meanwhile or refused: the loop looks again. */
+		if (ss_sys6(SYS_futex, &report->owner, SS_FUTEX_WAIT_BITSET, owner, &wake, NULL,
+			    SS_FUTEX_ALL) == -EPERM)
+			ss_await_exit(w->pidfd, until - now);
+	}
+}
+
 /* window-bounded (T-03): what has not run execve by the deadline is killed. */
 static void
 ss_bound(struct ss_window *w)
 {
-	if (!w->deadline_ns || !ss_await_release(ss_report_of(w->arena), w->deadline_ns))
+	if (!w->deadline_ns || !ss_await_release(w))
 		return;
 	w->timed_out = 1;
 	/*
@@ -1633,6 +1774,16 @@ ss_window_run(struct ss_window *w)
 
 /* ------------------------------------------------------------------ outcome */
 
+/* Whether the numbers in /proc are ours: it may be of another PID namespace. */
+static int
+ss_proc_is_ours(void)
+{
+	char self[16] = {0}, pid[16];
+
+	ss_child_number(pid, getpid());
+	return readlink("/proc/self", self, sizeof(self) - 1) > 0 && strcmp(self, pid) == 0;
+}
+
 static ssize_t
 ss_read_stat(int32_t pid, char *text, size_t room)
 {
@@ -1658,7 +1809,7 @@ ss_read_task_flags(int32_t pid, uint32_t *ret_flags)
 	char text[1024], *at;
 	unsigned field;
 
-	if (ss_read_stat(pid, text, sizeof(text)) <= 0)
+	if (!ss_proc_is_ours() || ss_read_stat(pid, text, sizeof(text)) <= 0)
 		return -EIO;
 	/* The second field is a name in brackets that may hold anything. */
 	at = strrchr(text, ')');
@@ -1713,7 +1864,10 @@ ss_went_through(const struct ss_window *w, uint32_t *ret_flags)
 
 	if (!SS_GUARDED(OUTCOME_TOLD))
 		return 1;
-	if (ss_is_unreaped(w, &info) && (has_left || (info.si_pid && info.si_code == CLD_EXITED)))
+	/* Somebody else reaped it, and that takes a program that ran: see ss_clone. */
+	if (!ss_is_unreaped(w, &info))
+		return 1;
+	if (has_left || (info.si_pid && info.si_code == CLD_EXITED))
 		return 1;
 	if (ss_read_task_flags(w->pid, &flags) == 0 && ss_is_unreaped(w, &info))
 		return !(flags & SS_EXITING) || !(flags & SS_FORKNOEXEC);
@@ -1908,7 +2062,6 @@ ss_spawn_in(struct ss_arena *arena, const struct ss_request *request, struct ss_
 	w.child_mask = request->flags & SS_SET_SIGMASK ? NULL : &plan->mask;
 	w.flags = request->flags;
 	w.deadline_ns = plan->bounded ? request->deadline_ns : 0;
-	w.exit_signal = SIGCHLD;
 	if ((error = ss_window_run(&w))) {
 		ss_not_started(result, SS_STAGE_CLONE, error);
 		return error;
@@ -1932,8 +2085,7 @@ ss_spawn(struct ss_arena *arena, const struct ss_request *request, struct ss_res
 	result->pidfd = -1;
 	if (request->flags & SS_SHARE_MEMORY) {
 		error = ss_spawn_in(arena, request, result);
-		if (arena->bytes > SS_KEEP_BYTES)
-			ss_arena_free(arena);
+		ss_arena_after(arena, result);
 		return error;
 	}
 	memset(&own, 0, sizeof(own));
@@ -2107,6 +2259,7 @@ ss_lookup(struct ss_arena *arena, const struct ss_lookup *lookup, struct ss_foun
 	}
 	if (lookup->flags & SS_SHARE_MEMORY) {
 		error = ss_lookup_bounded(arena, lookup, found, result);
+		ss_arena_after(arena, result);
 	} else {
 		memset(&own, 0, sizeof(own));
 		error = ss_lookup_bounded(&own, lookup, found, result);
@@ -2138,7 +2291,6 @@ ss_wait(int pidfd, int nohang, struct ss_exit *ret_exit)
 		return (int)answer;
 	if (!info.si_pid)
 		return 1;
-	ret_exit->pid = info.si_pid;
 	ret_exit->code = info.si_code;
 	ret_exit->status = info.si_status;
 	ret_exit->utime_us = usage.ru_utime.tv_sec * 1000000ll + usage.ru_utime.tv_usec;
@@ -2150,6 +2302,8 @@ ss_wait(int pidfd, int nohang, struct ss_exit *ret_exit)
 	ret_exit->oublock = usage.ru_oublock;
 	ret_exit->nvcsw = usage.ru_nvcsw;
 	ret_exit->nivcsw = usage.ru_nivcsw;
+	/* Last: whoever sees it, in another thread or in a signal handler, sees the rest. */
+	__atomic_store_n(&ret_exit->pid, info.si_pid, __ATOMIC_RELEASE);
 	return 0;
 }
 

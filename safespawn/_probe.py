@@ -28,6 +28,8 @@ SECUREBITS = ("noroot", "no_setuid_fixup", "keep_caps")
 @lru_cache(maxsize=1)
 def _memory_shared_in(pid: int) -> bool | None:
     del pid  # a forked child looks for itself
+    if not children_are_in_our_namespace():
+        return None
     try:
         return _binding.memory_shared()
     except OSError:
@@ -39,11 +41,19 @@ def look() -> _binding.Seen:
     return _binding.Seen()
 
 
-def facts(seen: _binding.Seen, *, changes_credentials: bool) -> Facts:
+def children_are_in_our_namespace() -> bool:
+    """Return whether a child would be in our PID namespace: False after unshare(CLONE_NEWPID)."""
+    try:
+        return os.readlink("/proc/self/ns/pid_for_children") == os.readlink("/proc/self/ns/pid")
+    except OSError:  # before the first child of a new one, and where /proc is missing
+        return False
+
+
+def facts(seen: _binding.Seen, *, changes_credentials: bool, try_sharing: bool = True) -> Facts:
     """Return what a decision rests on; an error while looking is a fact too."""
     if seen.alone is None:
         return Facts(None, None, changes_credentials, None, os.strerror(seen.errno))
-    shared = _memory_shared_in(os.getpid()) if seen.alone and not changes_credentials else None
+    shared = _memory_shared_in(os.getpid()) if seen.alone and try_sharing else None
     if shared is None:
         _memory_shared_in.cache_clear()  # not an answer: ask again next time
     return Facts(seen.alone, seen.threads, changes_credentials, shared)

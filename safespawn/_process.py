@@ -32,9 +32,9 @@ class Process:
         self.args = argv
         self._make_report = make_report
         self._report: SpawnReport | None = None
-        self._child = child
-        self.stdin, self.stdout, self.stderr = streams.files()
         self._exchange: _streams.Exchange | None = None
+        self.stdin, self.stdout, self.stderr = streams.files()
+        self._child = child  # last: from here on __del__ looks after it
 
     @property
     def report(self) -> SpawnReport:

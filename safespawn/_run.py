@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import locale
+import math
 import os
 import subprocess
 from collections.abc import Iterable
@@ -105,7 +106,7 @@ def _check_timeout(timeout: object) -> None:
         return
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds, not {timeout!r} ({type(timeout).__name__})")
-    if timeout != timeout:  # noqa: PLR0124 - nan
+    if math.isnan(timeout):
         raise ValueError(f"timeout must be a number of seconds, not {timeout!r}")
 
 

@@ -7,8 +7,9 @@ import os
 import resource
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 from . import _binding, _checks, _child, _environ, _executable, _identity, _probe, _streams, audit, guards
 from ._errors import AuditError, KilledBeforeExec, RaceDetected, SpawnError, SpawnTimeout, UnsafeSpawn
@@ -41,6 +42,12 @@ def spawn(argv: Iterable[Text], **options: Unpack[SpawnOptions]) -> Process:
     return start(_checks.request(argv, options))
 
 
+#: A child that becomes somebody else can be stopped by that somebody (kill(2)): its window
+#: is bounded even without a deadline, in seconds. Far more than an execve takes.
+DROP_WINDOW = 30.0
+UNDECIDED = Decision(None, None, ())
+
+
 @dataclass
 class _Job:
     """What is known of the spawn that is under way."""
@@ -50,16 +57,17 @@ class _Job:
     deadline_ns: int
     seen: _binding.Seen
     identity: Identity = KEEP
-    decision: Decision = Decision(None, None, ())
+    decision: Decision = UNDECIDED
     env: tuple[tuple[bytes, bytes], ...] = ()
     removed: tuple[str, ...] = ()
-    opened: _executable.Opened | None = None
+    program: _executable.Program | None = None
+    opened: _binding.Opened = field(default_factory=_binding.Opened)
     outcome: _binding.Outcome | None = None
 
     def report(self, outcome: str, stage: str | None = None, number: int | None = None) -> SpawnReport:
         """Return the report of what is known so far."""
         done = self.outcome
-        verdicts = self.decision.verdicts + (self.opened.verdicts if self.opened else ())
+        verdicts = self.decision.verdicts + (self.program.verdicts if self.program else ())
         return SpawnReport(
             self.sid,
             self.request.strategy,
@@ -73,7 +81,7 @@ class _Job:
             done.window_ns if done else None,
             self.seen.threads,
             self.seen.credentials,
-            self.opened.executable if self.opened else None,
+            self.program.executable if self.program else None,
             self.identity,
             self.removed,
         )
@@ -98,8 +106,7 @@ def start(request: Request) -> Process:
         raise
     finally:
         streams.started()
-        if job.opened is not None:
-            job.opened.close()
+        job.opened.close()
 
 
 def named_descriptors(request: Request) -> None:
@@ -136,7 +143,8 @@ def _settle_environment(job: _Job) -> None:
 
 
 def _decide(job: _Job) -> None:
-    facts = _probe.facts(job.seen, changes_credentials=job.identity.changes)
+    wants_to_share = job.request.strategy != "fork" and not job.identity.changes
+    facts = _probe.facts(job.seen, changes_credentials=job.identity.changes, try_sharing=wants_to_share)
     _accept(job, guards.decide(job.request, facts))
 
 
@@ -155,23 +163,34 @@ def _refuse(job: _Job, verdict: Verdict) -> NoReturn:
 
 
 def _run_window(job: _Job, streams: _streams.Streams) -> Process:
-    opened = job.opened = _open(job)
-    for verdict in opened.verdicts:
+    program = job.program = _open(job)
+    for verdict in program.verdicts:
         if verdict.result == "deny":
             _refuse(job, verdict)
-    plan = _plan(job, opened, streams.sources)
+    plan = _plan(job, program, streams.sources)
     _announce(job, plan)
+    return _open_window(job, plan, streams)
+
+
+def _open_window(job: _Job, plan: _binding.Plan, streams: _streams.Streams) -> Process:
+    """Run the window, and let no exception of a signal handler lose what came of it."""
+    slot, made = _binding.Slot(), list[Process]()
     started_ns = time.monotonic_ns()
-    outcome = _binding.spawn(plan)
-    if outcome.outcome == "not-alone":
-        _accept(job, guards.not_alone(job.request, job.decision))
-        outcome = _binding.spawn(plan._replace(flags=plan.flags & ~_SHARED))
-    job.outcome = outcome
-    if outcome.stuck:
-        _child.abandon(_child.Child(outcome.pid, outcome.pidfd, job.sid, started_ns, ours=True))
-    if outcome.outcome != "exec":
-        _fail(job, outcome.outcome, outcome.stage, outcome.errno)
-    return _started(job, plan, streams, started_ns)
+    try:
+        outcome = _binding.spawn(plan, slot)
+        if outcome.outcome == "not-alone":
+            _accept(job, guards.not_alone(job.request, job.decision))
+            outcome = _binding.spawn(plan._replace(flags=plan.flags & ~_SHARED), slot)
+        job.outcome = outcome
+        if outcome.outcome != "exec":
+            _fail(job, outcome.outcome, outcome.stage, outcome.errno)
+        _started(job, outcome, streams, started_ns, made)
+    finally:
+        if not made and slot.child is not None:
+            # Either it could not be killed yet, or a program runs that our caller will never see.
+            ours = job.outcome is not None and job.outcome.outcome != "exec"
+            _child.abandon(_child.Child(*slot.child, job.sid, started_ns, ours=ours))
+    return made[0]
 
 
 def _announce(job: _Job, plan: _binding.Plan) -> None:
@@ -188,22 +207,27 @@ def _announce(job: _Job, plan: _binding.Plan) -> None:
         raise
 
 
-def _started(job: _Job, plan: _binding.Plan, streams: _streams.Streams, started_ns: int) -> Process:
-    outcome = job.outcome
-    assert outcome is not None  # noqa: S101 - the caller has just set it
+def _started(
+    job: _Job,
+    outcome: _binding.Outcome,
+    streams: _streams.Streams,
+    started_ns: int,
+    made: list[Process],
+) -> None:
     child = _child.Child(outcome.pid, outcome.pidfd, job.sid, started_ns)
     if not outcome.confirmed:
         seen = Verdict("outcome-told", "allow", "nobody could confirm that the program was reached")
         job.decision = job.decision._replace(verdicts=(*job.decision.verdicts, seen))
-    process = Process(child, job.request.argv, lambda: job.report("exec", "exec"), streams)
-    audit.emit("spawn.started", job.sid, lambda: Records.started(process.report, outcome))
-    return process
+    # Made and kept in one step: a signal handler that raises cannot come between.
+    report = partial(job.report, "exec", "exec")
+    made.extend(map(Process, (child,), (job.request.argv,), (report,), (streams,)))
+    audit.emit("spawn.started", job.sid, lambda: Records.started(made[0].report, outcome))
 
 
 # ------------------------------------------------------------------ the program
 
 
-def _open(job: _Job) -> _executable.Opened:
+def _open(job: _Job) -> _executable.Program:
     def finder(name: bytes, dirs: tuple[bytes, ...] | None, copy: bool) -> _binding.Found:
         return _look_up(job, name, dirs, copy)
 
@@ -215,7 +239,10 @@ def _open(job: _Job) -> _executable.Opened:
 
 def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool) -> _binding.Found:
     """Look up here, or under a deadline in a child, by the strategy that was decided on."""
-    bounded = job.deadline_ns != 0
+    # In a new PID namespace the first child is its init, and its end would be that of all others:
+    # no child only for looking there.
+    bounded = job.deadline_ns != 0 and _probe.children_are_in_our_namespace()
+    slot = _binding.Slot()
     found, outcome = _binding.find(
         name,
         dirs,
@@ -224,13 +251,15 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
         share=bounded and job.decision.strategy == "vfork",
         walk=job.request.path_policy == "trusted",
         details=job.request.pinned or audit.is_heard(),
-        deadline_ns=job.deadline_ns,
+        deadline_ns=job.deadline_ns if bounded else 0,
         seen=job.seen,
+        opened=job.opened,
+        slot=slot,
     )
     if outcome is None:
         return found
-    if outcome.stuck:
-        _child.abandon(_child.Child(outcome.pid, outcome.pidfd, job.sid, time.monotonic_ns(), ours=True))
+    if slot.child is not None:  # it could not be killed yet
+        _child.abandon(_child.Child(*slot.child, job.sid, time.monotonic_ns(), ours=True))
     if outcome.outcome == "not-alone":
         _accept(job, guards.not_alone(job.request, job.decision))
         return _look_up(job, name, dirs, copy)
@@ -245,34 +274,36 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
 _SHARED = _LIB.SS_SHARE_MEMORY | _LIB.SS_REQUIRE_ALONE
 
 
-def _plan(job: _Job, opened: _executable.Opened, sources: list[int]) -> _binding.Plan:
+def _plan(job: _Job, program: _executable.Program, sources: list[int]) -> _binding.Plan:
     request = job.request
     fds = _descriptor_map(request, sources)
     flags = _flags(request) | (_SHARED if job.decision.strategy == "vfork" else 0)
-    exec_fd = -1
+    found, exec_fd = program.found, -1
     if request.pinned:
-        exec_fd = opened.exe_fd
-        if opened.script:
+        exec_fd = found.exe_fd
+        flags |= _LIB.SS_PINNED
+        if program.script:
             # The interpreter opens /dev/fd/N, so N stays open in the program.
             targets = {target for _, target in fds}
             exec_fd = next(n for n in range(3, len(targets) + 4) if n not in targets)
-            fds.append((opened.exe_fd, exec_fd))
+            fds.append((found.exe_fd, exec_fd))
             fds.sort(key=_target)
             flags |= _LIB.SS_EXEC_TARGET
     argv = _binding.strings(request.argv)
     env = _binding.strings(tuple(map(b"=".join, job.env)))
     _fits(argv, env, job)
-    cwd_fd = opened.cwd_fd if not isinstance(request.cwd, int) else request.cwd
+    cwd_fd = found.cwd_fd if not isinstance(request.cwd, int) else request.cwd
     return _binding.Plan(
-        opened.exec_path,
+        program.exec_path,
         argv,
         env,
         fds,
         flags,
         job.seen,
         job.identity,
-        job.deadline_ns,
+        job.deadline_ns or _drop_deadline(job.identity),
         exec_fd,
+        found.content,
         cwd_fd,
         -1 if request.controlling_terminal is None else request.controlling_terminal,
         request.process_group or 0,
@@ -283,6 +314,10 @@ def _plan(job: _Job, opened: _executable.Opened, sources: list[int]) -> _binding
         _binding.cpu_mask(request.cpu_affinity) if request.cpu_affinity else b"",
         request.rlimits,
     )
+
+
+def _drop_deadline(identity: Identity) -> int:
+    return time.monotonic_ns() + int(DROP_WINDOW * 1e9) if identity.changes else 0
 
 
 def _flags(request: Request) -> int:
@@ -332,17 +367,17 @@ def _fail(job: _Job, outcome: str, stage: str, number: int) -> NoReturn:
     done = job.outcome
     report = job.report(outcome, stage, number or None)
     audit.emit("spawn.failed", job.sid, lambda: Records.failed(job.request, report, done))
-    problem = _exception(job.request, report, outcome, stage, number)
+    problem = _exception(job.request, outcome, stage, number)
     vars(problem).update(report=report, stage=stage)
     raise problem
 
 
-def _exception(request: Request, report: SpawnReport, outcome: str, stage: str, number: int) -> OSError:
+def _exception(request: Request, outcome: str, stage: str, number: int) -> OSError:
     name = request.executable if request.executable is not None else request.argv[0]
     program = os.fsdecode(name)
     if outcome == "timed-out":
         return SpawnTimeout(
-            errno.ETIMEDOUT, f"not running after {request.deadline} s (stage {stage})", program
+            errno.ETIMEDOUT, f"not running after {request.deadline or DROP_WINDOW} s (stage {stage})", program
         )
     if outcome == "killed-before-exec":
         return KilledBeforeExec(errno.ECANCELED, f"killed before it ran (stage {stage})", program)

@@ -34,10 +34,10 @@ class Streams:
     def abort(self) -> None:
         """Close everything."""
         self.started()
-        for i, fd in enumerate(self.ours):
+        ours, self.ours = self.ours, list(_NONE)
+        for fd in ours:
             if fd >= 0:
                 os.close(fd)
-            self.ours[i] = -1
 
     def files(self) -> tuple[IO[bytes] | None, IO[bytes] | None, IO[bytes] | None]:
         """Return file objects for our ends; they own the descriptors from here on."""
@@ -142,7 +142,7 @@ def _left_ms(deadline: float | None) -> float | None:
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
-    return left * 1000
+    return min(left, 86400.0) * 1000  # poll(2) counts in an int
 
 
 def _drain(fd: int, chunks: list[bytes]) -> bool:

@@ -67,6 +67,9 @@ def kill(root: int, root_pidfd: int) -> None:
     If somebody else has reaped it, the pid may be another's by now: nothing is done then.
     """
     held: dict[int, int] = {}
+    if os.readlink("/proc/self") != str(os.getpid()):
+        _send(root_pidfd, signal.SIGKILL)  # the numbers in this /proc are not ours: only the root
+        return
     if not _send(root_pidfd, signal.SIGSTOP):
         return
     try:
@@ -79,7 +82,9 @@ def kill(root: int, root_pidfd: int) -> None:
             if len(held) == before:
                 break
         for pidfd in held.values():
-            _send(pidfd, signal.SIGKILL)
+            # A handler may have reaped the root meanwhile: its pid says nothing then.
+            if _send(root_pidfd, 0):
+                _send(pidfd, signal.SIGKILL)
         _send(root_pidfd, signal.SIGKILL)
     finally:
         for pidfd in held.values():
