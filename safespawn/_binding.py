@@ -62,7 +62,12 @@ class _Lib(Protocol):
     def ss_try(self, feature: int) -> int: ...
     def ss_spawn(self, arena: Any, request: Any, result: Any) -> int: ...
     def ss_lookup(self, arena: Any, lookup: Any, found: Any, result: Any) -> int: ...
-    def ss_wait(self, pidfd: int, nohang: int, result: Any) -> int: ...
+    def ss_wait(self, room: Any, nohang: int) -> int: ...
+    def ss_await(self, room: Any, timeout_ms: int) -> int: ...
+    def ss_send(self, room: Any, number: int) -> int: ...
+    def ss_adopt(self, room: Any, result: Any) -> None: ...
+    def ss_close(self, fd: Any) -> None: ...
+    def ss_found_close(self, found: Any) -> None: ...
     def ss_arena_free(self, arena: Any) -> None: ...
 
 
@@ -299,9 +304,13 @@ class Slot:
         self.raw.pidfd = -1
 
     @property
-    def child(self) -> tuple[int, int] | None:
-        """Pid and pidfd of a child that is to be reaped, if there is one."""
-        return (self.raw.pid, self.raw.pidfd) if self.raw.pidfd >= 0 else None
+    def pid(self) -> int:
+        """The child's pid, 0 if there was none."""
+        return int(self.raw.pid)
+
+    def give_to(self, room: Any) -> None:
+        """Move the pidfd, if there is one, to the room of a child that will reap it."""
+        lib.ss_adopt(room, self.raw)
 
 
 def spawn(plan: Plan, slot: Slot) -> Outcome:
@@ -367,11 +376,11 @@ class Opened:
     def close(self) -> None:
         """Close them all; doing it twice is no error."""
         for raw in self._raws:
-            for name in ("exe_fd", "cwd_fd", "copy_fd"):
-                fd = getattr(raw, name)
-                setattr(raw, name, -1)  # first: an interrupted close must not be done again
-                if fd >= 0:
-                    os.close(fd)
+            lib.ss_found_close(raw)
+
+    def __del__(self) -> None:
+        """Close what an exception of a signal handler has kept from being closed."""
+        self.close()
 
 
 def find(
@@ -421,24 +430,31 @@ def find(
 
 
 def exit_room() -> Any:
-    """Return where C puts how a child ended; one for each child, see :class:`Slot`."""
-    return ffi.new("struct ss_exit *")
+    """Return where C keeps the pidfd of a child and puts how it ended; see :class:`Slot`."""
+    room = ffi.new("struct ss_exit *")
+    room.pidfd = -1
+    return room
 
 
-def wait(pidfd: int, room: Any, *, nohang: bool) -> bool:
-    """Reap the child behind ``pidfd`` into ``room``; False if it still runs (``nohang`` only).
+#: Reap a child into its room: ``wait(room, nohang)``. Answers 0, 1 while it still runs (nohang
+#: only), or a negative errno. It is the C function itself, so that no signal handler comes
+#: between the look at the descriptor's number and its use.
+wait = lib.ss_wait
+#: Wait for its end without reaping: ``await_end(room, ms)``, -1 for ever. Answers 1 when it has
+#: ended, 0 when the time is over, -EINTR when a signal came.
+await_end = lib.ss_await
+#: Send a signal: ``send(room, number)``. Answers 0 or a negative errno; C for the same reason.
+send = lib.ss_send
 
-    Raises ChildProcessError if somebody else reaped it, and InterruptedError on a signal.
-    """
-    answer = lib.ss_wait(pidfd, nohang, room)
-    if answer < 0:
-        raise OSError(-answer, os.strerror(-answer))
-    return answer == 0
+
+def close_pidfd(room: Any) -> None:
+    """Close a child's pidfd; doing it twice is no error."""
+    lib.ss_close(ffi.addressof(room, "pidfd"))
 
 
 def exit_of(x: Any) -> Exit | None:
     """Return what is in the room, None while nothing is."""
-    if not x.pid:
+    if x.pid <= 0:
         return None
     return Exit(
         x.pid,

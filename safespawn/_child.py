@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
-import select
-import signal
 import threading
 import time
 from typing import Any
@@ -15,7 +12,7 @@ from . import _binding, _probe, _tree, audit
 from ._spec import Exit
 
 
-#: poll(2) counts milliseconds in an int; nobody waits for 20 days.
+#: Seconds. poll(2) counts milliseconds in an int, so longer waits are made of several.
 _FOREVER = 20 * 86400.0
 
 
@@ -23,25 +20,35 @@ class Child:
     """What is left of a spawn when the program runs: pidfd-only (T-09).
 
     The pid is for people; everything here goes by ``pidfd``, which is closed when the child
-    is reaped. Any thread, and a signal handler at any moment, may call any method: reaping
-    takes no lock (the kernel gives a child to one caller, C puts its end in ``_room`` before
-    anybody can come between), and the lock around the descriptor is never waited for by a
-    thread that has it.
+    is reaped. Any thread, and a signal handler at any moment, may call any method: the lock
+    keeps the descriptor from being closed by another thread between a look at its number and
+    its use, its owner can take it again, and C puts the end of a child in ``_room`` before any
+    handler can come between.
     """
 
-    def __init__(self, pid: int, pidfd: int, sid: str, started_ns: int, *, ours: bool = False) -> None:
-        """Take over the descriptor. ``ours``: it ran no program, so its end is no record."""
-        self.pid = pid
+    def __init__(self, sid: str, *, ours: bool = False) -> None:
+        """Make one before the spawn. ``ours``: it runs no program, so its end is no record."""
+        self.pid = 0
         self.sid = sid
-        self.started_ns = started_ns
+        self.started_ns = time.monotonic_ns()
         self.ours = ours
         self.lost = False
         self.timeout_killed = False
         self._room = _binding.exit_room()
         self._elsewhere: Exit | None = None
-        self._recorded = itertools.count()
+        self._recording = False
         self._lock = threading.RLock()
-        self.pidfd = pidfd
+
+    def adopt(self, slot: _binding.Slot) -> bool:
+        """Take over what came of a spawn; doing it twice is no error. False if it was nothing."""
+        slot.give_to(self._room)
+        self.pid = slot.pid
+        return self.pidfd >= 0
+
+    @property
+    def pidfd(self) -> int:
+        """The descriptor; -1 once it is closed."""
+        return int(self._room.pidfd)
 
     @property
     def exit(self) -> Exit | None:
@@ -51,44 +58,37 @@ class Child:
     @property
     def done(self) -> bool:
         """Whether there is nothing left to reap."""
-        return self._room.pid != 0 or self._elsewhere is not None or self.lost
+        return bool(self._room.pid)
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for the end; False if ``timeout`` seconds went by. Raises ChildProcessError."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.poll():
-            left = None if deadline is None else deadline - time.monotonic()
-            if not self._await_end(left):
+            left = _FOREVER if deadline is None else max(0.0, deadline - time.monotonic())
+            # An exception of a handler leaves from here; nothing is held that could be lost.
+            answer = _binding.await_end(self._room, int(min(left, _FOREVER) * 1000) + (left > 0))
+            if answer == 0 and deadline is not None and time.monotonic() >= deadline:
                 return self.poll()
+            with self._lock:
+                pass  # another thread may be reaping it: let that finish
         return True
-
-    def _await_end(self, timeout: float | None) -> bool:
-        # On a descriptor of our own: another thread may reap and close the child's.
-        try:
-            mine = os.dup(self.pidfd)
-        except OSError:
-            return True  # closed, so it is done
-        try:
-            # If it was closed before the dup, it was done before, and `mine` may be anything.
-            return self.done or _readable(mine, timeout)
-        finally:
-            os.close(mine)
 
     def wait_unshared(self) -> bool:
         """Wait for the end of a child that no other thread can know of: one system call."""
-        try:
-            _binding.wait(self.pidfd, self._room, nohang=False)
-        except InterruptedError:
+        answer = _binding.wait(self._room, False)  # noqa: FBT003 - a C function
+        if answer == 0:
+            self._finish("self")
+            return True
+        if answer == -errno.EINTR:
             return False  # a signal: its Python handler runs before the next try
-        except ChildProcessError:
-            return self.wait(None)  # SIGCHLD is ignored, or somebody waits for any child
-        self._finish("self")
-        return True
+        return self.wait(None)  # SIGCHLD is ignored, or somebody waits for any child
 
     def poll(self) -> bool:
         """Reap if it has ended, and say so. Raises ChildProcessError if another reaped it."""
         if not self.done:
             self._reap()
+        elif not self._recording:
+            self._finish("self")  # a handler that raised has kept the record from being written
         if self.lost:
             raise ChildProcessError(
                 errno.ECHILD, f"process {self.pid} was reaped by somebody else, its status is unknown"
@@ -96,34 +96,49 @@ class Child:
         return self.done
 
     def _reap(self) -> None:
-        pidfd = self.pidfd
-        if pidfd < 0:
+        # Whoever has the lock is reaping, or about to close the descriptor: no need to wait.
+        if not self._lock.acquire(blocking=False):
             return
         try:
-            if _binding.wait(pidfd, self._room, nohang=True):
+            answer = _binding.wait(self._room, True)  # noqa: FBT003 - a C function
+            if answer == 0:
                 self._finish("self")
-        except ChildProcessError:
-            self._reaped_elsewhere(pidfd)
+            elif answer == -errno.ECHILD:
+                self._reaped_elsewhere()
+            elif answer == -errno.EBADF and not self.done:
+                self.lost, self._room.pid = True, -1  # somebody closed our descriptor
+        finally:
+            self._lock.release()
 
-    def _reaped_elsewhere(self, pidfd: int) -> None:
-        """Not ours to reap: another thread was faster, it runs under a debugger, or it is lost."""
-        for _ in range(1000):
-            if self.done:
-                return
-            os.sched_yield()  # another thread may be between the kernel's answer and its store
-        if not _readable(pidfd, 0):
+    def _reaped_elsewhere(self) -> None:
+        """Not ours to reap: it runs under a debugger, or somebody has taken it."""
+        if self.done or _binding.await_end(self._room, 0) != 1:
             return
-        self._elsewhere = _probe.exit_by_pidfd(pidfd, self.pid)
+        self._elsewhere = _probe.exit_by_pidfd(self.pidfd, self.pid)
         self.lost = self._elsewhere is None
+        self._room.pid = -1
         self._finish("pidfd_info")
 
     def _finish(self, reaped_by: str) -> None:
-        if next(self._recorded) == 0:
-            self._record(reaped_by)
         with self._lock:
-            pidfd, self.pidfd = self.pidfd, -1
-            if pidfd >= 0:
-                os.close(pidfd)
+            _binding.close_pidfd(self._room)
+        if self._recording:
+            return
+        self._recording = True
+        try:
+            self._record(reaped_by)
+        except BaseException:
+            self._recording = False
+            raise
+
+    def __del__(self) -> None:
+        """Close what an exception of a signal handler has kept from being closed."""
+        _binding.close_pidfd(self._room)
+
+    def forget(self) -> None:
+        """Close the descriptor and look no more: it is not, or no longer, our child."""
+        self.lost, self._room.pid = True, -1
+        _binding.close_pidfd(self._room)
 
     def _record(self, reaped_by: str) -> None:
         if self.ours:
@@ -160,26 +175,15 @@ class Child:
     def send_signal(self, number: int) -> None:
         """Send a signal; nothing happens if the child has ended."""
         with self._lock:
-            if self.pidfd < 0:
-                return
-            try:
-                signal.pidfd_send_signal(self.pidfd, number)
-            except ProcessLookupError:
-                pass
+            answer = _binding.send(self._room, number)
+        if answer not in (0, -errno.ESRCH, -errno.EBADF):
+            raise OSError(-answer, f"{os.strerror(-answer)}: signal {number} to process {self.pid}")
 
     def kill_tree(self) -> None:
         """Kill it and its descendants; nothing happens if it was reaped."""
         with self._lock:
             if self.pidfd >= 0:
                 _tree.kill(self.pid, self.pidfd)
-
-
-def _readable(pidfd: int, timeout: float | None) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    if timeout is None or timeout > _FOREVER:
-        return bool(poll.poll())
-    return bool(poll.poll(max(0.0, timeout) * 1000))
 
 
 #: Children whose handle was dropped before they ended, and those that SIGKILL could not
@@ -212,8 +216,7 @@ def reap_abandoned() -> None:
 def _forget_in_fork() -> None:
     """Let a forked child drop its parent's children: it has no claim on them."""
     for child in _abandoned:
-        if child.pidfd >= 0:
-            os.close(child.pidfd)
+        child.forget()
     _abandoned.clear()
 
 

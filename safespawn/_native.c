@@ -256,8 +256,9 @@ struct ss_found {
 	struct ss_node parents[SS_PARENTS];
 };
 
+/* A child to be reaped, and its end: pid is 0 until that is known, -1 if it never will be. */
 struct ss_exit {
-	int32_t pid, code, status;
+	int32_t pidfd, pid, code, status;
 	int64_t utime_us, stime_us, maxrss_kib, minflt, majflt, inblock, oublock, nvcsw, nivcsw;
 };
 
@@ -1658,14 +1659,22 @@ ss_clone(struct ss_window *w)
 	return ss_child_born2(&args, w->main, w->argument);
 }
 
+/* Until the child is a zombie, or grace_ns have gone by; below 0 is for ever. */
 static void
 ss_await_exit(int32_t pidfd, int64_t grace_ns)
 {
-	const struct timespec grace = {grace_ns / 1000000000ll, grace_ns % 1000000000ll};
+	const int64_t until = ss_now() + grace_ns;
 	struct pollfd poll = {pidfd, POLLIN, 0};
+	struct timespec left;
+	int64_t ns = grace_ns;
+	long answer;
 
-	/* Signals are blocked here, so it cannot be cut short. */
-	(void)ss_sys5(SYS_ppoll, &poll, 1, grace_ns < 0 ? NULL : &grace, NULL, 8);
+	do {
+		left.tv_sec = ns / 1000000000ll;
+		left.tv_nsec = ns % 1000000000ll;
+		answer = ss_sys5(SYS_ppoll, &poll, 1, grace_ns < 0 ? NULL : &left, NULL, 8);
+		ns = grace_ns < 0 ? 0 : until - ss_now();
+	} while (answer == -EINTR && ns >= 0);
 }
 
 static int
@@ -2221,17 +2230,36 @@ close:
 	return error;
 }
 
-static void
+/*
+ * Closes and forgets in one step: a signal handler of Python, which may raise, runs only
+ * before or after. Nothing is lost by an error: we have written to none of these.
+ */
+SS_API void
+ss_close(int32_t *fd)
+{
+	const int32_t closing = *fd;
+
+	*fd = -1;
+	if (closing >= 0)
+		(void)close(closing);
+}
+
+/* Moves the pidfd of a child from where it was born to where it is kept; twice is no error. */
+SS_API void
+ss_adopt(struct ss_exit *child, struct ss_result *from)
+{
+	if (from->pidfd < 0)
+		return;
+	child->pidfd = from->pidfd;
+	from->pidfd = -1;
+}
+
+SS_API void
 ss_found_close(struct ss_found *found)
 {
-	int32_t *fds[3] = {&found->exe_fd, &found->cwd_fd, &found->copy_fd};
-	size_t i;
-
-	for (i = 0; i < 3; i++) {
-		if (*fds[i] >= 0)
-			(void)close(*fds[i]); /* read only, or never written by us */
-		*fds[i] = -1;
-	}
+	ss_close(&found->exe_fd);
+	ss_close(&found->cwd_fd);
+	ss_close(&found->copy_fd);
 }
 
 /*
@@ -2277,7 +2305,7 @@ ss_lookup(struct ss_arena *arena, const struct ss_lookup *lookup, struct ss_foun
  * running (only with nohang), else a negative errno: EINTR when a signal came.
  */
 SS_API int
-ss_wait(int pidfd, int nohang, struct ss_exit *ret_exit)
+ss_wait(struct ss_exit *ret_exit, int nohang)
 {
 	const int options = WEXITED | __WALL | (nohang ? WNOHANG : 0);
 	struct rusage usage;
@@ -2286,7 +2314,7 @@ ss_wait(int pidfd, int nohang, struct ss_exit *ret_exit)
 
 	memset(&info, 0, sizeof(info));
 	memset(&usage, 0, sizeof(usage));
-	answer = ss_sys5(SYS_waitid, SS_P_PIDFD, pidfd, &info, options, &usage);
+	answer = ss_sys5(SYS_waitid, SS_P_PIDFD, ret_exit->pidfd, &info, options, &usage);
 	if (answer < 0)
 		return (int)answer;
 	if (!info.si_pid)
@@ -2305,6 +2333,36 @@ ss_wait(int pidfd, int nohang, struct ss_exit *ret_exit)
 	/* Last: whoever sees it, in another thread or in a signal handler, sees the rest. */
 	__atomic_store_n(&ret_exit->pid, info.si_pid, __ATOMIC_RELEASE);
 	return 0;
+}
+
+/*
+ * Waits for the end of a child, without reaping it: 1 when it has ended or is known to be
+ * done, 0 when the time is over (milliseconds, -1 for none), -EINTR on a signal. On a
+ * descriptor of its own, because another thread may reap the child and close the other; if
+ * that happened before the dup, the child was marked before, and ours may be anything.
+ */
+SS_API int
+ss_await(const struct ss_exit *child, int timeout_ms)
+{
+	struct pollfd poll_fd = {-1, POLLIN, 0};
+	int answer = 1;
+
+	poll_fd.fd = fcntl(child->pidfd, F_DUPFD_CLOEXEC, 3);
+	if (poll_fd.fd < 0)
+		return errno == EBADF ? 1 : -errno;
+	if (!__atomic_load_n(&child->pid, __ATOMIC_ACQUIRE))
+		answer = poll(&poll_fd, 1, timeout_ms);
+	if (answer < 0)
+		answer = -errno;
+	(void)close(poll_fd.fd); /* a copy */
+	return answer;
+}
+
+/* Sends a signal; ESRCH when it was reaped, EBADF when the descriptor is closed. */
+SS_API int
+ss_send(const struct ss_exit *child, int number)
+{
+	return (int)ss_sys4(SYS_pidfd_send_signal, child->pidfd, number, NULL, 0);
 }
 
 /* -------------------------------------------------------------------- probe */

@@ -105,8 +105,10 @@ def start(request: Request) -> Process:
         streams.abort()
         raise
     finally:
-        streams.started()
-        job.opened.close()
+        try:
+            streams.started()
+        finally:
+            job.opened.close()
 
 
 def named_descriptors(request: Request) -> None:
@@ -174,23 +176,33 @@ def _run_window(job: _Job, streams: _streams.Streams) -> Process:
 
 def _open_window(job: _Job, plan: _binding.Plan, streams: _streams.Streams) -> Process:
     """Run the window, and let no exception of a signal handler lose what came of it."""
-    slot, made = _binding.Slot(), list[Process]()
-    started_ns = time.monotonic_ns()
+    slot, child, made = _binding.Slot(), _child.Child(job.sid), list[Process]()
     try:
-        outcome = _binding.spawn(plan, slot)
-        if outcome.outcome == "not-alone":
-            _accept(job, guards.not_alone(job.request, job.decision))
-            outcome = _binding.spawn(plan._replace(flags=plan.flags & ~_SHARED), slot)
-        job.outcome = outcome
+        outcome = job.outcome = _native(job, plan, slot)
         if outcome.outcome != "exec":
+            child.ours = True
             _fail(job, outcome.outcome, outcome.stage, outcome.errno)
-        _started(job, outcome, streams, started_ns, made)
+        child.adopt(slot)
+        _started(job, outcome, child, streams, made)
     finally:
-        if not made and slot.child is not None:
-            # Either it could not be killed yet, or a program runs that our caller will never see.
-            ours = job.outcome is not None and job.outcome.outcome != "exec"
-            _child.abandon(_child.Child(*slot.child, job.sid, started_ns, ours=ours))
+        # Either it could not be killed yet, or a program runs that our caller will never see.
+        if not made and (child.adopt(slot) or child.pidfd >= 0):
+            _child.abandon(child)
     return made[0]
+
+
+def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Outcome:
+    outcome = _binding.spawn(plan, slot)
+    if outcome.outcome == "not-alone":
+        _accept(job, guards.not_alone(job.request, job.decision))
+        plan = plan._replace(flags=plan.flags & ~_SHARED)
+        outcome = _binding.spawn(plan, slot)
+    if (outcome.stage, outcome.errno) == ("pin", errno.ESTALE) and job.program is not None:
+        # Its ctime has moved: somebody wrote to it, or only renamed or linked it. Its content tells.
+        content = job.program.unchanged()
+        if content is not None:
+            outcome = _binding.spawn(plan._replace(content=content), slot)
+    return outcome
 
 
 def _announce(job: _Job, plan: _binding.Plan) -> None:
@@ -210,11 +222,10 @@ def _announce(job: _Job, plan: _binding.Plan) -> None:
 def _started(
     job: _Job,
     outcome: _binding.Outcome,
+    child: _child.Child,
     streams: _streams.Streams,
-    started_ns: int,
     made: list[Process],
 ) -> None:
-    child = _child.Child(outcome.pid, outcome.pidfd, job.sid, started_ns)
     if not outcome.confirmed:
         seen = Verdict("outcome-told", "allow", "nobody could confirm that the program was reached")
         job.decision = job.decision._replace(verdicts=(*job.decision.verdicts, seen))
@@ -242,24 +253,26 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
     # In a new PID namespace the first child is its init, and its end would be that of all others:
     # no child only for looking there.
     bounded = job.deadline_ns != 0 and _probe.children_are_in_our_namespace()
-    slot = _binding.Slot()
-    found, outcome = _binding.find(
-        name,
-        dirs,
-        cwd=job.request.cwd,
-        copy=copy and bounded,
-        share=bounded and job.decision.strategy == "vfork",
-        walk=job.request.path_policy == "trusted",
-        details=job.request.pinned or audit.is_heard(),
-        deadline_ns=job.deadline_ns if bounded else 0,
-        seen=job.seen,
-        opened=job.opened,
-        slot=slot,
-    )
+    slot, child = _binding.Slot(), _child.Child(job.sid, ours=True)
+    try:
+        found, outcome = _binding.find(
+            name,
+            dirs,
+            cwd=job.request.cwd,
+            copy=copy and bounded,
+            share=bounded and job.decision.strategy == "vfork",
+            walk=job.request.path_policy == "trusted",
+            details=job.request.pinned or audit.is_heard(),
+            deadline_ns=job.deadline_ns if bounded else 0,
+            seen=job.seen,
+            opened=job.opened,
+            slot=slot,
+        )
+    finally:
+        if child.adopt(slot):  # it could not be killed yet
+            _child.abandon(child)
     if outcome is None:
         return found
-    if slot.child is not None:  # it could not be killed yet
-        _child.abandon(_child.Child(*slot.child, job.sid, time.monotonic_ns(), ours=True))
     if outcome.outcome == "not-alone":
         _accept(job, guards.not_alone(job.request, job.decision))
         return _look_up(job, name, dirs, copy)

@@ -221,3 +221,38 @@ out["hashed"] = done.report.executable.sha256 == expected
         pin=pin,
     )
     assert out == {"output": "here\n", "strategy": strategy, "hashed": True}
+
+
+def test_stop_by_the_target_user_is_bounded(in_hooks):
+    """A child that has become another user can be stopped by that user: bounded without any deadline."""
+    out = in_hooks(
+        """
+from safespawn import _spawn
+_spawn.DROP_WINDOW = 0.3
+hooks.signal_stage, hooks.signal = stage("verify-drop"), signal.SIGSTOP
+start = time.monotonic()
+try:
+    safespawn.run(["/bin/true"], user=65534, group=65534)
+except safespawn.SpawnTimeout as problem:
+    out["stage"] = problem.stage
+out["in time"] = time.monotonic() - start < 2
+"""
+    )
+    assert out == {"stage": "verify-drop", "in time": True}
+
+
+@STRATEGIES
+@pytest.mark.parametrize("name", ["SIGTSTP", "SIGTTIN", "SIGTTOU"])
+def test_stop_from_the_terminal_does_not_stop_the_window(in_hooks, strategy, name):
+    """A Ctrl-Z that reaches the child while signals are held is thrown away; its handling stays default."""
+    out = in_hooks(
+        """
+hooks.signal_stage, hooks.signal = stage("session"), getattr(signal, name)
+done = safespawn.run(["/bin/cat", "/proc/self/status"], capture_output=True, text=True, strategy=strategy)
+out["code"] = done.returncode
+out["ignored"] = int(next(l for l in done.stdout.splitlines() if l.startswith("SigIgn")).split()[1], 16)
+""",
+        strategy=strategy,
+        name=name,
+    )
+    assert out == {"code": 0, "ignored": 0}

@@ -15,7 +15,7 @@ PACKAGE = helpers.ROOT / "safespawn"
 
 #: From the bottom up. A module imports only from lines above its own, never from its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("safespawn._spec", "safespawn.audit._ids", "safespawn.audit._record"),
+    ("safespawn._tree", "safespawn._spec", "safespawn.audit._ids", "safespawn.audit._record"),
     ("safespawn._errors", "safespawn._checks", "safespawn._environ"),
     ("safespawn._native_ffi",),
     ("safespawn._binding",),
@@ -25,7 +25,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "safespawn.guards",
         "safespawn._child",
-        "safespawn._tree",
         "safespawn._streams",
         "safespawn._identity",
         "safespawn._features",
