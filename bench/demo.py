@@ -58,7 +58,9 @@ def once(ledger: Path, options: dict[str, Any]) -> None:
         )
     report = done.report
     print(f"\n$ {' '.join(COMMAND)}\n{done.stdout}", end="")
-    print(f"exit code {done.returncode}, {report.outcome} after {report.window_ns / 1e6:.1f} ms in the window")
+    print(
+        f"exit code {done.returncode}, {report.outcome} after {report.window_ns / 1e6:.1f} ms in the window"
+    )
     print(f"\ndecision: strategy {report.strategy}, proof {report.proof or 'none'}, {report.threads} threads")
     for reason in report.reasons:
         print(f"  {reason}")

@@ -50,15 +50,14 @@ def main() -> None:
         "subprocess.run": timed(lambda: subprocess.run([program], check=False)),
     }
     medians = []
-    ballast = bytearray()
     for mebibytes in (10, options.big):
-        del ballast
         ballast = _support.ballast(mebibytes)
         _support.interleave(50, tasks)  # warm
         taken = _support.interleave(options.rounds, tasks)
         title = f"{_support.resident_mib()} MiB resident, {options.rounds} rounds in turn"
         ratios = _support.table(title, taken, "C posix_spawn + waitpid")
         medians.append({name: _support.quartiles(samples)[0] for name, samples in taken.items()})
+        del ballast
         print(f"  run against C: {ratios['safespawn.run']:.2f} (target: at most 1.25)")
     small, big = medians
     print("\nbig against small:")

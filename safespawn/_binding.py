@@ -232,7 +232,9 @@ class Found:
         f, real = self._raw, os.fsdecode(self.real)
         names = ["/"] + [real[:i] for i in range(1, len(real)) if real[i] == "/"]
         above = [f.parents[i] for i in range(f.nparents)]
-        return tuple(PathNode(n, c.uid, c.gid, c.mode) for n, c in zip([*names, real], [*above, f.node]))
+        return tuple(
+            PathNode(n, c.uid, c.gid, c.mode) for n, c in zip([*names, real], [*above, f.node], strict=True)
+        )
 
 
 _OUTCOMES = {
@@ -244,9 +246,7 @@ _OUTCOMES = {
     lib.SS_NOT_ALONE: "not-alone",
 }
 
-_STAGES: tuple[str, ...] = tuple(
-    ffi.string(lib.ss_stage_name(i)).decode() for i in range(lib.SS_STAGE_COUNT)
-)
+_STAGES: tuple[str, ...] = tuple(ffi.string(lib.ss_stage_name(i)).decode() for i in range(lib.SS_STAGE_COUNT))
 
 
 def stages() -> tuple[str, ...]:
@@ -400,9 +400,9 @@ def find(
     """Look up and open a program and the working directory.
 
     ``dirs`` None: ``name`` is a path; else it is looked for in each. ``details`` fetches the
-    file's real name and its first bytes, ``walk`` looks at all directories above it too. With a deadline the lookup runs in a child of its own, on shared
-    memory if ``share``, and the outcome is that of the child; without one it is None. The
-    descriptors belong to ``opened``.
+    file's real name and its first bytes, ``walk`` looks at all directories above it too. With
+    a deadline the lookup runs in a child of its own, on shared memory if ``share``, and the
+    outcome is that of the child; without one it is None. The descriptors belong to ``opened``.
     """
     want = ffi.new("struct ss_lookup *")
     found, result = opened.place(), slot.raw
@@ -478,5 +478,3 @@ def cpu_mask(cpus: Sequence[int]) -> bytes:
     for cpu in cpus:
         mask[cpu // 8] |= 1 << (cpu % 8)
     return bytes(mask)
-
-

@@ -129,7 +129,9 @@ def _descriptor_of(name: str, value: Any) -> int:
 
 def _stream(name: str, value: object) -> int:
     if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "fileno")):
-        raise TypeError(f"{name} must be a descriptor, a file or a constant, not {_shown(value)} ({type(value).__name__})")
+        raise TypeError(
+            f"{name} must be a descriptor, a file or a constant, not {_shown(value)} ({type(value).__name__})"
+        )
     number = value if isinstance(value, int) else _descriptor_of(name, value)
     if number in (PIPE, DEVNULL) or (number == STDOUT and name == "stderr"):
         return number
@@ -140,7 +142,10 @@ def _fds(name: str, value: object) -> tuple[tuple[int, int], ...]:
     pairs = []
     for target, source in _mapping(name, value).items():
         pairs.append(
-            (integer(f"{name}[{_shown(target)}]", source, 0, FD_MAX), integer(f"{name} target", target, 3, FD_MAX))
+            (
+                integer(f"{name}[{_shown(target)}]", source, 0, FD_MAX),
+                integer(f"{name} target", target, 3, FD_MAX),
+            )
         )
     return tuple(pairs)
 
@@ -218,7 +223,9 @@ def _tags(name: str, value: object) -> tuple[tuple[str, str], ...]:
         if not (isinstance(key, str) and isinstance(item, str)):
             raise TypeError(f"{name} must map str to str, not {_shown(key)} to {_shown(item)}")
         if len(key) + len(item) > 1024:
-            raise ValueError(f"{name}: a tag of {len(key) + len(item)} characters, at most 1024: {_shown(key)}")
+            raise ValueError(
+                f"{name}: a tag of {len(key) + len(item)} characters, at most 1024: {_shown(key)}"
+            )
         tags.append((key, item))
     return tuple(tags)
 

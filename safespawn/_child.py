@@ -11,7 +11,6 @@ from typing import Any
 from . import _binding, _probe, _tree, audit
 from ._spec import Exit
 
-
 #: Seconds. poll(2) counts milliseconds in an int, so longer waits are made of several.
 _FOREVER = 20 * 86400.0
 
@@ -75,7 +74,7 @@ class Child:
 
     def wait_unshared(self) -> bool:
         """Wait for the end of a child that no other thread can know of: one system call."""
-        answer = _binding.wait(self._room, False)  # noqa: FBT003 - a C function
+        answer = _binding.wait(self._room, False)
         if answer == 0:
             self._finish("self")
             return True
@@ -100,7 +99,7 @@ class Child:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            answer = _binding.wait(self._room, True)  # noqa: FBT003 - a C function
+            answer = _binding.wait(self._room, True)
             if answer == 0:
                 self._finish("self")
             elif answer == -errno.ECHILD:

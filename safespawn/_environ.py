@@ -35,9 +35,7 @@ def apply(
     if policy == "inherit":
         return pairs, ()
     kept = {name: value for name, value in pairs if _survives(name, value, allowed)}
-    removed = tuple(
-        name.decode("utf-8", "backslashreplace") for name, _ in pairs if name not in kept
-    )
+    removed = tuple(name.decode("utf-8", "backslashreplace") for name, _ in pairs if name not in kept)
     kept.setdefault(b"PATH", DEFAULT_PATH)
     if policy == "user":
         kept.update(home)

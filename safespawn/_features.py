@@ -56,7 +56,7 @@ def probe() -> list[Feature]:
     lib = _binding.lib
     return [
         _tried("shared memory", "CLONE_VM shares memory, so the fast path can report", _memory_shared),
-        _tried("clone3", "no handler in a child from birth; else clone and a loop", _asked(lib.SS_TRY_CLONE3)),
+        _tried("clone3", "no handler in a child from birth; else a loop", _asked(lib.SS_TRY_CLONE3)),
         _tried("pidfd", "waits and signals reach no other process",
                _with_pidfd(lambda fd: signal.pidfd_send_signal(fd, 0))),
         _tried("pidfd info", "the exit status of a child that others reaped (Linux 6.15)",

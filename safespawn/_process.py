@@ -104,7 +104,9 @@ class Process:
         self._child.kill_tree()
 
     def communicate(
-        self, input: bytes | None = None, timeout: float | None = None  # noqa: A002
+        self,
+        input: bytes | None = None,  # noqa: A002
+        timeout: float | None = None,
     ) -> tuple[bytes | None, bytes | None]:
         """Feed ``input``, read what it writes until the end, wait; return stdout and stderr.
 
@@ -152,4 +154,4 @@ class Process:
         child = getattr(self, "_child", None)
         if child is not None and not child.done:
             _child.abandon(child)  # first: the warning may be an error
-            warnings.warn(f"{self!r} was dropped while running", ResourceWarning, source=self)
+            warnings.warn(f"{self!r} was dropped while running", ResourceWarning, stacklevel=2, source=self)

@@ -81,9 +81,7 @@ def _unset(options: dict[str, Any], name: str, why: str) -> None:
         raise ValueError(f"{name}={options[name]!r} and {why} cannot both be given")
 
 
-def _finish(
-    process: Process, data: bytes | None, timeout: float | None
-) -> tuple[bytes | None, bytes | None]:
+def _finish(process: Process, data: bytes | None, timeout: float | None) -> tuple[bytes | None, bytes | None]:
     if process.stdin is None and process.stdout is None and process.stderr is None:
         if timeout is None:
             process._finish()  # noqa: SLF001 - the handle is ours alone

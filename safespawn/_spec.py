@@ -9,15 +9,15 @@ import os
 import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Literal, NamedTuple, TypedDict, Union
+from typing import IO, Literal, NamedTuple, TypedDict
 
 #: As in ``subprocess``, so that either's constants can be given.
 PIPE = -1
 STDOUT = -2
 DEVNULL = -3
 
-Text = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
-Stream = Union[int, IO[bytes], IO[str], None]
+Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+Stream = int | IO[bytes] | IO[str] | None
 Strategy = Literal["auto", "vfork", "fork"]
 OnUnproven = Literal["fork", "refuse"]
 EnvPolicy = Literal["inherit", "scrub", "user"]

@@ -43,7 +43,8 @@ class Streams:
         """Return file objects for our ends; they own the descriptors from here on."""
         if self.ours == _NONE:
             return None, None, None
-        made = [None if fd < 0 else open(fd, "wb" if i == 0 else "rb") for i, fd in enumerate(self.ours)]
+        modes = ("wb", "rb", "rb")
+        made = [None if fd < 0 else open(fd, mode) for fd, mode in zip(self.ours, modes, strict=True)]  # noqa: SIM115
         self.ours = [-1, -1, -1]
         return made[0], made[1], made[2]
 

@@ -68,7 +68,13 @@ def _add_run(commands: Any) -> None:
     add("--umask", type=_octal, help="octal")
     add("--nice", type=int, help="niceness, -20 to 19")
     add("--cpus", type=_cpus, metavar="LIST", help="processors it may use, such as 0,2-3")
-    add("--rlimit", action="append", default=[], metavar="NAME=SOFT[:HARD]", help="such as nofile=256 or core=0")
+    add(
+        "--rlimit",
+        action="append",
+        default=[],
+        metavar="NAME=SOFT[:HARD]",
+        help="such as nofile=256 or core=0",
+    )
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable")
     add("--env-policy", choices=("inherit", "scrub", "user"), default="inherit")
     add("--env-allow", action="append", default=[], metavar="NAME", help="keep this one too when scrubbing")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from . import _probe
 from ._errors import UnsafeSpawn
-from ._spec import Decision, Facts, Identity, Credentials, PathNode, Request, Verdict
+from ._spec import Credentials, Decision, Facts, Identity, PathNode, Request, Verdict
 
 __all__ = ["Guard", "registry", "require", "status"]
 
@@ -173,7 +173,9 @@ def trusted(nodes: tuple[PathNode, ...], euid: int) -> Verdict:
         if node.uid not in (0, euid):
             return Verdict("path-trusted", "deny", f"{node.path} belongs to uid {node.uid}")
         if node.mode & 0o022:
-            return Verdict("path-trusted", "deny", f"{node.path} is writable by others (mode {node.mode & 0o7777:o})")
+            return Verdict(
+                "path-trusted", "deny", f"{node.path} is writable by others (mode {node.mode & 0o7777:o})"
+            )
     return Verdict("path-trusted", "allow", "every component is root's or ours, and only ours to write")
 
 
@@ -189,9 +191,7 @@ def status() -> dict[str, Any]:
     _, verdict = _prove(facts)
     return {
         "required": PROOFS[_Requirement.rank],
-        "proofs": {
-            name: verdict.why if name in AVAILABLE else "not in this version" for name in PROOFS[:-1]
-        },
+        "proofs": {name: verdict.why if name in AVAILABLE else "not in this version" for name in PROOFS[:-1]},
         "strategy": decision.strategy,
         "reasons": decision.reasons,
         "threads": facts.threads,

@@ -130,5 +130,3 @@ def emit(event: str, sid: str, make: Callable[[], Mapping[str, Any]], *, gate: b
 def new_id() -> str:
     """Return a fresh id for a spawn."""
     return uuid7()
-
-

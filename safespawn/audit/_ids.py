@@ -6,7 +6,6 @@ import itertools
 import os
 import time
 
-
 _MASK = 2**62 - 1
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from .. import _probe
@@ -254,8 +255,6 @@ os.register_at_fork(after_in_child=_reset_locks)
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         return version("safespawn")
     except PackageNotFoundError:  # run from a source tree
