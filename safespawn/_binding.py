@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 try:
@@ -16,7 +16,7 @@ try:
 except ImportError as problem:  # pragma: no cover - a build for another platform
     raise ImportError("safespawn needs Linux on x86-64 or aarch64, and its compiled core") from problem
 
-from ._spec import Credentials, Executable, Exit, Identity, PathNode
+from ._spec import Credentials, Executable, Exit, PathNode
 
 
 class _Lib(Protocol):
@@ -74,6 +74,16 @@ class _Lib(Protocol):
 lib: _Lib = cast("_Lib", _native_ffi.lib)
 ffi: Any = _native_ffi.ffi
 
+#: Parsed once: looking a declaration up by its text costs more than making the thing.
+_REQUEST = ffi.typeof("struct ss_request *")
+_RESULT = ffi.typeof("struct ss_result *")
+_FOUND = ffi.typeof("struct ss_found *")
+_LOOKUP = ffi.typeof("struct ss_lookup *")
+_EXIT = ffi.typeof("struct ss_exit *")
+_FACTS = ffi.typeof("struct ss_facts *")
+_FDS = ffi.typeof("struct ss_fd[]")
+_CHARS = ffi.typeof("char[]")
+
 #: For structs that C fills whole: clearing 10 KB first would be for nothing.
 _new_raw = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -102,7 +112,7 @@ class Seen:
 
     def __init__(self) -> None:
         """Look. Raises OSError if our credentials cannot be read."""
-        raw = self._raw = ffi.new("struct ss_facts *")
+        raw = self._raw = ffi.new(_FACTS)
         _check(lib.ss_look(raw), "reading our credentials")
         answer = raw.alone
         self.alone = None if answer < 0 else answer == 1
@@ -128,7 +138,8 @@ class Plan(NamedTuple):
     """What one native spawn does; the marshalled side of a Request.
 
     ``argv`` and ``env`` are the strings end to end, each with its NUL, and their number.
-    ``content`` is size, mtime and ctime of a pinned program.
+    ``numbers`` are members of struct ss_request that are to be set, by name; all others stay
+    zero, or -1 for a descriptor.
     """
 
     path: bytes
@@ -137,17 +148,8 @@ class Plan(NamedTuple):
     fds: Sequence[tuple[int, int]]
     flags: int
     seen: Seen
-    identity: Identity
-    deadline_ns: int = 0
-    exec_fd: int = -1
-    content: tuple[int, int, int] = (0, 0, 0)
-    cwd_fd: int = -1
-    terminal_fd: int = -1
-    group: int = 0
-    nice: int = 0
-    umask: int = 0
-    pdeathsig: int = 0
-    sigmask: int = 0
+    numbers: Mapping[str, int]
+    groups: Sequence[int] = ()
     cpus: bytes = b""
     rlimits: Sequence[tuple[int, int, int]] = ()
 
@@ -196,9 +198,10 @@ class Found:
         return int(self._raw.copy_fd)
 
     @property
-    def content(self) -> tuple[int, int, int]:
+    def content(self) -> dict[str, int]:
         """Size, mtime and ctime: what changes when somebody writes to the file."""
-        return self._raw.size, self._raw.mtime_ns, self._raw.ctime_ns
+        raw = self._raw
+        return {"size": raw.size, "mtime_ns": raw.mtime_ns, "ctime_ns": raw.ctime_ns}
 
     @property
     def stage(self) -> str:
@@ -300,7 +303,7 @@ class Slot:
 
     def __init__(self) -> None:
         """Nothing has come of it yet."""
-        self.raw = ffi.new("struct ss_result *")
+        self.raw = ffi.new(_RESULT)
         self.raw.pidfd = -1
 
     @property
@@ -315,35 +318,32 @@ class Slot:
 
 def spawn(plan: Plan, slot: Slot) -> Outcome:
     """Run one spawn window; the GIL is free meanwhile."""
-    r = ffi.new("struct ss_request *")
-    result = slot.raw
+    r = ffi.new(_REQUEST)
     (argv, r.argc), (env, r.envc) = plan.argv, plan.env
     keep = [
-        ffi.new("char[]", plan.path),
-        ffi.new("struct ss_fd[]", plan.fds),
-        ffi.from_buffer("char[]", argv),
-        ffi.from_buffer("char[]", env),
+        ffi.new(_CHARS, plan.path),
+        ffi.new(_FDS, plan.fds),
+        ffi.from_buffer(_CHARS, argv),
+        ffi.from_buffer(_CHARS, env),
     ]
     r.path, r.fds, r.argv, r.env = keep
     r.argv_bytes, r.env_bytes, r.nfds = len(argv), len(env), len(plan.fds)
-    keep += _put_extras(r, plan)
-    r.flags = plan.flags | _identity_flags(plan.identity)
-    r.uid, r.gid = plan.identity.uid or 0, plan.identity.gid or 0
-    r.size, r.mtime_ns, r.ctime_ns = plan.content
-    r.exec_fd, r.cwd_fd, r.terminal_fd = plan.exec_fd, plan.cwd_fd, plan.terminal_fd
-    r.group, r.nice, r.umask = plan.group, plan.nice, plan.umask
-    r.pdeathsig, r.sigmask, r.deadline_ns = plan.pdeathsig, plan.sigmask, plan.deadline_ns
+    keep += _put_lists(r, plan)
+    r.flags = plan.flags
+    r.exec_fd = r.cwd_fd = r.terminal_fd = -1
+    for name, value in plan.numbers.items():
+        setattr(r, name, value)
     plan.seen.expect_in(r)
-    lib.ss_spawn(_local.arena, r, result)  # its answer is in the result too
-    return _outcome(result)
+    lib.ss_spawn(_local.arena, r, slot.raw)  # its answer is in the result too
+    return _outcome(slot.raw)
 
 
-def _put_extras(r: Any, plan: Plan) -> list[Any]:
+def _put_lists(r: Any, plan: Plan) -> list[Any]:
     """Marshal the lists that most spawns do not have; returns what must be kept alive."""
     keep = []
-    if plan.identity.groups:
-        keep.append(ffi.new("uint32_t[]", plan.identity.groups))
-        r.groups, r.ngroups = keep[-1], len(plan.identity.groups)
+    if plan.groups:
+        keep.append(ffi.new("uint32_t[]", plan.groups))
+        r.groups, r.ngroups = keep[-1], len(plan.groups)
     if plan.rlimits:
         keep.append(ffi.new("struct ss_rlimit[]", plan.rlimits))
         r.rlimits, r.nrlimits = keep[-1], len(plan.rlimits)
@@ -351,12 +351,6 @@ def _put_extras(r: Any, plan: Plan) -> list[Any]:
         keep.append(ffi.from_buffer("uint8_t[]", plan.cpus))
         r.cpus, r.cpus_bytes = keep[-1], len(plan.cpus)
     return keep
-
-
-def _identity_flags(identity: Identity) -> int:
-    flags = 0 if identity.uid is None else lib.SS_SET_UID
-    flags |= 0 if identity.gid is None else lib.SS_SET_GID
-    return flags | (0 if identity.groups is None else lib.SS_SET_GROUPS)
 
 
 class Opened:
@@ -368,15 +362,16 @@ class Opened:
 
     def place(self) -> Any:
         """Return room for one more lookup."""
-        raw = _new_raw("struct ss_found *")
+        raw = _new_raw(_FOUND)
         raw.exe_fd = raw.cwd_fd = raw.copy_fd = -1
         self._raws.append(raw)
         return raw
 
     def close(self) -> None:
         """Close them all; doing it twice is no error."""
-        for raw in self._raws:
-            lib.ss_found_close(raw)
+        while self._raws:
+            lib.ss_found_close(self._raws[-1])
+            self._raws.pop()  # afterwards: what was not reached is closed by the next call
 
     def __del__(self) -> None:
         """Close what an exception of a signal handler has kept from being closed."""
@@ -389,49 +384,79 @@ def find(
     *,
     seen: Seen,
     opened: Opened,
+    cwd: bytes | int | None = None,
+    walk: bool = False,
+    details: bool = False,
+) -> Found:
+    """Look up and open a program and the working directory, here and now.
+
+    ``dirs`` None: ``name`` is a path; else it is looked for in each. ``details`` fetches the
+    file's real name and its first bytes, ``walk`` looks at all directories above it too. The
+    descriptors belong to ``opened``.
+    """
+    want, keep = _lookup(name, dirs, cwd, seen, _lookup_flags(walk=walk, details=details))
+    found, result = opened.place(), _new_raw(_RESULT)
+    lib.ss_lookup(_local.arena, want, found, result)  # its answer is in the result too
+    del keep
+    return Found(found)
+
+
+def find_bounded(
+    name: bytes,
+    dirs: Sequence[bytes] | None,
+    *,
+    seen: Seen,
+    opened: Opened,
     slot: Slot,
+    deadline_ns: int,
     cwd: bytes | int | None = None,
     copy: bool = False,
     walk: bool = False,
     details: bool = False,
     share: bool = False,
-    deadline_ns: int = 0,
-) -> tuple[Found, Outcome | None]:
-    """Look up and open a program and the working directory.
+) -> tuple[Found, Outcome]:
+    """Do the same in a child of its own, on shared memory if ``share``, until the deadline.
 
-    ``dirs`` None: ``name`` is a path; else it is looked for in each. ``details`` fetches the
-    file's real name and its first bytes, ``walk`` looks at all directories above it too. With
-    a deadline the lookup runs in a child of its own, on shared memory if ``share``, and the
-    outcome is that of the child; without one it is None. The descriptors belong to ``opened``.
+    ``copy`` fetches the whole file, to be hashed. The outcome is that of the child.
     """
-    want = ffi.new("struct ss_lookup *")
-    found, result = opened.place(), slot.raw
-    keep = [ffi.new("char[]", name)]
+    flags = _lookup_flags(walk=walk, details=details or copy)
+    flags |= (lib.SS_COPY if copy else 0) | (lib.SS_SHARE_MEMORY | lib.SS_REQUIRE_ALONE if share else 0)
+    want, keep = _lookup(name, dirs, cwd, seen, flags)
+    want.deadline_ns = deadline_ns
+    found = opened.place()
+    lib.ss_lookup(_local.arena, want, found, slot.raw)  # its answer is in the result too
+    del keep
+    return Found(found), _outcome(slot.raw)
+
+
+def _lookup_flags(*, walk: bool, details: bool) -> int:
+    return (lib.SS_WALK if walk else 0) | (lib.SS_DETAILS if details or walk else 0)
+
+
+def _lookup(
+    name: bytes, dirs: Sequence[bytes] | None, cwd: bytes | int | None, seen: Seen, flags: int
+) -> tuple[Any, list[Any]]:
+    """Return the marshalled lookup, and what must be kept alive as long as it is used."""
+    want = ffi.new(_LOOKUP)
+    keep = [ffi.new(_CHARS, name)]
     want.name = keep[0]
-    want.flags = (
-        (lib.SS_DETAILS | lib.SS_COPY if copy else 0)
-        | (lib.SS_DETAILS | lib.SS_WALK if walk else 0)
-        | (lib.SS_DETAILS if details else 0)
-        | (lib.SS_SHARE_MEMORY | lib.SS_REQUIRE_ALONE if share else 0)
-    )
     if dirs is not None:
         text, want.ndirs = strings(dirs)
-        keep.append(ffi.from_buffer("char[]", text))
+        keep.append(ffi.from_buffer(_CHARS, text))
         want.dirs, want.dirs_bytes = keep[-1], len(text)
-        want.flags |= lib.SS_SEARCH
+        flags |= lib.SS_SEARCH
+    want.flags = flags
     want.cwd_fd = cwd if isinstance(cwd, int) else -1
     if isinstance(cwd, bytes):
-        keep.append(ffi.new("char[]", cwd))
+        keep.append(ffi.new(_CHARS, cwd))
         want.cwd = keep[-1]
-    want.deadline_ns = deadline_ns
     seen.expect_in(want)
-    lib.ss_lookup(_local.arena, want, found, result)  # its answer is in the result too
-    return Found(found), _outcome(result) if deadline_ns else None
+    return want, keep
 
 
 def exit_room() -> Any:
     """Return where C keeps the pidfd of a child and puts how it ended; see :class:`Slot`."""
-    room = ffi.new("struct ss_exit *")
+    room = ffi.new(_EXIT)
     room.pidfd = -1
     return room
 
@@ -452,13 +477,21 @@ def close_pidfd(room: Any) -> None:
     lib.ss_close(ffi.addressof(room, "pidfd"))
 
 
+def returncode_of(room: Any) -> int | None:
+    """Return the exit code, -N for signal N, None while it is not known."""
+    if room.pid <= 0:
+        return None
+    status: int = room.status
+    return status if room.code == CLD_EXITED else -status
+
+
 def exit_of(x: Any) -> Exit | None:
     """Return what is in the room, None while nothing is."""
     if x.pid <= 0:
         return None
     return Exit(
         x.pid,
-        x.status if x.code == CLD_EXITED else -x.status,
+        returncode_of(x) or 0,
         x.code == CLD_DUMPED,
         x.utime_us,
         x.stime_us,

@@ -79,6 +79,8 @@ def _ranged(low: int, high: int) -> Callable[[str, object], int]:
 
 
 def _iterable(name: str, value: object) -> Iterable[Any]:
+    if type(value) is list or type(value) is tuple:
+        return value  # asking an abstract class takes a microsecond
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a sequence, not {_shown(value)} ({type(value).__name__})")
     return value
@@ -279,7 +281,7 @@ def request(argv: object, options: Mapping[str, Any]) -> Request:
             raise TypeError(f"no such option: {name}={_shown(value)}")
         if value is not None or not none_allowed:
             given[name] = check(name, value)
-    made = Request(arguments(argv), **given)
+    made = Request(arguments(argv), **given, has_options=bool(given))
     if given:
         _fit_together(made)
     return made

@@ -55,6 +55,13 @@ class Child:
         return self._elsewhere or _binding.exit_of(self._room)
 
     @property
+    def returncode(self) -> int | None:
+        """Its exit code, -N for signal N, None while that is not known."""
+        if self._elsewhere is not None:
+            return self._elsewhere.returncode
+        return _binding.returncode_of(self._room)
+
+    @property
     def done(self) -> bool:
         """Whether there is nothing left to reap."""
         return bool(self._room.pid)
@@ -142,13 +149,15 @@ class Child:
     def _record(self, reaped_by: str) -> None:
         if self.ours:
             return
+        if self.lost:
+            audit.emit("exit.unknown", self.sid, lambda: {"pid": self.pid, "why": "reaped elsewhere"})
+        else:
+            audit.emit("spawn.exit", self.sid, lambda: self._fields(reaped_by))
+
+    def _fields(self, reaped_by: str) -> dict[str, Any]:
         made = self.exit
         if made is None:
-            audit.emit("exit.unknown", self.sid, lambda: {"pid": self.pid, "why": "reaped elsewhere"})
-            return
-        audit.emit("spawn.exit", self.sid, lambda: self._fields(made, reaped_by))
-
-    def _fields(self, made: Exit, reaped_by: str) -> dict[str, Any]:
+            return {"pid": self.pid}
         ended: dict[str, Any] = (
             {"code": made.returncode}
             if made.returncode >= 0

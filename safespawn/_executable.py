@@ -58,14 +58,16 @@ class Program:
             pinned=self.pinned, sha256=self.sha256, interpreter=_interpreter(self.found.head)
         )
 
-    def unchanged(self) -> tuple[int, int, int] | None:
+    def unchanged(self) -> dict[str, int] | None:
         """Return size, mtime and ctime as they are now, if the content is still what was hashed."""
         seen = os.fstat(self.found.exe_fd)
         try:
             same = _sha256(self.found.exe_fd) == self.sha256
         except OSError:  # an O_PATH descriptor: it cannot be read
             return None
-        return (seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns) if same else None
+        if not same:
+            return None
+        return {"size": seen.st_size, "mtime_ns": seen.st_mtime_ns, "ctime_ns": seen.st_ctime_ns}
 
 
 def path_of(env: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:

@@ -56,7 +56,7 @@ class Process:
     @property
     def returncode(self) -> int | None:
         """Exit code, -N if signal N killed it, None while it was not seen to end."""
-        return None if self._child.exit is None else self._child.exit.returncode
+        return self._child.returncode
 
     def poll(self) -> int | None:
         """Return ``returncode``, after a look. Raises ChildProcessError as `wait` does."""

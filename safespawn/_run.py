@@ -62,15 +62,15 @@ def run(
         _unset(given, "stdout", "capture_output")
         _unset(given, "stderr", "capture_output")
         given["stdout"] = given["stderr"] = PIPE
-    words = [argv] if isinstance(argv, (str, bytes, os.PathLike)) else argv
+    single = type(argv) is not list and isinstance(argv, (str, bytes, os.PathLike))
+    words = [argv] if single else argv
     process = _spawn.start(_checks.request(words, given))
     try:
-        out, err = _finish(process, data, timeout)
+        code, out, err = _finish(process, data, timeout)
     except BaseException as problem:
         _give_up(process, argv, problem)
         raise
-    process._close_pipes()  # noqa: SLF001
-    done = CompletedProcess(argv, process.wait(), _decoded(out, decoder), _decoded(err, decoder), process)
+    done = CompletedProcess(argv, code, _decoded(out, decoder), _decoded(err, decoder), process)
     if check:
         done.check_returncode()
     return done
@@ -81,14 +81,16 @@ def _unset(options: dict[str, Any], name: str, why: str) -> None:
         raise ValueError(f"{name}={options[name]!r} and {why} cannot both be given")
 
 
-def _finish(process: Process, data: bytes | None, timeout: float | None) -> tuple[bytes | None, bytes | None]:
+def _finish(
+    process: Process, data: bytes | None, timeout: float | None
+) -> tuple[int, bytes | None, bytes | None]:
     if process.stdin is None and process.stdout is None and process.stderr is None:
         if timeout is None:
-            process._finish()  # noqa: SLF001 - the handle is ours alone
-        else:
-            process.wait(timeout)
-        return None, None
-    return process.communicate(data, timeout)
+            return process._finish(), None, None  # noqa: SLF001 - the handle is ours alone
+        return process.wait(timeout), None, None
+    out, err = process.communicate(data, timeout)
+    process._close_pipes()  # noqa: SLF001
+    return process.wait(), out, err
 
 
 def _give_up(process: Process, argv: Any, problem: BaseException) -> None:

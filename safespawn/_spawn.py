@@ -93,7 +93,8 @@ def start(request: Request) -> Process:
     deadline_ns = 0
     if request.deadline is not None:
         deadline_ns = time.monotonic_ns() + int(request.deadline * 1e9)
-    named_descriptors(request)
+    if request.has_options:
+        named_descriptors(request)
     job = _Job(request, audit.new_id(), deadline_ns, _probe.look())
     _settle_identity(job)
     _settle_environment(job)
@@ -201,7 +202,7 @@ def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Out
         # Its ctime has moved: somebody wrote to it, or only renamed or linked it. Its content tells.
         content = job.program.unchanged()
         if content is not None:
-            outcome = _binding.spawn(plan._replace(content=content), slot)
+            outcome = _binding.spawn(plan._replace(numbers={**plan.numbers, **content}), slot)
     return outcome
 
 
@@ -253,17 +254,23 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
     # In a new PID namespace the first child is its init, and its end would be that of all others:
     # no child only for looking there.
     bounded = job.deadline_ns != 0 and _probe.children_are_in_our_namespace()
+    walk = job.request.path_policy == "trusted"
+    details = job.request.pinned or audit.is_heard()
+    if not bounded:
+        return _binding.find(
+            name, dirs, cwd=job.request.cwd, walk=walk, details=details, seen=job.seen, opened=job.opened
+        )
     slot, child = _binding.Slot(), _child.Child(job.sid, ours=True)
     try:
-        found, outcome = _binding.find(
+        found, outcome = _binding.find_bounded(
             name,
             dirs,
             cwd=job.request.cwd,
-            copy=copy and bounded,
-            share=bounded and job.decision.strategy == "vfork",
-            walk=job.request.path_policy == "trusted",
-            details=job.request.pinned or audit.is_heard(),
-            deadline_ns=job.deadline_ns if bounded else 0,
+            copy=copy,
+            share=job.decision.strategy == "vfork",
+            walk=walk,
+            details=details,
+            deadline_ns=job.deadline_ns,
             seen=job.seen,
             opened=job.opened,
             slot=slot,
@@ -271,8 +278,6 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
     finally:
         if child.adopt(slot):  # it could not be killed yet
             _child.abandon(child)
-    if outcome is None:
-        return found
     if outcome.outcome == "not-alone":
         _accept(job, guards.not_alone(job.request, job.decision))
         return _look_up(job, name, dirs, copy)
@@ -288,59 +293,76 @@ _SHARED = _LIB.SS_SHARE_MEMORY | _LIB.SS_REQUIRE_ALONE
 
 
 def _plan(job: _Job, program: _executable.Program, sources: list[int]) -> _binding.Plan:
-    request = job.request
+    request, found = job.request, program.found
     fds = _descriptor_map(request, sources)
-    flags = _flags(request) | (_SHARED if job.decision.strategy == "vfork" else 0)
-    found, exec_fd = program.found, -1
+    flags = _SHARED if job.decision.strategy == "vfork" else 0
+    flags |= _LIB.SS_RESTORE_SIGNALS if request.restore_signals else 0
+    numbers: dict[str, int] = {}
+    if job.deadline_ns:
+        numbers["deadline_ns"] = job.deadline_ns
+    if found.cwd_fd >= 0:
+        numbers["cwd_fd"] = found.cwd_fd
     if request.pinned:
-        exec_fd = found.exe_fd
-        flags |= _LIB.SS_PINNED
-        if program.script:
-            # The interpreter opens /dev/fd/N, so N stays open in the program.
-            targets = {target for _, target in fds}
-            exec_fd = next(n for n in range(3, len(targets) + 4) if n not in targets)
-            fds.append((found.exe_fd, exec_fd))
-            fds.sort(key=_target)
-            flags |= _LIB.SS_EXEC_TARGET
+        flags |= _pin(program, fds, numbers)
+    if job.identity.changes:
+        flags |= _become(job, numbers)
+    if request.has_options:
+        flags |= _options(request, numbers)
     argv = _binding.strings(request.argv)
     env = _binding.strings(tuple(map(b"=".join, job.env)))
     _fits(argv, env, job)
-    cwd_fd = found.cwd_fd if not isinstance(request.cwd, int) else request.cwd
-    return _binding.Plan(
-        program.exec_path,
-        argv,
-        env,
-        fds,
-        flags,
-        job.seen,
-        job.identity,
-        job.deadline_ns or _drop_deadline(job.identity),
-        exec_fd,
-        found.content,
-        cwd_fd,
-        -1 if request.controlling_terminal is None else request.controlling_terminal,
-        request.process_group or 0,
-        request.nice or 0,
-        request.umask or 0,
-        request.pdeathsig or 0,
-        request.sigmask or 0,
-        _binding.cpu_mask(request.cpu_affinity) if request.cpu_affinity else b"",
-        request.rlimits,
-    )
+    cpus = _binding.cpu_mask(request.cpu_affinity) if request.cpu_affinity else b""
+    groups, limits = job.identity.groups or (), request.rlimits
+    return _binding.Plan(program.exec_path, argv, env, fds, flags, job.seen, numbers, groups, cpus, limits)
 
 
-def _drop_deadline(identity: Identity) -> int:
-    return time.monotonic_ns() + int(DROP_WINDOW * 1e9) if identity.changes else 0
+def _pin(program: _executable.Program, fds: list[tuple[int, int]], numbers: dict[str, int]) -> int:
+    numbers.update(program.found.content, exec_fd=program.found.exe_fd)
+    if not program.script:
+        return int(_LIB.SS_PINNED)
+    # The interpreter opens /dev/fd/N, so N stays open in the program.
+    targets = {target for _, target in fds}
+    numbers["exec_fd"] = next(n for n in range(3, len(targets) + 4) if n not in targets)
+    fds.append((program.found.exe_fd, numbers["exec_fd"]))
+    fds.sort(key=_target)
+    return int(_LIB.SS_PINNED | _LIB.SS_EXEC_TARGET)
 
 
-def _flags(request: Request) -> int:
-    flags = _LIB.SS_RESTORE_SIGNALS if request.restore_signals else 0
-    flags |= _LIB.SS_NEW_SESSION if request.start_new_session else 0
+def _become(job: _Job, numbers: dict[str, int]) -> int:
+    identity = job.identity
+    numbers.setdefault("deadline_ns", time.monotonic_ns() + int(DROP_WINDOW * 1e9))
+    flags = 0 if identity.groups is None else _LIB.SS_SET_GROUPS
+    if identity.uid is not None:
+        numbers["uid"] = identity.uid
+        flags |= _LIB.SS_SET_UID
+    if identity.gid is not None:
+        numbers["gid"] = identity.gid
+        flags |= _LIB.SS_SET_GID
+    return flags
+
+
+#: Options that are a number in struct ss_request: member, and the flag that says it is set.
+_NUMBERS = {
+    "process_group": ("group", _LIB.SS_SET_GROUP),
+    "controlling_terminal": ("terminal_fd", 0),
+    "umask": ("umask", _LIB.SS_SET_UMASK),
+    "nice": ("nice", _LIB.SS_SET_NICE),
+    "pdeathsig": ("pdeathsig", 0),
+    "sigmask": ("sigmask", _LIB.SS_SET_SIGMASK),
+}
+
+
+def _options(request: Request, numbers: dict[str, int]) -> int:
+    flags = _LIB.SS_NEW_SESSION if request.start_new_session else 0
     flags |= _LIB.SS_NO_NEW_PRIVS if request.no_new_privs else 0
-    flags |= 0 if request.process_group is None else _LIB.SS_SET_GROUP
-    flags |= 0 if request.nice is None else _LIB.SS_SET_NICE
-    flags |= 0 if request.umask is None else _LIB.SS_SET_UMASK
-    return flags | (0 if request.sigmask is None else _LIB.SS_SET_SIGMASK)
+    if isinstance(request.cwd, int):
+        numbers["cwd_fd"] = request.cwd
+    for option, (member, flag) in _NUMBERS.items():
+        value = getattr(request, option)
+        if value is not None:
+            numbers[member] = value
+            flags |= flag
+    return flags
 
 
 def _descriptor_map(request: Request, sources: list[int]) -> list[tuple[int, int]]:

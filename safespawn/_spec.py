@@ -95,6 +95,8 @@ class Request(NamedTuple):
     strategy: Strategy = "auto"
     on_unproven: OnUnproven = "fork"
     audit_tags: tuple[tuple[str, str], ...] = ()
+    #: Whether any option was given at all: most spawns have none, and skip what they ask for.
+    has_options: bool = True
 
     @property
     def asks_identity(self) -> bool:

@@ -56,6 +56,8 @@ def prepare(request: Request, is_open: tuple[bool, bool, bool]) -> Streams:
     opened a file as its own stderr would write messages into it.
     """
     streams = Streams()
+    if request.stdin is request.stdout is request.stderr is None and all(is_open):
+        return streams
     try:
         for fd, wanted in enumerate((request.stdin, request.stdout, request.stderr)):
             _prepare_one(streams, fd, wanted, is_open[fd])

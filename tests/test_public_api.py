@@ -217,7 +217,7 @@ def test_exception_carries_report_stage_and_guard(exception: type[safespawn.Spaw
 def test_options_have_the_same_names_everywhere() -> None:
     """Type, request and checks name the same options."""
     assert set(_checks._OPTIONS) == set(OPTIONS)
-    assert set(_spec.Request._fields) - {"argv"} == set(OPTIONS)
+    assert set(_spec.Request._fields) - {"argv", "has_options"} == set(OPTIONS)
 
 
 def test_no_option_is_required() -> None:
