@@ -25,15 +25,25 @@ from ._spec import Credentials, Exit, Facts
 SECUREBITS = ("noroot", "no_setuid_fixup", "keep_caps")
 
 
-@lru_cache(maxsize=1)
-def _memory_shared_in(pid: int) -> bool | None:
-    del pid  # a forked child looks for itself
+class _Tried:
+    """Whether CLONE_VM shares memory: tried once, by the process with that pid."""
+
+    pid = 0
+    shared = False
+
+
+def _memory_shared() -> bool | None:
+    """Return what was tried, or try it now; None if that could not be done."""
+    if _Tried.pid == os.getpid():  # a forked child tries for itself
+        return _Tried.shared
     if not children_are_in_our_namespace():
         return None
     try:
-        return _binding.memory_shared()
+        _Tried.shared = _binding.memory_shared()
     except OSError:
         return None
+    _Tried.pid = os.getpid()
+    return _Tried.shared
 
 
 def look() -> _binding.Seen:
@@ -53,9 +63,7 @@ def facts(seen: _binding.Seen, *, changes_credentials: bool, try_sharing: bool =
     """Return what a decision rests on; an error while looking is a fact too."""
     if seen.alone is None:
         return Facts(None, None, changes_credentials, None, os.strerror(seen.errno))
-    shared = _memory_shared_in(os.getpid()) if seen.alone and try_sharing else None
-    if shared is None:
-        _memory_shared_in.cache_clear()  # not an answer: ask again next time
+    shared = _memory_shared() if seen.alone and try_sharing else None
     return Facts(seen.alone, seen.threads, changes_credentials, shared)
 
 

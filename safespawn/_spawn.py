@@ -59,6 +59,8 @@ class _Job:
     identity: Identity = KEEP
     decision: Decision = UNDECIDED
     env: tuple[tuple[bytes, bytes], ...] = ()
+    argv_text: tuple[bytes, int] = (b"", 0)
+    env_text: tuple[bytes, int] = (b"", 0)
     removed: tuple[str, ...] = ()
     program: _executable.Program | None = None
     opened: _binding.Opened = field(default_factory=_binding.Opened)
@@ -143,6 +145,9 @@ def _settle_environment(job: _Job) -> None:
     pairs = _probe.environment() if request.env is None else request.env
     home = _identity.home(request) if request.env_policy == "user" else ()
     job.env, job.removed = _environ.apply(pairs, request.env_policy, request.env_allow, home)
+    job.argv_text = _binding.strings(request.argv)
+    job.env_text = _binding.strings(tuple(map(b"=".join, job.env)))
+    _fits(job)
 
 
 def _decide(job: _Job) -> None:
@@ -308,9 +313,7 @@ def _plan(job: _Job, program: _executable.Program, sources: list[int]) -> _bindi
         flags |= _become(job, numbers)
     if request.has_options:
         flags |= _options(request, numbers)
-    argv = _binding.strings(request.argv)
-    env = _binding.strings(tuple(map(b"=".join, job.env)))
-    _fits(argv, env, job)
+    argv, env = job.argv_text, job.env_text
     cpus = _binding.cpu_mask(request.cpu_affinity) if request.cpu_affinity else b""
     groups, limits = job.identity.groups or (), request.rlimits
     return _binding.Plan(program.exec_path, argv, env, fds, flags, job.seen, numbers, groups, cpus, limits)
@@ -379,8 +382,9 @@ def _target(pair: tuple[int, int]) -> int:
     return pair[1]
 
 
-def _fits(argv: tuple[bytes, int], env: tuple[bytes, int], job: _Job) -> None:
+def _fits(job: _Job) -> None:
     """Refuse more than execve(2) takes: every string with its NUL, and its pointer."""
+    argv, env = job.argv_text, job.env_text
     size = len(argv[0]) + len(env[0]) + 8 * (argv[1] + env[1] + 2)
     if size < _checks.STRING_MAX:
         return
