@@ -6,6 +6,7 @@ and every ``ffi.new`` is held in a local until the call has returned.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,8 @@ class _Lib(Protocol):
     def ss_await(self, room: Any, timeout_ms: int) -> int: ...
     def ss_send(self, room: Any, number: int) -> int: ...
     def ss_adopt(self, room: Any, result: Any) -> None: ...
-    def ss_close(self, fd: Any) -> None: ...
+    def ss_exit_close(self, room: Any) -> None: ...
+    def ss_secure(self) -> int: ...
     def ss_found_close(self, found: Any) -> None: ...
     def ss_arena_free(self, arena: Any) -> None: ...
 
@@ -311,6 +313,15 @@ class Slot:
         """The child's pid, 0 if there was none."""
         return int(self.raw.pid)
 
+    @property
+    def ran(self) -> bool:
+        """Whether a program runs, or has run."""
+        return bool(self.raw.outcome == lib.SS_EXEC)
+
+    def outcome(self) -> Outcome:
+        """Return what came of it."""
+        return _outcome(self.raw)
+
     def give_to(self, room: Any) -> None:
         """Move the pidfd, if there is one, to the room of a child that will reap it."""
         lib.ss_adopt(room, self.raw)
@@ -362,7 +373,7 @@ class Opened:
 
     def place(self) -> Any:
         """Return room for one more lookup."""
-        raw = _new_raw(_FOUND)
+        raw = ffi.gc(_new_raw(_FOUND), lib.ss_found_close)
         raw.exe_fd = raw.cwd_fd = raw.copy_fd = -1
         self._raws.append(raw)
         return raw
@@ -372,10 +383,6 @@ class Opened:
         while self._raws:
             lib.ss_found_close(self._raws[-1])
             self._raws.pop()  # afterwards: what was not reached is closed by the next call
-
-    def __del__(self) -> None:
-        """Close what an exception of a signal handler has kept from being closed."""
-        self.close()
 
 
 def find(
@@ -396,7 +403,9 @@ def find(
     """
     want, keep = _lookup(name, dirs, cwd, seen, _lookup_flags(walk=walk, details=details))
     found, result = opened.place(), _new_raw(_RESULT)
-    lib.ss_lookup(_local.arena, want, found, result)  # its answer is in the result too
+    found.error = errno.EINTR
+    while found.error == errno.EINTR:  # a signal: its Python handler has run (PEP 475)
+        lib.ss_lookup(_local.arena, want, found, result)  # its answer is in the result too
     del keep
     return Found(found)
 
@@ -456,7 +465,7 @@ def _lookup(
 
 def exit_room() -> Any:
     """Return where C keeps the pidfd of a child and puts how it ended; see :class:`Slot`."""
-    room = ffi.new(_EXIT)
+    room = ffi.gc(ffi.new(_EXIT), lib.ss_exit_close)
     room.pidfd = -1
     return room
 
@@ -474,7 +483,12 @@ send = lib.ss_send
 
 def close_pidfd(room: Any) -> None:
     """Close a child's pidfd; doing it twice is no error."""
-    lib.ss_close(ffi.addressof(room, "pidfd"))
+    lib.ss_exit_close(room)
+
+
+def is_secure() -> bool:
+    """Return whether we run with more rights than who started us (set-id, file capabilities)."""
+    return bool(lib.ss_secure())
 
 
 def returncode_of(room: Any) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import threading
 import time
@@ -37,6 +38,17 @@ class Child:
         self._elsewhere: Exit | None = None
         self._recording = False
         self._lock = threading.RLock()
+        self._owner = os.getpid()
+
+    def _only_ours(self) -> None:
+        """Refuse in a forked process: the child is its sibling there, and the lock its parent's."""
+        if os.getpid() != self._owner:
+            raise ChildProcessError(errno.ECHILD, f"process {self.pid} is a child of our parent, not ours")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a child of this process."""
+        return os.getpid() == self._owner
 
     def adopt(self, slot: _binding.Slot) -> bool:
         """Take over what came of a spawn; doing it twice is no error. False if it was nothing."""
@@ -68,12 +80,14 @@ class Child:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for the end; False if ``timeout`` seconds went by. Raises ChildProcessError."""
+        if timeout is not None and math.isnan(timeout):
+            raise ValueError(f"timeout must be a number of seconds, not {timeout!r}")
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.poll():
             left = _FOREVER if deadline is None else max(0.0, deadline - time.monotonic())
             # An exception of a handler leaves from here; nothing is held that could be lost.
             answer = _binding.await_end(self._room, int(min(left, _FOREVER) * 1000) + (left > 0))
-            if answer == 0 and deadline is not None and time.monotonic() >= deadline:
+            if answer != 1 and deadline is not None and time.monotonic() >= deadline:
                 return self.poll()
             with self._lock:
                 pass  # another thread may be reaping it: let that finish
@@ -91,6 +105,7 @@ class Child:
 
     def poll(self) -> bool:
         """Reap if it has ended, and say so. Raises ChildProcessError if another reaped it."""
+        self._only_ours()
         if not self.done:
             self._reap()
         elif not self._recording:
@@ -112,7 +127,8 @@ class Child:
             elif answer == -errno.ECHILD:
                 self._reaped_elsewhere()
             elif answer == -errno.EBADF and not self.done:
-                self.lost, self._room.pid = True, -1  # somebody closed our descriptor
+                # Somebody closed our descriptor: its number may be another's by now.
+                self.lost, self._room.pid, self._room.pidfd = True, -1, -1
         finally:
             self._lock.release()
 
@@ -136,10 +152,6 @@ class Child:
         except BaseException:
             self._recording = False
             raise
-
-    def __del__(self) -> None:
-        """Close what an exception of a signal handler has kept from being closed."""
-        _binding.close_pidfd(self._room)
 
     def forget(self) -> None:
         """Close the descriptor and look no more: it is not, or no longer, our child."""
@@ -182,6 +194,7 @@ class Child:
 
     def send_signal(self, number: int) -> None:
         """Send a signal; nothing happens if the child has ended."""
+        self._only_ours()
         with self._lock:
             answer = _binding.send(self._room, number)
         if answer not in (0, -errno.ESRCH, -errno.EBADF):
@@ -189,6 +202,7 @@ class Child:
 
     def kill_tree(self) -> None:
         """Kill it and its descendants; nothing happens if it was reaped."""
+        self._only_ours()
         with self._lock:
             if self.pidfd >= 0:
                 _tree.kill(self.pid, self.pidfd)

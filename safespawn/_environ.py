@@ -6,7 +6,8 @@ from ._spec import EnvPolicy
 
 Pairs = tuple[tuple[bytes, bytes], ...]
 
-#: What a program may need and no loader, libc or interpreter takes code or files from.
+#: What a program may need, and no loader or libc takes code from. Interpreters find files of a
+#: user by HOME, and everybody finds programs by PATH: whose they are is for the caller to say.
 #: An allow-list, because block-lists go out of date: GLIBC_TUNABLES, LD_AUDIT,
 #: JAVA_TOOL_OPTIONS and the like each were missed by somebody's.
 KEPT = frozenset((b"HOME", b"LANG", b"LOGNAME", b"PATH", b"SHELL", b"TERM", b"TZ", b"USER"))
@@ -25,6 +26,11 @@ def _survives(name: bytes, value: bytes, allowed: frozenset[bytes]) -> bool:
     return not ((locale or name in CHECKED) and (b"/" in value or b"%" in value))
 
 
+def _absolute(path: bytes) -> bytes:
+    """Leave out what depends on the working directory: relative and empty elements."""
+    return b":".join(part for part in path.split(b":") if part.startswith(b"/"))
+
+
 def apply(
     pairs: Pairs, policy: EnvPolicy, allowed: frozenset[bytes], home: Pairs
 ) -> tuple[Pairs, tuple[str, ...]]:
@@ -36,6 +42,8 @@ def apply(
         return pairs, ()
     kept = {name: value for name, value in pairs if _survives(name, value, allowed)}
     removed = tuple(name.decode("utf-8", "backslashreplace") for name, _ in pairs if name not in kept)
+    if b"PATH" not in allowed:
+        kept[b"PATH"] = _absolute(kept.get(b"PATH", b"")) or DEFAULT_PATH
     kept.setdefault(b"PATH", DEFAULT_PATH)
     if policy == "user":
         kept.update(home)

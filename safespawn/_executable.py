@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,11 +59,13 @@ class Program:
             pinned=self.pinned, sha256=self.sha256, interpreter=_interpreter(self.found.head)
         )
 
-    def unchanged(self) -> dict[str, int] | None:
+    def unchanged(self, deadline_ns: int) -> dict[str, int] | None:
         """Return size, mtime and ctime as they are now, if the content is still what was hashed."""
-        seen = os.fstat(self.found.exe_fd)
+        seen, size = os.fstat(self.found.exe_fd), self.found.content["size"]
+        if seen.st_size != size:
+            return None
         try:
-            same = _sha256(self.found.exe_fd) == self.sha256
+            same = _sha256(self.found.exe_fd, size, deadline_ns) == self.sha256
         except OSError:  # an O_PATH descriptor: it cannot be read
             return None
         if not same:
@@ -78,7 +81,7 @@ def path_of(env: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:
     return tuple(os.fsencode(os.defpath).split(b":"))
 
 
-def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder) -> Program:
+def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder, deadline_ns: int) -> Program:
     """Find, open and judge the program of a request. Raises LookupProblem."""
     name = request.executable if request.executable is not None else request.argv[0]
     dirs = None if b"/" in name else path_of(env)
@@ -90,7 +93,7 @@ def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder)
     if request.path_policy == "trusted":
         program.verdicts += (_trusted(found, finder),)
     if request.pinned:
-        _pin(request, program)
+        _pin(request, program, deadline_ns)
     return program
 
 
@@ -103,31 +106,38 @@ def _interpreter(head: bytes) -> str | None:
     return os.fsdecode(word) if word else None
 
 
-def _pin(request: Request, program: Program) -> None:
+def _pin(request: Request, program: Program, deadline_ns: int) -> None:
     found = program.found
     if program.script and not os.path.exists("/dev/fd"):
         # The kernel hands a script to its interpreter as /dev/fd/N (fs/exec.c).
         raise LookupProblem("lookup", errno.ENOENT)
     if not found.readable and found.copy_fd < 0:
         raise LookupProblem("lookup", errno.EACCES)
-    program.sha256 = _sha256(found.copy_fd if found.copy_fd >= 0 else found.exe_fd)
+    fd = found.copy_fd if found.copy_fd >= 0 else found.exe_fd
+    program.sha256 = _sha256(fd, found.content["size"], deadline_ns)
     program.verdicts += (_same(request.digest, program.sha256),)
 
 
 # exe-pinned (T-14): the exec goes by the descriptor that was hashed, and the child looks once
-# more that nobody has written to the file since. What is written later still, between that look
-# and the reading of a script by its interpreter, the kernel offers nothing against.
+# more that nobody was seen to write to the file since. Against stores to a mapping made before, and
+# writes to a script before its interpreter has read it, the kernel offers nothing (R-08).
 def _same(wanted: str | None, digest: str) -> Verdict:
     if wanted is not None and wanted != f"sha256:{digest}":
         return Verdict("exe-pinned", "deny", f"its digest is sha256:{digest}, not {wanted}")
     return Verdict("exe-pinned", "allow", "run by the descriptor that was hashed")
 
 
-def _sha256(fd: int) -> str:
-    """Hash a file by pread, so that the descriptor's position stays at the start."""
+def _sha256(fd: int, size: int, deadline_ns: int) -> str:
+    """Hash a file of that size by pread, so that the descriptor's position stays at the start.
+
+    Somebody may be making it longer all the while: no more than ``size`` is read. Raises
+    TimeoutError at the deadline (monotonic, 0 for none).
+    """
     digest = hashlib.sha256()
     at = 0
-    while chunk := os.pread(fd, _CHUNK, at):
+    while at < size and (chunk := os.pread(fd, min(_CHUNK, size - at), at)):
+        if deadline_ns and time.monotonic_ns() > deadline_ns:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         digest.update(chunk)
         at += len(chunk)
     return digest.hexdigest()
@@ -145,6 +155,8 @@ def _trusted(found: _binding.Found, finder: Finder) -> Verdict:
         interpreter = _interpreter(found.head)
         if interpreter is None:
             return verdict
+        if not interpreter.startswith("/"):
+            return Verdict("path-trusted", "deny", f"its interpreter {interpreter!r} is no absolute path")
         found = finder(os.fsencode(interpreter), None, False)
         if found.errno:
             return Verdict("path-trusted", "deny", f"{interpreter}: {os.strerror(found.errno)}")
@@ -174,7 +186,6 @@ def _pass(path: str, seen: dict[str, PathNode], todo: list[str]) -> None:
     head, name = os.path.split(path.rstrip("/"))
     if not name:
         return
-    head = head or os.getcwd()
     if stat.S_ISLNK(os.lstat(os.path.join(head, name)).st_mode):
         todo.append(os.path.join(head, os.readlink(os.path.join(head, name))))
     if head not in seen:

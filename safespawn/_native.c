@@ -53,6 +53,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -852,9 +853,9 @@ ss_child_ns(const struct timespec *time)
 }
 
 /*
- * exe-pinned (T-14): the descriptor keeps the file, not its content. Whoever wrote to it
- * since it was hashed has moved its ctime, which nobody can set back; then ESTALE. From
- * execve on the kernel refuses writers of a binary (ETXTBSY); of a script it does not.
+ * exe-pinned (T-14): the descriptor keeps the file, not its content. write(2) to it since
+ * it was hashed has moved its ctime, which nobody can set back; then ESTALE. A store to a
+ * page that was mapped and dirty before moves nothing: that stays open (R-08).
  */
 static SS_CHILD int
 ss_child_pin(const struct ss_plan *plan, int32_t exec_fd)
@@ -2244,6 +2245,13 @@ ss_close(int32_t *fd)
 		(void)close(closing);
 }
 
+/* Closes the pidfd of a child that is forgotten. */
+SS_API void
+ss_exit_close(struct ss_exit *child)
+{
+	ss_close(&child->pidfd);
+}
+
 /* Moves the pidfd of a child from where it was born to where it is kept; twice is no error. */
 SS_API void
 ss_adopt(struct ss_exit *child, struct ss_result *from)
@@ -2335,6 +2343,18 @@ ss_wait(struct ss_exit *ret_exit, int nohang)
 	return 0;
 }
 
+/* No number is free for a copy: look for a moment, so that a reuse would not last either. */
+static int
+ss_await_slice(const struct ss_exit *child, int timeout_ms)
+{
+	const int slice_ms = (int)(SS_SLICE_NS / 1000000);
+	struct pollfd poll_fd = {child->pidfd, POLLIN, 0};
+	const int answer =
+	    poll(&poll_fd, 1, timeout_ms >= 0 && timeout_ms < slice_ms ? timeout_ms : slice_ms);
+
+	return answer < 0 ? -errno : answer;
+}
+
 /*
  * Waits for the end of a child, without reaping it: 1 when it has ended or is known to be
  * done, 0 when the time is over (milliseconds, -1 for none), -EINTR on a signal. On a
@@ -2349,7 +2369,7 @@ ss_await(const struct ss_exit *child, int timeout_ms)
 
 	poll_fd.fd = fcntl(child->pidfd, F_DUPFD_CLOEXEC, 3);
 	if (poll_fd.fd < 0)
-		return errno == EBADF ? 1 : -errno;
+		return errno == EBADF ? 1 : ss_await_slice(child, timeout_ms);
 	if (!__atomic_load_n(&child->pid, __ATOMIC_ACQUIRE))
 		answer = poll(&poll_fd, 1, timeout_ms);
 	if (answer < 0)
@@ -2366,6 +2386,13 @@ ss_send(const struct ss_exit *child, int number)
 }
 
 /* -------------------------------------------------------------------- probe */
+
+/* Whether we were started with more rights than whoever started us: AT_SECURE, getauxval(3). */
+SS_API int
+ss_secure(void)
+{
+	return getauxval(AT_SECURE) != 0;
+}
 
 /*
  * Asks for a feature in a way that does nothing: the answer is the kernel's, or a

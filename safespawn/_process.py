@@ -33,7 +33,7 @@ class Process:
         self._make_report = make_report
         self._report: SpawnReport | None = None
         self._exchange: _streams.Exchange | None = None
-        self.stdin, self.stdout, self.stderr = streams.files()
+        self.stdin, self.stdout, self.stderr = streams.ours
         self._child = child  # last: from here on __del__ looks after it
 
     @property
@@ -152,6 +152,6 @@ class Process:
     def __del__(self) -> None:
         """Hand a child that was not reaped to those who look later."""
         child = getattr(self, "_child", None)
-        if child is not None and not child.done:
+        if child is not None and child.is_ours and not child.done:
             _child.abandon(child)  # first: the warning may be an error
             warnings.warn(f"{self!r} was dropped while running", ResourceWarning, stacklevel=2, source=self)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from . import _binding, _probe, audit
+from ._child import Child
 from ._spec import Executable, Identity, Request, SpawnReport, Verdict
 from .audit import _record
 
@@ -151,14 +152,15 @@ class Records:
         return {**about, "how": _how(report)}
 
     @staticmethod
-    def started(report: SpawnReport, outcome: _binding.Outcome) -> Mapping[str, Any]:
+    def started(report: SpawnReport, outcome: _binding.Outcome, child: Child) -> Mapping[str, Any]:
         """After the exec: which process it is, and the way that was really taken."""
+        pidfd = child.pidfd
         return {
             "how": _how(report),
             "outcome": {
                 "outcome": report.outcome,
                 "pid": outcome.pid,
-                "pidfd_ino": os.fstat(outcome.pidfd).st_ino,
+                "pidfd_ino": os.fstat(pidfd).st_ino if pidfd >= 0 else None,
                 "ns_to_exec": outcome.window_ns,
                 "clone3": outcome.clone3,
                 "confirmed": outcome.confirmed,

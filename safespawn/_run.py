@@ -114,7 +114,7 @@ def _decoder(text: bool | None, encoding: str | None, errors: str | None) -> tup
     if not (text or encoding or errors):
         return None
     if encoding is not None:
-        codecs.lookup(encoding)  # LookupError names one that is unknown, before anything starts
+        "".encode(encoding)  # LookupError names one that is unknown, before anything starts
     if errors is not None:
         codecs.lookup_error(errors)
     return encoding or locale.getpreferredencoding(do_setlocale=False), errors or "strict"

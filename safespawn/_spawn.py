@@ -46,6 +46,7 @@ def spawn(argv: Iterable[Text], **options: Unpack[SpawnOptions]) -> Process:
 #: is bounded even without a deadline, in seconds. Far more than an execve takes.
 DROP_WINDOW = 30.0
 UNDECIDED = Decision(None, None, ())
+UNCONFIRMED = Verdict("outcome-told", "allow", "nobody could confirm that the program was reached")
 
 
 @dataclass
@@ -183,17 +184,24 @@ def _run_window(job: _Job, streams: _streams.Streams) -> Process:
 def _open_window(job: _Job, plan: _binding.Plan, streams: _streams.Streams) -> Process:
     """Run the window, and let no exception of a signal handler lose what came of it."""
     slot, child, made = _binding.Slot(), _child.Child(job.sid), list[Process]()
+    report = partial(job.report, "exec", "exec")
     try:
         outcome = job.outcome = _native(job, plan, slot)
         if outcome.outcome != "exec":
             child.ours = True
             _fail(job, outcome.outcome, outcome.stage, outcome.errno)
         child.adopt(slot)
-        _started(job, outcome, child, streams, made)
+        if not outcome.confirmed:
+            job.decision = job.decision._replace(verdicts=(*job.decision.verdicts, UNCONFIRMED))
+        # Kept in the step that makes it. A handler that raises inside leaves `made` empty.
+        made.extend(map(Process, (child,), (job.request.argv,), (report,), (streams,)))
     finally:
         # Either it could not be killed yet, or a program runs that our caller will never see.
         if not made and (child.adopt(slot) or child.pidfd >= 0):
             _child.abandon(child)
+        if slot.ran:
+            job.outcome = job.outcome or slot.outcome()
+            audit.emit("spawn.started", job.sid, lambda: Records.started(report(), slot.outcome(), child))
     return made[0]
 
 
@@ -203,9 +211,10 @@ def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Out
         _accept(job, guards.not_alone(job.request, job.decision))
         plan = plan._replace(flags=plan.flags & ~_SHARED)
         outcome = _binding.spawn(plan, slot)
-    if (outcome.stage, outcome.errno) == ("pin", errno.ESTALE) and job.program is not None:
+    changed = (outcome.stage, outcome.errno) == ("pin", errno.ESTALE) and not outcome.stuck
+    if changed and job.program is not None:
         # Its ctime has moved: somebody wrote to it, or only renamed or linked it. Its content tells.
-        content = job.program.unchanged()
+        content = job.program.unchanged(job.deadline_ns)
         if content is not None:
             outcome = _binding.spawn(plan._replace(numbers={**plan.numbers, **content}), slot)
     return outcome
@@ -225,22 +234,6 @@ def _announce(job: _Job, plan: _binding.Plan) -> None:
         raise
 
 
-def _started(
-    job: _Job,
-    outcome: _binding.Outcome,
-    child: _child.Child,
-    streams: _streams.Streams,
-    made: list[Process],
-) -> None:
-    if not outcome.confirmed:
-        seen = Verdict("outcome-told", "allow", "nobody could confirm that the program was reached")
-        job.decision = job.decision._replace(verdicts=(*job.decision.verdicts, seen))
-    # Made and kept in one step: a signal handler that raises cannot come between.
-    report = partial(job.report, "exec", "exec")
-    made.extend(map(Process, (child,), (job.request.argv,), (report,), (streams,)))
-    audit.emit("spawn.started", job.sid, lambda: Records.started(made[0].report, outcome))
-
-
 # ------------------------------------------------------------------ the program
 
 
@@ -249,9 +242,11 @@ def _open(job: _Job) -> _executable.Program:
         return _look_up(job, name, dirs, copy)
 
     try:
-        return _executable.find(job.request, job.env, finder)
+        return _executable.find(job.request, job.env, finder, job.deadline_ns)
     except _executable.LookupProblem as problem:
         _fail(job, "failed", problem.stage, problem.errno)
+    except TimeoutError:
+        _fail(job, "timed-out", "lookup", 0)
 
 
 def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool) -> _binding.Found:

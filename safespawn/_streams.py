@@ -12,18 +12,18 @@ from typing import IO, Any
 from ._spec import DEVNULL, PIPE, STDOUT, Request
 
 _CHUNK = 65536
-_NONE = [-1, -1, -1]
 
 
 @dataclass
 class Streams:
     """Sources for the child's 0, 1 and 2, and our ends of the pipes among them.
 
-    ``opened`` are the descriptors that only the child needs; :meth:`started` closes them.
+    ``ours`` are file objects from the start: they own their descriptors, and closing them
+    twice is no error. ``opened`` are the descriptors that only the child needs.
     """
 
     sources: list[int] = field(default_factory=lambda: [0, 1, 2])
-    ours: list[int] = field(default_factory=lambda: [-1, -1, -1])
+    ours: list[IO[bytes] | None] = field(default_factory=lambda: [None, None, None])
     opened: list[int] = field(default_factory=list)
 
     def started(self) -> None:
@@ -34,19 +34,9 @@ class Streams:
     def abort(self) -> None:
         """Close everything."""
         self.started()
-        ours, self.ours = self.ours, list(_NONE)
-        for fd in ours:
-            if fd >= 0:
-                os.close(fd)
-
-    def files(self) -> tuple[IO[bytes] | None, IO[bytes] | None, IO[bytes] | None]:
-        """Return file objects for our ends; they own the descriptors from here on."""
-        if self.ours == _NONE:
-            return None, None, None
-        modes = ("wb", "rb", "rb")
-        made = [None if fd < 0 else open(fd, mode) for fd, mode in zip(self.ours, modes, strict=True)]  # noqa: SIM115
-        self.ours = [-1, -1, -1]
-        return made[0], made[1], made[2]
+        for file in self.ours:
+            if file is not None:
+                file.close()
 
 
 def prepare(request: Request, is_open: tuple[bool, bool, bool]) -> Streams:
@@ -74,9 +64,10 @@ def _prepare_one(streams: Streams, fd: int, wanted: int | None, is_open: bool) -
         streams.sources[fd] = streams.sources[1]
     elif wanted == PIPE:
         read, write = os.pipe2(os.O_CLOEXEC)
-        theirs, streams.ours[fd] = (read, write) if fd == 0 else (write, read)
+        theirs = read if fd == 0 else write
         streams.opened.append(theirs)
         streams.sources[fd] = theirs
+        streams.ours[fd] = open(write, "wb") if fd == 0 else open(read, "rb")  # noqa: SIM115
     elif wanted in (None, DEVNULL):
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         streams.opened.append(null)
@@ -109,6 +100,7 @@ class Exchange:
                 poll.register(file, select.POLLIN)
                 files[file.fileno()], sinks[file.fileno()] = file, chunks
         if self._stdin is not None and not self._stdin.closed:
+            _flush(self._stdin)
             poll.register(self._stdin, select.POLLOUT)
             files[self._stdin.fileno()] = self._stdin
         while files:
@@ -151,6 +143,14 @@ def _left_ms(deadline: float | None) -> float | None:
 def _drain(fd: int, chunks: list[bytes]) -> bool:
     _keep(chunks, os.read, fd, _CHUNK)
     return bool(chunks[-1])
+
+
+def _flush(stream: IO[bytes]) -> None:
+    """Send what was written by the file object first: the input comes after it."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        pass
 
 
 def _close(stream: IO[bytes]) -> None:

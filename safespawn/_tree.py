@@ -43,7 +43,7 @@ def _hold(pid: int, root: int) -> int | None:
     """Return a pidfd of ``pid``, stopped, if it is a descendant of ``root`` still."""
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except ProcessLookupError:
         return None
     # The number may have been taken by another process before we had the descriptor.
     if pid not in _descendants(root):
@@ -54,6 +54,7 @@ def _hold(pid: int, root: int) -> int | None:
 
 
 def _send(pidfd: int, number: int) -> bool:
+    """Return whether there is such a process; one that may not be signalled is none of the tree."""
     try:
         signal.pidfd_send_signal(pidfd, number)
     except (ProcessLookupError, PermissionError):
@@ -64,28 +65,34 @@ def _send(pidfd: int, number: int) -> bool:
 def kill(root: int, root_pidfd: int) -> None:
     """Kill the tree under ``root``, a child that the caller keeps from being reaped meanwhile.
 
-    If somebody else has reaped it, the pid may be another's by now: nothing is done then.
+    If somebody else has reaped it, the pid may be another's by now: nothing is done then. If a
+    look or a descriptor cannot be had (OSError), what was found is killed all the same.
     """
-    held: dict[int, int] = {}
     if os.readlink("/proc/self") != str(os.getpid()):
         _send(root_pidfd, signal.SIGKILL)  # the numbers in this /proc are not ours: only the root
         return
-    if not _send(root_pidfd, signal.SIGSTOP):
-        return
     try:
-        while new := _descendants(root) - held.keys():
-            before = len(held)
-            for pid in new:
-                pidfd = _hold(pid, root)
-                if pidfd is not None:
-                    held[pid] = pidfd
-            if len(held) == before:
-                break
+        signal.pidfd_send_signal(root_pidfd, signal.SIGSTOP)
+    except ProcessLookupError:
+        return
+    held: dict[int, int] = {}
+    try:
+        while _hold_new(root, held):
+            pass
+    finally:
         for pidfd in held.values():
             # A handler may have reaped the root meanwhile: its pid says nothing then.
             if _send(root_pidfd, 0):
                 _send(pidfd, signal.SIGKILL)
-        _send(root_pidfd, signal.SIGKILL)
-    finally:
-        for pidfd in held.values():
             os.close(pidfd)
+        _send(root_pidfd, signal.SIGKILL)
+
+
+def _hold_new(root: int, held: dict[int, int]) -> bool:
+    """Stop the descendants that are not held yet; False when there are none."""
+    before = len(held)
+    for pid in _descendants(root) - held.keys():
+        pidfd = _hold(pid, root)
+        if pidfd is not None:
+            held[pid] = pidfd
+    return len(held) > before

@@ -207,20 +207,33 @@ def _wait(process: safespawn.Process, mask: set[int]) -> int:
     for number in FORWARDED:
         signal.signal(number, forward)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    code = process.wait()
+    try:
+        code = process.wait()
+    except ChildProcessError as problem:  # SIGCHLD is ignored, and the kernel cannot say
+        _say(f"safespawn: {problem}")
+        return OURS
     return code if code >= 0 else BY_SIGNAL - code
 
 
+def _say(text: str) -> None:
+    """Write to stderr if there is one that takes it: what it says must not change the exit code."""
+    try:
+        if sys.stderr is not None:
+            print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass
+
+
 def _show_report(report: safespawn.SpawnReport) -> None:
-    print(json.dumps(doctor.plain(report), indent=2), file=sys.stderr)
+    _say(json.dumps(doctor.plain(report), indent=2))
 
 
 def _complain(program: str, problem: BaseException) -> None:
     report = getattr(problem, "report", None)
     what = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
-    print(f"safespawn: {shlex.quote(program)}: {what}", file=sys.stderr)
+    _say(f"safespawn: {shlex.quote(program)}: {what}")
     if report is not None and report.outcome == "refused":
-        print(f"safespawn: refused; {'; '.join(report.reasons)}", file=sys.stderr)
+        _say(f"safespawn: refused; {'; '.join(report.reasons)}")
 
 
 def _failure_code(problem: BaseException) -> int:

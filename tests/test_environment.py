@@ -242,6 +242,10 @@ def model(given: Environment, policy: str, allowed: set[bytes], home: Environmen
             removed.append(name.decode("utf-8", "backslashreplace"))
         else:
             arrives[name] = given[name]
+    if b"PATH" in arrives and b"PATH" not in allowed:
+        arrives[b"PATH"] = b":".join(part for part in arrives[b"PATH"].split(b":") if part[:1] == b"/")
+        if not arrives[b"PATH"]:
+            del arrives[b"PATH"]
     if b"PATH" not in arrives:
         arrives[b"PATH"] = b"/usr/bin:/bin"
     if policy == "user":
@@ -284,3 +288,12 @@ def test_child_agrees_with_the_model(
 def test_environment_goes_round(strategy: str, environment: Environment) -> None:
     """Any environment without NUL bytes arrives byte for byte under the policy ``inherit``."""
     assert child(strategy, env=environment) == (environment, ())
+
+
+def test_scrub_leaves_no_relative_element_in_path(strategy: str) -> None:
+    """Elements of PATH that depend on the working directory go; an allowed PATH stays as it is."""
+    odd = {"PATH": ".:/usr/bin::bin:/bin"}
+
+    assert child(strategy, env=odd, env_policy="scrub") == ({b"PATH": b"/usr/bin:/bin"}, ())
+    kept = child(strategy, env=odd, env_policy="scrub", env_allow=["PATH"])
+    assert kept == ({b"PATH": b".:/usr/bin::bin:/bin"}, ())

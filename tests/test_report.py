@@ -663,8 +663,8 @@ def test_pinned_file_is_what_runs(strategy: str, program: Callable[..., Path], m
 
     hashing = _executable._sha256
 
-    def swap_after_hashing(fd: int) -> str:
-        digest = hashing(fd)
+    def swap_after_hashing(*arguments: int) -> str:
+        digest = hashing(*arguments)
         if evil.exists():
             evil.rename(script)
         return digest

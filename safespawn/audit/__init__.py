@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
+from .. import _binding
+from .._errors import AuditError
 from . import _record
 from ._ids import uuid7
 from ._ledger import Ledger, Mode
@@ -32,6 +34,7 @@ class _Current:
 
     ledger: Ledger | None = None
     asked_environment = False
+    ending = False
     lock = threading.RLock()
 
 
@@ -77,25 +80,23 @@ def current_tags() -> dict[str, str]:
     return dict(_tags.get())
 
 
-def _is_set_id() -> bool:
-    """Whether we run with more rights than who started us: the environment is theirs then."""
-    return os.getuid() != os.geteuid() or os.getgid() != os.getegid()
-
-
 @atexit.register
-def _close() -> None:
+def _end() -> None:
+    """Close the ledger at the end of the process. What starts after that is refused."""
+    _Current.ending = True
     if _Current.ledger is not None:
         _Current.ledger.close()
 
 
 def _ledger() -> Ledger | None:
     ledger = _Current.ledger
-    if ledger is not None and not ledger.closed:
+    if ledger is not None and (not ledger.closed or _Current.ending):
         return ledger
     if _Current.asked_environment:
         return None
     with _Current.lock:
-        path = None if _is_set_id() else os.environ.get("SAFESPAWN_AUDIT")
+        # Whoever started a program with more rights than their own chose its environment too.
+        path = None if _binding.is_secure() else os.environ.get("SAFESPAWN_AUDIT")
         if path and not _Current.asked_environment:
             return open(path)
         _Current.asked_environment = True
@@ -111,18 +112,34 @@ def emit(event: str, sid: str, make: Callable[[], Mapping[str, Any]], *, gate: b
     """Write one record of a spawn. ``make`` builds its fields, if anybody wants them.
 
     With ``gate`` the record comes before the act: AuditError, or whatever a ``sys.audit``
-    hook raises, means that the act must not happen. Without it nothing is raised.
+    hook raises, means that the act must not happen. Without it the record is written before
+    an exception of a hook goes on, and nothing of the ledger's is raised.
     """
-    ledger = _ledger()
+    if gate:
+        sys.audit(f"safespawn.{event}", sid)
+        _write(event, sid, make, gate=True)
+        return
     try:
         sys.audit(f"safespawn.{event}", sid)
     except Exception:
-        if gate:
-            raise
         _logger.exception("a sys.audit hook failed on %s of spawn %s", event, sid)
-    if ledger is not None:
-        ledger.append(event, sid, make(), gate=gate)
-    elif _logger.isEnabledFor(logging.INFO):
+    finally:
+        try:
+            _write(event, sid, make, gate=False)
+        except AuditError:
+            _logger.exception("no ledger for %s of spawn %s", event, sid)
+
+
+def _write(event: str, sid: str, make: Callable[[], Mapping[str, Any]], *, gate: bool) -> None:
+    while (ledger := _ledger()) is not None:
+        if ledger.append(event, sid, make(), gate=gate):
+            return
+        if _Current.ending:
+            if gate:
+                ledger.refuse()
+            return
+        # Another thread has put a new one in its place, or closed it for good: look again.
+    if _logger.isEnabledFor(logging.INFO):
         record = {"v": _record.SCHEMA, "ev": event, "sid": sid, **make()}
         _logger.info("%s", _record.line(record).decode("ascii").rstrip())
 

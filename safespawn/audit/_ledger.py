@@ -139,14 +139,16 @@ class Ledger:
         """Whether :meth:`close` was called."""
         return self._fd < 0
 
-    def append(self, event: str, sid: str | None, fields: Mapping[str, Any], *, gate: bool) -> None:
-        """Write one record.
+    def append(self, event: str, sid: str | None, fields: Mapping[str, Any], *, gate: bool) -> bool:
+        """Write one record; False if the ledger was closed, and nothing was done.
 
         ``gate``: what it announces has not happened yet, and must not when it cannot be
         written: AuditError, unless the mode is ``best_effort``. Without ``gate`` nothing is
         raised: the loss is counted, and told by the next record that can be written.
         """
         with self._lock:
+            if self.closed:
+                return False
             try:
                 self._tell_loss()
                 self._write(event, sid, fields)
@@ -156,6 +158,12 @@ class Ledger:
                 self.lost += 1
                 if gate and self.mode != "best_effort":
                     raise self._error(problem) from problem
+            return True
+
+    def refuse(self) -> None:
+        """Raise AuditError because the ledger is closed, unless the mode is ``best_effort``."""
+        if self.mode != "best_effort":
+            raise self._error(OSError(errno.EBADF, "the process is ending, the ledger is closed"))
 
     def _error(self, problem: OSError) -> AuditError:
         told = AuditError(problem.errno, f"the record was not written: {problem.strerror}", self.path)
@@ -196,8 +204,35 @@ class Ledger:
             raise OSError(errno.EBADF, "somebody closed the ledger's descriptor")
         if os.getpid() != self._pid:
             self._start_chain()
-        number, self._next = self._next, self._next + 1
-        record = _record.line(
+        while not self._put(self._next, event, sid, fields):
+            pass  # a signal handler has written records of its own meanwhile: count anew
+
+    def _put(self, number: int, event: str, sid: str | None, fields: Mapping[str, Any]) -> bool:
+        """Write the record if its number is still the next one.
+
+        No handler comes between that look and the call of write (CPython 3.11 and later): they
+        run after calls, on entry to functions and at jumps back only.
+        """
+        record = self._line(number, event, sid, fields)
+        if self._torn:
+            record = b"\n" + record  # ends the half of a record that is in the file
+        write, fd = os.write, self._fd
+        if self._next != number:
+            return False
+        self._next = number + 1
+        try:
+            written = write(fd, record)
+        except OSError:
+            if self._next == number + 1:
+                self._next = number  # nothing is in the file, so the number is free
+            raise
+        self._torn = written != len(record)
+        if self._torn:
+            raise OSError(errno.ENOSPC, f"only {written} of {len(record)} bytes were taken")
+        return True
+
+    def _line(self, number: int, event: str, sid: str | None, fields: Mapping[str, Any]) -> bytes:
+        return _record.line(
             {
                 "v": _record.SCHEMA,
                 "c": self._chain,
@@ -211,19 +246,6 @@ class Ledger:
                 **fields,
             }
         )
-        self._put(record)
-
-    def _put(self, record: bytes) -> None:
-        if self._torn:
-            record = b"\n" + record  # ends the half of a record that is in the file
-        try:
-            written = os.write(self._fd, record)
-        except OSError:
-            self._next -= 1  # nothing is in the file, so the number is free
-            raise
-        self._torn = written != len(record)
-        if self._torn:
-            raise OSError(errno.ENOSPC, f"only {written} of {len(record)} bytes were taken")
 
     def _start_chain(self) -> None:
         """A forked child numbers its own records; the parent's chain goes on elsewhere."""

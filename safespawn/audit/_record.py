@@ -81,13 +81,37 @@ def line(fields: Mapping[str, Any]) -> bytes:
     return data.encode("ascii") + b"\n"
 
 
+#: What a record can best do without, in that order; who ran what is not among them.
+EXPENDABLE = (
+    ("what", "env_removed"),
+    ("what", "env_keys"),
+    ("what", "fds"),
+    ("tags", None),
+    ("want", None),
+    ("how", "why"),
+    ("what", "cwd"),
+)
+
+
+def _cut(value: Any) -> dict[str, Any]:
+    data = _encode(value)
+    return {"cut_bytes": len(data), "sha256": hashlib.sha256(data.encode("ascii")).hexdigest()}
+
+
 def _shortened(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the largest parts by their sizes until the record fits."""
+    """Replace parts by their sizes and digests until the record fits: see EXPENDABLE."""
     short = dict(fields)
-    sizes = {key: len(_encode(value)) for key, value in fields.items()}
-    for key in sorted(sizes, key=lambda name: -sizes[name]):
+    for group, name in EXPENDABLE:
+        if len(_encode(short)) < LINE_MAX:
+            return short
+        part = short.get(group)
+        if name is None and part is not None:
+            short[group] = _cut(part)
+        elif isinstance(part, dict) and name in part:
+            short[group] = {**part, name: _cut(part[name])}
+    # Nothing that a request can contain gets here; whatever else does is cut, largest first.
+    for key in sorted(short, key=lambda name: -len(_encode(short[name]))):
         if len(_encode(short)) < LINE_MAX:
             break
-        digest = hashlib.sha256(_encode(fields[key]).encode("ascii")).hexdigest()
-        short[key] = {"cut_bytes": sizes[key], "sha256": digest}
+        short[key] = _cut(short[key])
     return short
