@@ -373,10 +373,11 @@ class Opened:
 
     def place(self) -> Any:
         """Return room for one more lookup."""
-        raw = ffi.gc(_new_raw(_FOUND), lib.ss_found_close)
+        raw = _new_raw(_FOUND)
         raw.exe_fd = raw.cwd_fd = raw.copy_fd = -1
-        self._raws.append(raw)
-        return raw
+        # Only now: what is collected before the numbers are set would close any descriptor.
+        self._raws.append(ffi.gc(raw, lib.ss_found_close))
+        return self._raws[-1]
 
     def close(self) -> None:
         """Close them all; doing it twice is no error."""
@@ -465,9 +466,8 @@ def _lookup(
 
 def exit_room() -> Any:
     """Return where C keeps the pidfd of a child and puts how it ended; see :class:`Slot`."""
-    room = ffi.gc(ffi.new(_EXIT), lib.ss_exit_close)
-    room.pidfd = -1
-    return room
+    # The number first: what is collected before it is set would close descriptor 0.
+    return ffi.gc(ffi.new(_EXIT, {"pidfd": -1}), lib.ss_exit_close)
 
 
 #: Reap a child into its room: ``wait(room, nohang)``. Answers 0, 1 while it still runs (nohang
