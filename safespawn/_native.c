@@ -16,7 +16,8 @@
  *     own credentials never shares. [T-02 alone-or-apart, T-19 drop-apart]
  *  3. A child that never reaches execve. With a deadline nobody sleeps in vfork:
  *     we wait on a futex that the kernel releases at exec or exit, then kill by
- *     pidfd. The same wait serves the lookup of the program. [T-03 window-bounded]
+ *     pidfd. The same wait serves the lookup of the program, and every child that
+ *     becomes another user, who could stop it. [T-03 window-bounded]
  *  4. Inputs are edited during the window. Everything is copied into a private
  *     mapping that is read-only while the child lives. [T-04 inputs-sealed]
  *  5. A credential change escaped the proof, or a forked child was born with old
@@ -39,7 +40,8 @@
  *
  * The stack outlives the child's use of it: with CLONE_VFORK the kernel keeps us
  * asleep until then, without it we wait or kill. A child that SIGKILL could not
- * end yet (it sleeps in the kernel) never runs another instruction of its own.
+ * end yet (it sleeps in the kernel) never runs another instruction of its own, but
+ * the kernel still reads its robust list when it dies: its memory is given up.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE

@@ -1,4 +1,4 @@
-"""The fields of the audit records of a spawn (audit.md of the design, section 4). Pure but for fstat."""
+"""The fields of the audit records of a spawn. Pure but for fstat of the descriptors that are told of."""
 
 from __future__ import annotations
 
