@@ -15,7 +15,7 @@ from . import _binding, _checks, _child, _environ, _executable, _identity, _prob
 from ._errors import AuditError, KilledBeforeExec, RaceDetected, SpawnError, SpawnTimeout, UnsafeSpawn
 from ._process import Process
 from ._records import Records
-from ._spec import KEEP, Decision, Identity, Request, SpawnReport, Text, Verdict
+from ._spec import KEEP, Decision, Executable, Identity, Request, SpawnReport, Text, Verdict
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -66,6 +66,16 @@ class _Job:
     program: _executable.Program | None = None
     opened: _binding.Opened = field(default_factory=_binding.Opened)
     outcome: _binding.Outcome | None = None
+    executable: Executable | None = None
+
+    def slim(self) -> None:
+        """Let go of what only the window needed: a handle keeps the rest for its report."""
+        if self.program is None:
+            return
+        self.executable = self.program.executable
+        self.decision = self.decision._replace(verdicts=self.decision.verdicts + self.program.verdicts)
+        self.program, self.env = None, ()
+        self.argv_text = self.env_text = (b"", 0)
 
     def report(self, outcome: str, stage: str | None = None, number: int | None = None) -> SpawnReport:
         """Return the report of what is known so far."""
@@ -84,7 +94,7 @@ class _Job:
             done.window_ns if done else None,
             self.seen.threads,
             self.seen.credentials,
-            self.program.executable if self.program else None,
+            self.program.executable if self.program else self.executable,
             self.identity,
             self.removed,
         )
@@ -193,6 +203,7 @@ def _open_window(job: _Job, plan: _binding.Plan, streams: _streams.Streams) -> P
         child.adopt(slot)
         if not outcome.confirmed:
             job.decision = job.decision._replace(verdicts=(*job.decision.verdicts, UNCONFIRMED))
+        job.slim()
         # Kept in the step that makes it. A handler that raises inside leaves `made` empty.
         made.extend(map(Process, (child,), (job.request.argv,), (report,), (streams,)))
     finally:

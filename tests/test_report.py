@@ -834,3 +834,20 @@ def test_refusals_leave_nothing_open(trusted_dir: Path) -> None:
             spawn([path], path_policy="trusted", pin=True, stdin=PIPE, stdout=PIPE, cwd="/")
 
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+
+
+def test_handle_keeps_no_more_than_its_report_needs() -> None:
+    """A thousand results in a list hold reports, not the tables of the lookups behind them."""
+    out = helpers.run_snippet(
+        """
+import tracemalloc
+safespawn.run(["/bin/true"])
+tracemalloc.start()
+before = tracemalloc.get_traced_memory()[0]
+kept = [safespawn.run(["/bin/true"]) for _ in range(200)]
+out["bytes"] = (tracemalloc.get_traced_memory()[0] - before) / len(kept)
+out["strategy"] = kept[0].report.strategy
+"""
+    )
+    assert out["strategy"] == "vfork"
+    assert out["bytes"] < 8000
