@@ -850,4 +850,4 @@ out["strategy"] = kept[0].report.strategy
 """
     )
     assert out["strategy"] == "vfork"
-    assert out["bytes"] < 8000
+    assert out["bytes"] < 4500
