@@ -10,7 +10,10 @@ trap 'rm -rf "$work"' EXIT
 # The interpreter itself leaks at exit by design, and its own memory is not ours to test. The
 # children of a test are real programs: they must not be started under the sanitizer's library.
 export ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1
-quick=(test_run.py test_process.py test_options.py test_descriptors.py test_identity.py test_report.py)
+quick=(
+	test_run.py test_process.py test_options.py test_descriptors.py test_identity.py test_report.py
+	test_audit.py test_inputs.py test_bounds.py test_fallbacks.py test_ends.py test_interrupts.py
+)
 for variant in asan ubsan; do
 	"$python" tests/build_variant.py "$variant" "$work/$variant"
 	echo "ordinary tests under $variant"
