@@ -26,12 +26,12 @@ class Child:
     handler can come between.
     """
 
-    def __init__(self, sid: str, *, ours: bool = False) -> None:
-        """Make one before the spawn. ``ours``: it runs no program, so its end is no record."""
+    def __init__(self, sid: str, *, unrecorded: bool = False) -> None:
+        """Make one before the spawn. ``unrecorded``: it runs no program, so its end is no record."""
         self.pid = 0
         self.sid = sid
         self.started_ns = time.monotonic_ns()
-        self.ours = ours
+        self.unrecorded = unrecorded
         self.lost = False
         self.timeout_killed = False
         self._room = _binding.exit_room()
@@ -42,7 +42,7 @@ class Child:
 
     def _only_ours(self) -> None:
         """Refuse in a forked process: the child is its sibling there, and the lock its parent's."""
-        if os.getpid() != self._owner:
+        if not self.is_ours:
             raise ChildProcessError(errno.ECHILD, f"process {self.pid} is a child of our parent, not ours")
 
     @property
@@ -159,7 +159,7 @@ class Child:
         _binding.close_pidfd(self._room)
 
     def _record(self, reaped_by: str) -> None:
-        if self.ours:
+        if self.unrecorded:
             return
         if self.lost:
             audit.emit("exit.unknown", self.sid, lambda: {"pid": self.pid, "why": "reaped elsewhere"})

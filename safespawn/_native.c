@@ -1923,7 +1923,7 @@ ss_reap(const struct ss_window *w, struct ss_result *result)
 		result->flags |= SS_STUCK; /* asleep in the kernel; the caller reaps it later */
 		return;
 	}
-	/* ECHILD: somebody else reaped it, or SIGCHLD is ignored. It is gone. */
+	/* ECHILD: somebody else reaped it, with __WALL (see ss_clone). It is gone. */
 	result->exit_code = info.si_code;
 	result->exit_status = info.si_status;
 	(void)close(w->pidfd);

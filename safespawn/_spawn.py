@@ -198,7 +198,7 @@ def _open_window(job: _Job, plan: _binding.Plan, streams: _streams.Streams) -> P
     try:
         outcome = job.outcome = _native(job, plan, slot)
         if outcome.outcome != "exec":
-            child.ours = True
+            child.unrecorded = True
             _fail(job, outcome.outcome, outcome.stage, outcome.errno)
         child.adopt(slot)
         if not outcome.confirmed:
@@ -271,7 +271,7 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
         return _binding.find(
             name, dirs, cwd=job.request.cwd, walk=walk, details=details, seen=job.seen, opened=job.opened
         )
-    slot, child = _binding.Slot(), _child.Child(job.sid, ours=True)
+    slot, child = _binding.Slot(), _child.Child(job.sid, unrecorded=True)
     try:
         found, outcome = _binding.find_bounded(
             name,

@@ -6,7 +6,6 @@ No system call, no read of /proc and no cffi in here.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Literal, NamedTuple, TypedDict
@@ -250,11 +249,3 @@ class Exit(NamedTuple):
     oublock: int = 0
     nvcsw: int = 0
     nivcsw: int = 0
-
-
-def describe_signal(number: int) -> str:
-    """Return the name of a signal, or ``signal N`` where Python has none."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
