@@ -42,12 +42,38 @@ class _Lib(Protocol):
     SS_WALK: int
     SS_DETAILS: int
     SS_PINNED: int
+    SS_REQUIRE_LOCK: int
+    SS_REQUIRE_SEAL: int
+    SS_AMONG_OTHERS: int
     SS_EXEC: int
     SS_FAILED: int
     SS_KILLED_BEFORE_EXEC: int
     SS_RACE_DETECTED: int
     SS_TIMED_OUT: int
     SS_NOT_ALONE: int
+    SS_PREEMPTED: int
+    SS_ARM_OFF: int
+    SS_ARM_ARMED: int
+    SS_ARM_UNLOCKABLE: int
+    SS_LOCK_HOLDS: int
+    SS_LOCK_OFF: int
+    SS_LOCK_UNLOCKABLE: int
+    SS_LOCK_NOT_OURS: int
+    SS_LOCK_CHANGING: int
+    SS_LOCK_EXPORTS: int
+    SS_LOCK_NAMESPACES: int
+    SS_LOCK_CAPTURED: int
+    SS_LOCK_UNSEARCHED: int
+    SS_LOCK_FOREIGN: int
+    SS_LOCK_UNSETTLED: int
+    SS_LOCK_STAINED: int
+    SS_LOCK_DIFFER: int
+    SS_LOCK_UNSEEN: int
+    SS_LOCK_PASS: int
+    SS_CALL_NONE: int
+    SS_CALL_RAW: int
+    SS_THROUGH_SYSCALL: int
+    SS_THROUGH_PSX: int
     SS_USED_CLONE3: int
     SS_UNCONFIRMED: int
     SS_STUCK: int
@@ -59,7 +85,14 @@ class _Lib(Protocol):
 
     def ss_stage_name(self, stage: int) -> Any: ...
     def ss_look(self, facts: Any) -> int: ...
-    def ss_memory_shared(self) -> int: ...
+    def ss_memory_shared(self, proof: int, epoch: int) -> int: ...
+    def ss_call_name(self, call: int) -> Any: ...
+    def ss_covered(self, index: int, covered: Any) -> Any: ...
+    def ss_arm(self, foreign: int, wait_ns: int) -> int: ...
+    def ss_lock_status(self, status: Any) -> None: ...
+    def ss_credential_change_begin(self, changing: Any, call: int) -> None: ...
+    def ss_credential_change_end(self, changing: Any) -> None: ...
+    def ss_change_fetch(self, number: int, change: Any) -> int: ...
     def ss_try(self, feature: int) -> int: ...
     def ss_spawn(self, arena: Any, request: Any, result: Any) -> int: ...
     def ss_lookup(self, arena: Any, lookup: Any, found: Any, result: Any) -> int: ...
@@ -104,13 +137,20 @@ class _Local(threading.local):
 _local = _Local()
 
 
+def _credentials(c: Any) -> Credentials:
+    return Credentials(
+        c.ruid, c.euid, c.suid, c.rgid, c.egid, c.sgid, c.effective, c.permitted, c.inheritable
+    )
+
+
 class Seen:
     """What a decision rests on, as C saw it in one call.
 
-    ``alone`` is None when that could not be told; ``errno`` says why then.
+    ``alone`` is None when that could not be told; ``errno`` says why then. ``lock`` is why
+    the credential lock does not hold (an SS_LOCK constant), looked at when we are not alone.
     """
 
-    __slots__ = ("_raw", "alone", "errno", "standard_open", "threads")
+    __slots__ = ("_raw", "alone", "errno", "lock", "standard_open", "threads")
 
     def __init__(self) -> None:
         """Look. Raises OSError if our credentials cannot be read."""
@@ -120,6 +160,7 @@ class Seen:
         self.alone = None if answer < 0 else answer == 1
         self.errno = -answer if answer < 0 else 0
         self.threads: int | None = raw.tasks or None
+        self.lock: int = raw.lock
         bits = raw.open_std
         self.standard_open = (bool(bits & 1), bool(bits & 2), bool(bits & 4))
 
@@ -127,9 +168,22 @@ class Seen:
     def credentials(self) -> Credentials:
         """The credentials of the thread that looked."""
         c = self._raw.creds
-        return Credentials(
-            c.ruid, c.euid, c.suid, c.rgid, c.egid, c.sgid, c.effective, c.permitted, c.inheritable
-        )
+        return _credentials(c)
+
+    @property
+    def lock_errno(self) -> int:
+        """What went wrong with the lock, 0 if nothing did."""
+        return int(self._raw.lock_error)
+
+    @property
+    def lock_detail(self) -> int:
+        """A number that goes with the reason: a thread, a count, a call."""
+        return int(self._raw.lock_detail)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the credential lock at that moment, 0 when it is not armed."""
+        return int(self._raw.creds.epoch)
 
     def expect_in(self, target: Any) -> None:
         """Write them where the child will compare: creds-agree (T-05)."""
@@ -249,6 +303,7 @@ _OUTCOMES = {
     lib.SS_RACE_DETECTED: "race-detected",
     lib.SS_TIMED_OUT: "timed-out",
     lib.SS_NOT_ALONE: "not-alone",
+    lib.SS_PREEMPTED: "preempted",
 }
 
 _STAGES: tuple[str, ...] = tuple(ffi.string(lib.ss_stage_name(i)).decode() for i in range(lib.SS_STAGE_COUNT))
@@ -265,9 +320,12 @@ def _check(answer: int, what: str) -> int:
     return answer
 
 
-def memory_shared() -> bool:
-    """Return whether CLONE_VM really shares memory here. Raises OSError, EBUSY if not alone."""
-    return _check(lib.ss_memory_shared(), "trying a child on shared memory") == 1
+def memory_shared(proof: int, seen: Seen) -> bool:
+    """Return whether CLONE_VM really shares memory here, tried under a proof (SS_REQUIRE flag).
+
+    Raises OSError, EBUSY if the proof does not hold.
+    """
+    return _check(lib.ss_memory_shared(proof, seen.epoch), "trying a child on shared memory") == 1
 
 
 def try_feature(feature: int) -> None:
@@ -386,6 +444,131 @@ class Opened:
             self._raws.pop()  # afterwards: what was not reached is closed by the next call
 
 
+# ---------------------------------------------------------------- the credential lock
+
+#: What a change is bracketed as: one that a wrapper will see, one that nobody else sees.
+CALL_NONE = lib.SS_CALL_NONE
+CALL_RAW = lib.SS_CALL_RAW
+
+_CHANGE = ffi.typeof("struct ss_change *")
+_CHANGING = ffi.typeof("struct ss_changing *")
+_ARM_STATES = {lib.SS_ARM_OFF: "off", lib.SS_ARM_ARMED: "armed", lib.SS_ARM_UNLOCKABLE: "unlockable"}
+
+
+def arm(*, foreign: bool, wait_ns: int) -> int:
+    """Put the wrappers in place. Returns 0 or an errno; the state is in :func:`lock_status`."""
+    return lib.ss_arm(foreign, wait_ns)
+
+
+def is_armed() -> bool:
+    """Whether the wrappers are in place."""
+    return lock_status()["state"] == "armed"
+
+
+def call_name(call: int) -> str:
+    """Return the name of a call that changes credentials."""
+    name = lib.ss_call_name(call)
+    return ffi.string(name).decode("ascii") if name else "?"
+
+
+def covered() -> dict[str, bool]:
+    """Return every function that can be covered, and whether it is."""
+    found: dict[str, bool] = {}
+    flag = ffi.new("int32_t *")
+    index = 1
+    while name := lib.ss_covered(index, flag):
+        found[ffi.string(name).decode("ascii")] = bool(flag[0])
+        index += 1
+    return found
+
+
+def lock_status() -> dict[str, Any]:
+    """Return the state of the credential lock as plain values."""
+    raw = ffi.new("struct ss_lock_status *")
+    lib.ss_lock_status(raw)
+    armed = raw.armed
+    counts = ("exports", "objects", "slots", "patched", "captured", "unsearched", "foreign")
+    own = ("changes", "epoch", "other_namespaces", "spawners", "changers", "overlaps")
+    told = {name: ffi.string(getattr(armed, name)).decode("utf-8", "replace")
+            for name in ("captured_in", "foreign_name", "foreign_in")}  # fmt: skip
+    return {
+        "state": _ARM_STATES[armed.state],
+        "errno": armed.error,
+        **{name: getattr(armed, name) for name in counts},
+        **told,
+        "captured_at": armed.captured_at,
+        **{name: getattr(raw, name) for name in own},
+        "changer_waits": bool(raw.changer_waits),
+        "arming_us": armed.took_ns // 1000,
+        "wait": raw.wait_ns / 1e9,
+        "covered": [name for name, is_covered in covered().items() if is_covered],
+        "missing": [name for name, is_covered in covered().items() if not is_covered],
+    }
+
+
+class Changing:
+    """A change of credentials that Python brackets; collected, it is ended too."""
+
+    __slots__ = ("_call", "_raw")
+
+    def __init__(self, call: int) -> None:
+        """Nothing is held yet."""
+        self._raw = ffi.gc(ffi.new(_CHANGING), lib.ss_credential_change_end)
+        self._call = call
+
+    def begin(self) -> None:
+        """Wait until no child shares our memory, without the GIL."""
+        lib.ss_credential_change_begin(self._raw, self._call)
+
+    def end(self) -> None:
+        """Let spawns share memory again; doing it twice is no error."""
+        lib.ss_credential_change_end(self._raw)
+
+
+class Change(NamedTuple):
+    """One change that was seen: who called what, and the credentials before and after."""
+
+    call: str
+    tid: int
+    time_ns: int
+    errno: int
+    by_syscall: bool
+    by_psx: bool
+    arguments: tuple[int, int, int]
+    waited_ns: int
+    killed: int
+    before: Credentials
+    after: Credentials
+
+
+def change_count() -> int:
+    """Return how many changes this process has seen."""
+    raw = ffi.new("struct ss_lock_status *")
+    lib.ss_lock_status(raw)
+    return int(raw.changes)
+
+
+def change(number: int) -> Change | bool | None:
+    """Return a change by its number; None when there is none yet, False when it was lost."""
+    raw = ffi.new(_CHANGE)
+    answer = lib.ss_change_fetch(number, raw)
+    if answer != 1:
+        return None if answer == 0 else False
+    return Change(
+        call_name(raw.call),
+        raw.tid,
+        raw.time_ns,
+        raw.error,
+        bool(raw.through & lib.SS_THROUGH_SYSCALL),
+        bool(raw.through & lib.SS_THROUGH_PSX),
+        tuple(raw.arguments),
+        raw.waited_ns,
+        raw.killed,
+        _credentials(raw.before),
+        _credentials(raw.after),
+    )
+
+
 def find(
     name: bytes,
     dirs: Sequence[bytes] | None,
@@ -423,14 +606,14 @@ def find_bounded(
     copy: bool = False,
     walk: bool = False,
     details: bool = False,
-    share: bool = False,
+    sharing: int = 0,
 ) -> tuple[Found, Outcome]:
-    """Do the same in a child of its own, on shared memory if ``share``, until the deadline.
+    """Do the same in a child of its own, until the deadline; ``sharing`` is its window's flags.
 
     ``copy`` fetches the whole file, to be hashed. The outcome is that of the child.
     """
     flags = _lookup_flags(walk=walk, details=details or copy)
-    flags |= (lib.SS_COPY if copy else 0) | (lib.SS_SHARE_MEMORY | lib.SS_REQUIRE_ALONE if share else 0)
+    flags |= (lib.SS_COPY if copy else 0) | sharing
     want, keep = _lookup(name, dirs, cwd, seen, flags)
     want.deadline_ns = deadline_ns
     found = opened.place()

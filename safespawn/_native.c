@@ -98,6 +98,11 @@
 #define SS_MFD_CLOEXEC 1u
 #define SS_MFD_NOEXEC_SEAL 8u
 #define SS_SLICE_NS 50000000ll       /* of a bounded wait: see ss_await_release */
+#ifdef __GLIBC__
+#define SS_SETID_SIGNAL 33 /* SIGSETXID of glibc's nptl */
+#else
+#define SS_SETID_SIGNAL 34 /* SIGSYNCCALL of musl */
+#endif
 
 enum {
 	SS_SHARE_MEMORY = 1 << 0,
@@ -119,6 +124,9 @@ enum {
 	SS_WALK = 1 << 16,
 	SS_DETAILS = 1 << 17,
 	SS_PINNED = 1 << 18,
+	SS_REQUIRE_LOCK = 1 << 19,
+	SS_REQUIRE_SEAL = 1 << 20,
+	SS_AMONG_OTHERS = 1 << 21, /* other threads run: they must not wait for our child */
 };
 
 #define SS_CHANGES_IDS (SS_SET_UID | SS_SET_GID | SS_SET_GROUPS)
@@ -129,7 +137,8 @@ enum {
 	SS_KILLED_BEFORE_EXEC,
 	SS_RACE_DETECTED,
 	SS_TIMED_OUT,
-	SS_NOT_ALONE,
+	SS_NOT_ALONE, /* what was to be proved does not hold; nothing was started */
+	SS_PREEMPTED, /* killed before execve, so that a credential change need not wait */
 };
 
 enum {
@@ -169,6 +178,7 @@ enum { SS_TRY_CLONE3, SS_TRY_CLOSE_RANGE, SS_TRY_FACCESSAT2, SS_TRY_MOVE_PAGES }
 	X(CREDS, "credentials")                                                 \
 	X(PIN, "pin")                                                           \
 	X(MASK, "mask")                                                         \
+	X(EPOCH, "epoch")                                                       \
 	X(EXEC, "exec")
 
 enum {
@@ -185,12 +195,15 @@ enum { SS_PATH_BYTES = 4096, SS_HEAD_BYTES = 256, SS_PARENTS = 64 };
 struct ss_creds {
 	uint32_t ruid, euid, suid, rgid, egid, sgid;
 	uint64_t effective, permitted, inheritable;
+	uint64_t epoch; /* of the credential lock, when they were read; 0: not armed */
 };
 
 struct ss_facts {
 	struct ss_creds creds;
 	int32_t alone; /* 1, 0, or a negative errno */
 	uint32_t tasks, open_std;
+	int32_t lock, lock_error; /* when we are not alone: SS_LOCK_... and what goes with it */
+	int64_t lock_detail;
 };
 
 struct ss_fd {
@@ -295,9 +308,10 @@ struct ss_plan {
 	struct ss_report *report;
 	unsigned char *scratch;
 	char **argv, **envp;
+	const uint64_t *epoch; /* what the credential lock's is now; NULL: not armed */
 	uint64_t mask;
 	int32_t parent_pid;
-	int32_t bounded;
+	int32_t tells; /* the kernel is asked to release report->owner */
 };
 
 struct ss_search {
@@ -311,6 +325,7 @@ struct ss_search {
 #include "_hooks.h"
 #else
 #define SS_HOOK(stage) 0
+#define SS_ARM_HOOK() 0
 #define SS_GUARDED(guard) 1
 #endif
 
@@ -912,6 +927,19 @@ ss_child_mask(const struct ss_plan *plan)
 	return ss_child_error(ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &plan->mask, NULL, 8));
 }
 
+/*
+ * epoch-agrees (T-23): ESTALE when a change of credentials that the lock saw has begun or
+ * ended since the decision. It may concern what the ids and capabilities do not show, or
+ * threads that the change has not reached yet.
+ */
+static SS_CHILD int
+ss_child_epoch(const struct ss_plan *plan)
+{
+	if (!plan->epoch || !SS_GUARDED(EPOCH_AGREES))
+		return 0;
+	return __atomic_load_n(plan->epoch, __ATOMIC_SEQ_CST) == plan->want.expected.epoch ? 0 : ESTALE;
+}
+
 static SS_CHILD int
 ss_child_execve(const struct ss_plan *plan, int32_t exec_fd)
 {
@@ -937,7 +965,7 @@ ss_child_spawn(void *argument)
 	int error;
 
 	ss_child_stage(plan->report, SS_STAGE_BIRTH);
-	if (plan->bounded && (error = ss_child_arm(plan->report)))
+	if (plan->tells && (error = ss_child_arm(plan->report)))
 		goto fail;
 	SS_STEP(BIRTH, ss_child_creds_agree(&plan->want.expected));
 	SS_STEP(SIGNALS, ss_child_signals(plan));
@@ -961,6 +989,7 @@ ss_child_spawn(void *argument)
 	SS_STEP(CREDS, ss_child_creds(plan));
 	SS_STEP(PIN, ss_child_pin(plan, exec_fd));
 	SS_STEP(MASK, ss_child_mask(plan));
+	SS_STEP(EPOCH, ss_child_epoch(plan));
 	SS_STEP(EXEC, ss_child_execve(plan, exec_fd));
 	error = EPROTO; /* an execve that worked does not return: somebody fakes its answer */
 fail:
@@ -1451,6 +1480,26 @@ ss_is_shared(void)
 	return 0;
 }
 
+/* How many tasks we are: st_nlink of /proc/self/task less two. Returns 0 or an errno. */
+static int
+ss_count_tasks(uint32_t *ret_tasks)
+{
+	const long fd = ss_sys4(SYS_openat, AT_FDCWD, "/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+	struct statfs fs;
+	struct stat st;
+	long answer;
+
+	if (fd < 0)
+		return ss_child_error(fd);
+	if (!(answer = ss_sys2(SYS_fstatfs, fd, &fs)) && !(answer = ss_child_stat((int32_t)fd, &st)) &&
+	    (fs.f_type != SS_PROC_MAGIC || st.st_nlink < 3))
+		answer = -ENOTSUP; /* something else is mounted there */
+	(void)ss_sys1(SYS_close, fd); /* an O_PATH descriptor: there is nothing to lose */
+	if (!answer)
+		*ret_tasks = (uint32_t)st.st_nlink - 2;
+	return ss_child_error(answer);
+}
+
 /*
  * Whether nobody else runs on this memory. Two witnesses: the number of tasks
  * (st_nlink of /proc/self/task less two, which costs no listing), and the kernel's
@@ -1461,22 +1510,57 @@ ss_is_shared(void)
 static int
 ss_alone(uint32_t *ret_tasks)
 {
-	struct statfs fs;
-	struct stat st;
-	int fd, error = 0;
+	const int error = ss_count_tasks(ret_tasks);
 
-	fd = open("/proc/self/task", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	if (fstatfs(fd, &fs) || fstat(fd, &st))
-		error = errno;
-	else if (fs.f_type != SS_PROC_MAGIC || st.st_nlink < 3)
-		error = ENOTSUP; /* something else is mounted there */
-	(void)close(fd); /* an O_PATH descriptor: there is nothing to lose */
-	if (error)
-		return -error;
-	*ret_tasks = (uint32_t)st.st_nlink - 2;
-	return *ret_tasks == 1 && !ss_is_shared();
+	return error ? -error : *ret_tasks == 1 && !ss_is_shared();
+}
+
+/* Whether other threads run, or nobody can tell. Touches no errno. */
+static int
+ss_has_others(void)
+{
+	uint32_t tasks;
+
+	return ss_count_tasks(&tasks) != 0 || tasks != 1;
+}
+
+/* Whether the child behind a pidfd is dead. Touches no errno. */
+static int
+ss_has_ended(int32_t pidfd)
+{
+	struct pollfd poll = {pidfd, POLLIN, 0};
+	const struct timespec now = {0, 0};
+
+	return ss_sys5(SYS_ppoll, &poll, 1, &now, NULL, 8) == 1;
+}
+
+static int ss_is_sealed(void) { return 0; } /* TEMP */
+
+#include "_credlock.c"
+
+#include "_wrappers.c"
+
+#include "_interpose.c"
+
+#include "_tasks.c"
+
+#include "_locked.c"
+
+#include "_foreign.c"
+
+static void
+ss_look_at_lock(struct ss_facts *facts)
+{
+	struct ss_lock_facts lock;
+
+	if (facts->alone == 1) { /* the proof is not needed, but the child compares the epoch */
+		facts->creds.epoch = ss_lock_ours() ? ss_epoch_now() : 0;
+		return;
+	}
+	facts->lock = ss_lock_look(&lock);
+	facts->lock_error = lock.error;
+	facts->lock_detail = lock.detail;
+	facts->creds.epoch = lock.epoch;
 }
 
 /*
@@ -1499,6 +1583,8 @@ ss_look(struct ss_facts *ret_facts)
 	for (fd = 0; fd < 3; fd++)
 		if (ss_sys3(SYS_fcntl, fd, F_GETFD, 0) != -EBADF)
 			facts.open_std |= 1u << fd;
+	/* The epoch first: a change after it is one after the decision. */
+	ss_look_at_lock(&facts);
 	if ((fd = ss_child_read_creds(&facts.creds)))
 		return -fd;
 	*ret_facts = facts;
@@ -1606,12 +1692,13 @@ struct ss_window {
 	void (*main)(void *);
 	void *argument;
 	uint64_t *child_mask; /* where the child finds the caller's mask, or NULL */
-	uint64_t flags; /* SS_SHARE_MEMORY, SS_REQUIRE_ALONE */
+	uint64_t flags; /* SS_SHARE_MEMORY, SS_REQUIRE_..., SS_AMONG_OTHERS */
+	uint64_t epoch; /* of the decision: SS_REQUIRE_LOCK */
 	int64_t deadline_ns;
 	/* What came of it. */
 	uint64_t mask; /* the caller's, to be restored */
 	int32_t pid, pidfd;
-	int timed_out, used_clone3;
+	int timed_out, used_clone3, preempted;
 	int64_t ns;
 };
 
@@ -1619,6 +1706,17 @@ static struct ss_report *
 ss_report_of(const struct ss_arena *arena)
 {
 	return (struct ss_report *)(void *)arena->work;
+}
+
+/*
+ * Whether we sleep in vfork until the window is over. Not with a deadline, and not for a
+ * child with memory of its own while other threads run: libc's setuid waits for us, and
+ * we could not answer.
+ */
+static int
+ss_window_sleeps(const struct ss_window *w)
+{
+	return !w->deadline_ns && ((w->flags & SS_SHARE_MEMORY) || !(w->flags & SS_AMONG_OTHERS));
 }
 
 /*
@@ -1639,7 +1737,7 @@ ss_clone(struct ss_window *w)
 	args.flags = SS_CLONE_PIDFD;
 	if (w->flags & SS_SHARE_MEMORY)
 		args.flags |= SS_CLONE_VM;
-	if (!w->deadline_ns)
+	if (ss_window_sleeps(w))
 		args.flags |= SS_CLONE_VFORK;
 	args.pidfd = (uint64_t)(uintptr_t)&w->pidfd;
 	/*
@@ -1680,15 +1778,6 @@ ss_await_exit(int32_t pidfd, int64_t grace_ns)
 	} while (answer == -EINTR && ns >= 0);
 }
 
-static int
-ss_has_ended(int32_t pidfd)
-{
-	struct pollfd poll = {pidfd, POLLIN, 0};
-	const struct timespec now = {0, 0};
-
-	return ss_sys5(SYS_ppoll, &poll, 1, &now, NULL, 8) == 1;
-}
-
 /*
  * Until the kernel releases the futex (exec or exit): 0, or ETIMEDOUT at the deadline. A
  * child that dies before it could name the futex to the kernel releases nothing, hence
@@ -1706,9 +1795,10 @@ ss_await_release(const struct ss_window *w)
 
 		if ((owner & SS_OWNER_DIED) || ss_has_ended(w->pidfd))
 			return 0;
-		if ((now = ss_now()) >= w->deadline_ns)
+		now = ss_now();
+		if (w->deadline_ns && now >= w->deadline_ns)
 			return -ETIMEDOUT;
-		until = w->deadline_ns - now > SS_SLICE_NS ? now + SS_SLICE_NS : w->deadline_ns;
+		until = w->deadline_ns && w->deadline_ns - now < SS_SLICE_NS ? w->deadline_ns : now + SS_SLICE_NS;
 		wake.tv_sec = until / 1000000000ll;
 		wake.tv_nsec = until % 1000000000ll;
 		/* Woken, timed out, changed meanwhile or refused: the loop looks again. */
@@ -1722,7 +1812,7 @@ ss_await_release(const struct ss_window *w)
 static void
 ss_bound(struct ss_window *w)
 {
-	if (!w->deadline_ns || !ss_await_release(w))
+	if (ss_window_sleeps(w) || !ss_await_release(w))
 		return;
 	w->timed_out = 1;
 	/*
@@ -1733,17 +1823,27 @@ ss_bound(struct ss_window *w)
 	ss_await_exit(w->pidfd, SS_GRACE_NS);
 }
 
-/* Everything between the first blocked signal and the last restored one. */
-static int
-ss_window_shielded(struct ss_window *w)
+/*
+ * A child with memory of its own cannot be harmed by what we do while we wait: let libc's
+ * set*id of another thread go on, which waits for every thread to answer its signal (nptl(7)).
+ */
+static void
+ss_answer_libc(const struct ss_window *w)
 {
-	uint32_t tasks;
+	const uint64_t blocked = ~(1ull << (SS_SETID_SIGNAL - 1));
+
+	if (!(w->flags & SS_SHARE_MEMORY) && !ss_window_sleeps(w) && SS_GUARDED(CHANGE_BOUNDED))
+		(void)ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, NULL, 8); /* good arguments */
+}
+
+/* From the clone on; ret_slot is the place in the credential lock, if we hold one. */
+static int
+ss_window_held(struct ss_window *w)
+{
 	int error;
 	int64_t start;
 	long pid;
 
-	if ((w->flags & SS_REQUIRE_ALONE) && SS_GUARDED(ALONE_OR_APART) && ss_alone(&tasks) != 1)
-		return -EBUSY;
 	if ((error = SS_HOOK(SS_STAGE_CLONE)))
 		return -error;
 	if ((error = ss_arena_protect(w->arena, 0)))
@@ -1752,12 +1852,34 @@ ss_window_shielded(struct ss_window *w)
 	pid = ss_clone(w);
 	if (pid > 0) {
 		w->pid = (int32_t)pid;
+		ss_answer_libc(w);
 		ss_bound(w);
 	}
 	w->ns = ss_now() - start;
 	/* Cannot fail where the opposite worked; if it did, no later spawn would. */
 	(void)ss_arena_protect(w->arena, 1);
 	return pid < 0 ? (int)pid : 0;
+}
+
+/* Everything between the first blocked signal and the last restored one. */
+static int
+ss_window_shielded(struct ss_window *w)
+{
+	struct ss_slot *slot;
+	uint32_t tasks;
+	int error;
+
+	if ((w->flags & SS_REQUIRE_ALONE) && SS_GUARDED(ALONE_OR_APART) && ss_alone(&tasks) != 1)
+		return -EBUSY;
+	if ((w->flags & SS_REQUIRE_SEAL) && !ss_is_sealed())
+		return -EBUSY;
+	if (!(w->flags & SS_REQUIRE_LOCK))
+		return ss_window_held(w);
+	if ((error = ss_spawner_enter(&slot, &w->pidfd, &ss_report_of(w->arena)->owner, w->epoch)))
+		return error;
+	error = ss_window_held(w);
+	w->preempted = ss_spawner_leave(slot);
+	return error;
 }
 
 /*
@@ -1895,12 +2017,15 @@ ss_classify(const struct ss_window *w, struct ss_result *result)
 	result->stage = __atomic_load_n(&report->stage, __ATOMIC_RELAXED);
 	result->error = report->error;
 	if (result->error == ESTALE &&
-	    (result->stage == SS_STAGE_BIRTH || result->stage == SS_STAGE_CREDS))
+	    (result->stage == SS_STAGE_BIRTH || result->stage == SS_STAGE_CREDS ||
+	     result->stage == SS_STAGE_EPOCH))
 		return SS_RACE_DETECTED;
 	if (result->error)
 		return SS_FAILED;
 	if (w->timed_out)
 		return SS_TIMED_OUT;
+	if (w->preempted)
+		return SS_PREEMPTED;
 	if (result->stage < SS_STAGE_EXEC || !ss_went_through(w, &result->flags))
 		return SS_KILLED_BEFORE_EXEC;
 	return SS_EXEC;
@@ -2023,7 +2148,7 @@ ss_plan_write(struct ss_arena *arena, const struct ss_request *r)
 	plan->report = ss_report_of(arena);
 	plan->scratch = arena->work + ss_room(sizeof(struct ss_report));
 	plan->parent_pid = getpid();
-	plan->bounded = r->deadline_ns != 0 && SS_GUARDED(WINDOW_BOUNDED);
+	plan->epoch = ss_lock_ours() ? &ss_epoch->now : NULL;
 	plan->want.path = ss_put(&at, r->path, strlen(r->path) + 1);
 	if ((error = ss_put_strings(&at, r->argv, r->argv_bytes, r->argc, &plan->argv)) ||
 	    (error = ss_put_strings(&at, r->env, r->env_bytes, r->envc, &plan->envp)))
@@ -2073,7 +2198,9 @@ ss_spawn_in(struct ss_arena *arena, const struct ss_request *request, struct ss_
 	plan->mask = request->sigmask;
 	w.child_mask = request->flags & SS_SET_SIGMASK ? NULL : &plan->mask;
 	w.flags = request->flags;
-	w.deadline_ns = plan->bounded ? request->deadline_ns : 0;
+	w.epoch = request->expected.epoch;
+	w.deadline_ns = SS_GUARDED(WINDOW_BOUNDED) ? request->deadline_ns : 0;
+	plan->tells = !ss_window_sleeps(&w) || (w.flags & SS_REQUIRE_LOCK);
 	if ((error = ss_window_run(&w))) {
 		ss_not_started(result, SS_STAGE_CLONE, error);
 		return error;
@@ -2188,7 +2315,7 @@ ss_lookup_outcome(const struct ss_window *w, const struct ss_report *report)
 		return report->error == ESTALE ? SS_RACE_DETECTED : SS_FAILED;
 	if (__atomic_load_n(&report->stage, __ATOMIC_RELAXED) == SS_STAGE_EXEC)
 		return SS_EXEC;
-	return w->timed_out ? SS_TIMED_OUT : SS_KILLED_BEFORE_EXEC;
+	return w->timed_out ? SS_TIMED_OUT : w->preempted ? SS_PREEMPTED : SS_KILLED_BEFORE_EXEC;
 }
 
 static int
@@ -2210,6 +2337,7 @@ ss_lookup_bounded(struct ss_arena *arena, const struct ss_lookup *l, struct ss_f
 	w.main = ss_child_lookup;
 	w.argument = search;
 	w.flags = l->flags;
+	w.epoch = l->expected.epoch;
 	w.deadline_ns = l->deadline_ns;
 	if ((error = ss_window_run(&w)))
 		goto close;
@@ -2428,10 +2556,11 @@ ss_child_probe(void *argument)
 /*
  * Whether a child made with CLONE_VM really writes to our memory: emulators make a
  * copy instead, and then no result could come back. 1, 0, or a negative errno; the
- * proof that a spawn would need is needed here too: EBUSY when we are not alone.
+ * proof that a spawn would need is needed here too: proof is its SS_REQUIRE_ flag, and
+ * EBUSY says that it does not hold.
  */
 SS_API int
-ss_memory_shared(void)
+ss_memory_shared(uint64_t proof, uint64_t epoch)
 {
 	struct ss_arena arena;
 	struct ss_window w;
@@ -2448,7 +2577,8 @@ ss_memory_shared(void)
 	w.arena = &arena;
 	w.main = ss_child_probe;
 	w.argument = word;
-	w.flags = SS_SHARE_MEMORY | SS_REQUIRE_ALONE;
+	w.flags = SS_SHARE_MEMORY | proof;
+	w.epoch = epoch;
 	if (!(error = ss_window_run(&w))) {
 		ss_reap(&w, &result);
 		error = __atomic_load_n(word, __ATOMIC_RELAXED) ? 1 : 0;

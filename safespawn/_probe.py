@@ -18,7 +18,7 @@ from pathlib import Path
 
 import prctl
 
-from . import _binding
+from . import _binding, _lock
 from ._spec import Credentials, Exit, Facts
 
 #: Bits of prctl(PR_GET_SECUREBITS), capabilities(7), by python-prctl's names.
@@ -32,14 +32,14 @@ class _Tried:
     shared = False
 
 
-def _memory_shared() -> bool | None:
-    """Return what was tried, or try it now; None if that could not be done."""
+def _memory_shared(proof: int, seen: _binding.Seen) -> bool | None:
+    """Return what was tried, or try it now under a proof; None if that could not be done."""
     if _Tried.pid == os.getpid():  # a forked child tries for itself
         return _Tried.shared
     if not children_are_in_our_namespace():
         return None
     try:
-        _Tried.shared = _binding.memory_shared()
+        _Tried.shared = _binding.memory_shared(proof, seen)
     except OSError:
         return None
     _Tried.pid = os.getpid()
@@ -61,10 +61,18 @@ def children_are_in_our_namespace() -> bool:
 
 def facts(seen: _binding.Seen, *, changes_credentials: bool, try_sharing: bool = True) -> Facts:
     """Return what a decision rests on; an error while looking is a fact too."""
-    if seen.alone is None:
-        return Facts(None, None, changes_credentials, None, os.strerror(seen.errno))
-    shared = _memory_shared() if seen.alone and try_sharing else None
-    return Facts(seen.alone, seen.threads, changes_credentials, shared)
+    unlocked = "not looked at" if seen.alone else _lock.describe(seen)
+    sealed = not seen.alone and _lock.is_sealed()
+    proof = 0
+    if seen.alone:
+        proof = _binding.lib.SS_REQUIRE_ALONE
+    elif sealed:
+        proof = _binding.lib.SS_REQUIRE_SEAL
+    elif unlocked is None:
+        proof = _binding.lib.SS_REQUIRE_LOCK
+    shared = _memory_shared(proof, seen) if proof and try_sharing else None
+    error = os.strerror(seen.errno) if seen.alone is None else None
+    return Facts(seen.alone, seen.threads, changes_credentials, shared, error, sealed, unlocked)
 
 
 def held_groups() -> tuple[int, ...]:

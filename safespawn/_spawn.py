@@ -216,11 +216,20 @@ def _open_window(job: _Job, plan: _binding.Plan, streams: _streams.Streams) -> P
     return made[0]
 
 
+#: How often a spawn begins anew because credentials changed in between, and ours did not.
+EPOCH_TRIES = 4
+
+
 def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Outcome:
     outcome = _binding.spawn(plan, slot)
-    if outcome.outcome == "not-alone":
-        _accept(job, guards.not_alone(job.request, job.decision))
-        plan = plan._replace(flags=plan.flags & ~_SHARED)
+    if outcome.outcome in ("not-alone", "preempted"):
+        _accept(job, guards.lost(job.request, job.decision, preempted=outcome.outcome == "preempted"))
+        plan = _look_again(job, plan)
+        outcome = _binding.spawn(plan, slot)
+    for _ in range(EPOCH_TRIES):
+        if (outcome.outcome, outcome.stage) != ("race-detected", "epoch"):
+            break
+        plan = _look_again(job, plan)
         outcome = _binding.spawn(plan, slot)
     changed = (outcome.stage, outcome.errno) == ("pin", errno.ESTALE) and not outcome.stuck
     if changed and job.program is not None:
@@ -229,6 +238,20 @@ def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Out
         if content is not None:
             outcome = _binding.spawn(plan._replace(numbers={**plan.numbers, **content}), slot)
     return outcome
+
+
+def _look_again(job: _Job, plan: _binding.Plan) -> _binding.Plan:
+    """Return the plan for the state of the lock that is now, without shared memory.
+
+    Only if our own credentials are what they were: the decision and its record rest on them.
+    Otherwise the plan stays, and the child sees that they are not.
+    """
+    seen = _probe.look()
+    if seen.credentials == job.seen.credentials:
+        job.seen = seen
+    if job.decision.strategy == "vfork":
+        _accept(job, guards.lost(job.request, job.decision, preempted=False))
+    return plan._replace(flags=plan.flags & ~_SHARED | _company(job), seen=job.seen)
 
 
 def _announce(job: _Job, plan: _binding.Plan) -> None:
@@ -278,7 +301,7 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
             dirs,
             cwd=job.request.cwd,
             copy=copy,
-            share=job.decision.strategy == "vfork",
+            sharing=_sharing(job),
             walk=walk,
             details=details,
             deadline_ns=job.deadline_ns,
@@ -289,8 +312,8 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
     finally:
         if child.adopt(slot):  # it could not be killed yet
             _child.abandon(child)
-    if outcome.outcome == "not-alone":
-        _accept(job, guards.not_alone(job.request, job.decision))
+    if outcome.outcome in ("not-alone", "preempted"):
+        _accept(job, guards.lost(job.request, job.decision, preempted=outcome.outcome == "preempted"))
         return _look_up(job, name, dirs, copy)
     if outcome.outcome != "exec":
         job.outcome = outcome
@@ -300,13 +323,30 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
 
 # --------------------------------------------------------------------- the plan
 
-_SHARED = _LIB.SS_SHARE_MEMORY | _LIB.SS_REQUIRE_ALONE
+#: What must still hold at the clone, by the proof of the decision.
+_REQUIRED = {
+    "single-threaded": _LIB.SS_REQUIRE_ALONE,
+    "locked": _LIB.SS_REQUIRE_LOCK,
+    "sealed": _LIB.SS_REQUIRE_SEAL,
+}
+_SHARED = _LIB.SS_SHARE_MEMORY | _LIB.SS_REQUIRE_ALONE | _LIB.SS_REQUIRE_LOCK | _LIB.SS_REQUIRE_SEAL
+
+
+def _company(job: _Job) -> int:
+    return 0 if job.seen.alone else int(_LIB.SS_AMONG_OTHERS)
+
+
+def _sharing(job: _Job) -> int:
+    """Return the flags of a window: whether memory is shared, under which proof, beside whom."""
+    if job.decision.strategy != "vfork" or job.decision.proof is None:
+        return _company(job)
+    return int(_LIB.SS_SHARE_MEMORY | _REQUIRED[job.decision.proof]) | _company(job)
 
 
 def _plan(job: _Job, program: _executable.Program, sources: list[int]) -> _binding.Plan:
     request, found = job.request, program.found
     fds = _descriptor_map(request, sources)
-    flags = _SHARED if job.decision.strategy == "vfork" else 0
+    flags = _sharing(job)
     flags |= _LIB.SS_RESTORE_SIGNALS if request.restore_signals else 0
     numbers: dict[str, int] = {}
     if job.deadline_ns:

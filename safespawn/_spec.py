@@ -140,13 +140,19 @@ KEEP = Identity()
 
 
 class Facts(NamedTuple):
-    """What was seen just before the decision. ``alone`` is None when nobody could tell."""
+    """What was seen just before the decision. ``alone`` is None when nobody could tell.
+
+    ``sealed``: no thread can change credentials any more. ``unlocked`` says why the
+    credential lock does not hold, None that it does.
+    """
 
     alone: bool | None
     threads: int | None
     changes_credentials: bool
     memory_shared: bool | None = True
     error: str | None = None
+    sealed: bool = False
+    unlocked: str | None = "not looked at"
 
 
 class Verdict(NamedTuple):

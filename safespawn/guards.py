@@ -7,14 +7,15 @@ checks that matter are made again where they cannot be raced, in the child.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import _probe
+from . import _lock, _probe
 from ._errors import UnsafeSpawn
 from ._spec import Credentials, Decision, Facts, Identity, PathNode, Request, Verdict
 
-__all__ = ["Guard", "registry", "require", "status"]
+__all__ = ["Guard", "arm", "credential_change", "registry", "require", "status"]
 
 Place = Literal["parent", "child", "kernel"]
 
@@ -76,13 +77,27 @@ registry: dict[str, Guard] = _table(
           ("T-19",), ("parent",), "_native.c"),
     Guard("record-one-line", "nothing in a request can forge, split or hide a record",
           ("T-20",), ("parent",), "audit/_record.py"),
+    Guard("changes-wait", "no thread changes credentials through libc while a child shares our memory",
+          ("T-21",), ("parent",), "_credlock.c"),
+    Guard("change-bounded", "no child keeps a change of credentials waiting for long",
+          ("T-22",), ("parent", "kernel"), "_credlock.c"),
+    Guard("epoch-agrees", "no change of credentials came between the decision and the exec",
+          ("T-23",), ("child",), "_native.c"),
+    Guard("lock-covers", "nothing is known that would call past the credential lock",
+          ("T-24",), ("parent",), "_interpose.c"),
+    Guard("tasks-alike", "all threads had the same credentials since the last change",
+          ("T-25",), ("parent",), "_tasks.c"),
+    Guard("sealed", "the kernel refuses every change of credentials, raw ones too",
+          ("T-26",), ("kernel",), "_seal.c"),
+    Guard("foreign-locked", "vfork and posix_spawn of others go under the lock, if asked for",
+          ("T-27",), ("parent",), "_foreign.c"),
 )  # fmt: skip
 
 #: Proofs from the weakest to the strongest; "fork" accepts none.
 PROOFS = ("locked", "quiesced", "sealed", "single-threaded", "fork")
 
 #: Those that this version can establish.
-AVAILABLE = ("single-threaded",)
+AVAILABLE = ("locked", "sealed", "single-threaded")
 
 
 class _Requirement:
@@ -110,20 +125,46 @@ def _accepted(proof: str) -> bool:
     return PROOFS.index(proof) >= _Requirement.rank
 
 
+def _proofs(facts: Facts) -> dict[str, str | None]:
+    """Return every proof, the cheapest first, with why it does not hold (None: it does)."""
+    if facts.alone is None:
+        single: str | None = f"could not look: {facts.error}"
+    elif facts.alone:
+        single = None
+    else:
+        single = f"{facts.threads} threads" if facts.threads != 1 else "another process on our memory"
+    return {
+        "single-threaded": single,
+        "sealed": None if facts.sealed else "not sealed",
+        "locked": facts.unlocked,
+    }
+
+
+_HOLDS = {
+    "single-threaded": ("alone-or-apart", "one thread, and nobody else on our memory"),
+    "sealed": ("sealed", "no thread can change credentials any more"),
+    "locked": ("changes-wait", "every change of credentials waits, and all threads are alike"),
+}
+
+
 def _prove(facts: Facts) -> tuple[str | None, Verdict]:
     """Return the proof that holds, if any, and what was seen."""
     name = "alone-or-apart"
-    if facts.alone is None:
-        return None, Verdict(name, "deny", f"could not look: {facts.error}")
-    if not facts.alone:
-        seen = f"{facts.threads} threads" if facts.threads != 1 else "another process on our memory"
-        return None, Verdict(name, "deny", f"{seen}, so a privilege could change in the window")
-    if not _accepted("single-threaded"):
-        return None, Verdict(name, "deny", f"{PROOFS[_Requirement.rank]!r} is required")
+    proofs = _proofs(facts)
+    held = [proof for proof, why in proofs.items() if why is None]
+    if not held:
+        if facts.alone is None:
+            return None, Verdict(name, "deny", str(proofs["single-threaded"]))
+        seen = f"{proofs['single-threaded']}, so a privilege could change in the window"
+        return None, Verdict(name, "deny", f"{seen}: {facts.unlocked}")
+    proof = next((proof for proof in held if _accepted(proof)), None)
+    if proof is None:
+        return None, Verdict(name, "deny", f"{PROOFS[_Requirement.rank]!r} is required, {held[0]!r} is not enough")
     if facts.memory_shared is not True:
         what = "does not share" if facts.memory_shared is False else "could not be tried for sharing"
         return None, Verdict(name, "deny", f"CLONE_VM {what} memory here")
-    return "single-threaded", Verdict(name, "allow", "one thread, and nobody else on our memory")
+    guard, why = _HOLDS[proof]
+    return proof, Verdict(guard, "allow", why)
 
 
 def decide(request: Request, facts: Facts) -> Decision:
@@ -141,9 +182,19 @@ def decide(request: Request, facts: Facts) -> Decision:
     return Decision(None if refuse else "fork", None, (verdict,))
 
 
-def not_alone(request: Request, before: Decision) -> Decision:
-    """Decide again after the last look, in C with signals blocked, found somebody else."""
-    seen = Verdict("alone-or-apart", "deny", "a thread appeared between decision and clone")
+_LOST = {
+    "single-threaded": Verdict("alone-or-apart", "deny", "a thread appeared between decision and clone"),
+    "sealed": Verdict("sealed", "deny", "the seal was not to be seen at the clone"),
+    "locked": Verdict("changes-wait", "deny", "a change of credentials came between decision and clone"),
+}
+_PREEMPTED = Verdict(
+    "change-bounded", "deny", "a change of credentials waited too long, and the child was killed for it"
+)
+
+
+def lost(request: Request, before: Decision, *, preempted: bool) -> Decision:
+    """Decide again after a proof was lost: at the last look, in C, or while the child lived."""
+    seen = _PREEMPTED if preempted else _LOST[before.proof or "single-threaded"]
     refuse = request.strategy == "vfork" or request.on_unproven == "refuse"
     return Decision(None if refuse else "fork", None, (*before.verdicts, seen))
 
@@ -179,22 +230,66 @@ def trusted(nodes: tuple[PathNode, ...], euid: int) -> Verdict:
     return Verdict("path-trusted", "allow", "every component is root's or ours, and only ours to write")
 
 
+def arm(*, wait: float = _lock.CHANGE_WAIT, guard_foreign: bool = False) -> dict[str, Any]:
+    """Arm the credential lock, or look again at what it covers; return :func:`status` of it.
+
+    From then on every change of credentials that goes through libc waits until no child
+    shares our memory, at most ``wait`` seconds (more than 0, at most 60): then a child that
+    has not reached its program is killed, its spawn tried again without shared memory, and
+    the change goes ahead. Importing safespawn arms it, unless the environment has
+    ``SAFESPAWN_ARM=0``; the earlier, the fewer pointers to libc's functions can have been
+    taken before. Arming again searches for those anew.
+
+    ``guard_foreign`` makes ``vfork`` and ``posix_spawn`` called by others in this process
+    safe too: beside other threads the first becomes fork, the second goes under the lock and
+    answers EAGAIN where that cannot be had. It cannot be undone.
+
+    If arming fails the state is ``unlockable``, with the reason; nothing else changes.
+    Raises TypeError or ValueError for a bad ``wait``.
+    """
+    _lock.arm(wait=wait, guard_foreign=guard_foreign)
+    return _lock.status()
+
+
+def credential_change() -> AbstractContextManager[None]:
+    """Bracket a change of credentials that does not go through libc (raw system calls).
+
+    Inside no child shares our memory, in any thread; spawns fork meanwhile. Entering waits
+    for those under way, without the GIL, as long as a change through libc would (see
+    :func:`arm`). Leaving moves the epoch, so that all threads are compared before memory is
+    shared again, and leaves a ``cred.change`` record.
+    """
+    return _lock.credential_change()
+
+
 def status() -> dict[str, Any]:
     """Return what is guarded in this process right now, and what `auto` would do.
 
     Keys: ``required`` (the weakest proof accepted), ``proofs`` (name to what was seen),
     ``strategy`` and ``reasons`` (of a plain spawn), ``threads``, ``attributes`` (of our
-    process, read by python-prctl), ``guards`` (id to statement).
+    process, read by python-prctl), ``guards`` (id to statement), ``lock``.
+
+    ``lock`` has: ``state`` (``off``, ``armed``, ``unlockable``), ``why`` and ``problems`` (what
+    keeps it from covering everything, and what to do about it), ``covered`` and ``missing``
+    (functions), ``objects`` (loaded, searched), ``slots`` (calls bound in them), ``patched``
+    (of those, led to us), ``exports`` (symbols rewritten), ``captured`` (pointers taken
+    before), ``foreign`` (functions of another interposer), ``other_namespaces`` (objects in
+    them), ``changes`` (seen), ``epoch``, ``spawners`` and ``changers`` (in it now),
+    ``overlaps`` (changes that went ahead beside a child of others), ``wait`` (seconds),
+    ``arming_us``.
     """
     facts = _probe.facts(_probe.look(), changes_credentials=False)
     decision = decide(Request((b"true",)), facts)
-    _, verdict = _prove(facts)
+    proofs = _proofs(facts)
     return {
         "required": PROOFS[_Requirement.rank],
-        "proofs": {name: verdict.why if name in AVAILABLE else "not in this version" for name in PROOFS[:-1]},
+        "proofs": {
+            name: (proofs[name] or "holds") if name in AVAILABLE else "not in this version" for name in PROOFS[:-1]
+        },
         "strategy": decision.strategy,
         "reasons": decision.reasons,
         "threads": facts.threads,
         "attributes": _probe.attributes(),
         "guards": {guard.id: guard.statement for guard in registry.values()},
+        "lock": _lock.status(),
     }

@@ -15,6 +15,12 @@ enum {
 	SS_OFF_OUTCOME_TOLD = 1 << 8,
 	SS_OFF_EXE_HELD = 1 << 9,
 	SS_OFF_DROP_VERIFIED = 1 << 10,
+	SS_OFF_CHANGES_WAIT = 1 << 11,
+	SS_OFF_CHANGE_BOUNDED = 1 << 12,
+	SS_OFF_EPOCH_AGREES = 1 << 13,
+	SS_OFF_LOCK_COVERS = 1 << 14,
+	SS_OFF_TASKS_ALIKE = 1 << 15,
+	SS_OFF_FOREIGN_LOCKED = 1 << 16,
 };
 
 struct ss_hooks {
@@ -23,6 +29,7 @@ struct ss_hooks {
 	int32_t signal_stage, signal;   /* at this stage the child sends itself a signal */
 	int32_t park_stage, ready_fd, go_fd; /* says so on one, waits on the other */
 	int32_t overrun_stage, overrun_bytes; /* how far below its stack it writes */
+	int32_t arm_error;              /* arming fails with it */
 	uint64_t reached;               /* a bit for each stage the child came to */
 };
 
@@ -58,4 +65,5 @@ ss_child_hook(int stage)
 }
 
 #define SS_HOOK(stage) ss_child_hook(stage)
+#define SS_ARM_HOOK() ss_hooks.arm_error
 #define SS_GUARDED(guard) (!(ss_hooks.off & SS_OFF_##guard))

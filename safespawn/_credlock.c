@@ -1,0 +1,548 @@
+/*
+ * The credential lock. Part of _native.c, which includes this file.
+ *
+ * While a child shares our memory no thread changes credentials through libc, and no
+ * child starts sharing memory while such a change is under way. It is a group lock:
+ * any number of spawners or any number of changers, never both.
+ *
+ *  - A spawner never waits: when a changer is in or waiting it is told so, and its
+ *    child gets memory of its own.
+ *  - A changer waits for the spawners, before libc starts to change one thread after
+ *    the other. [T-21 changes-wait]
+ *  - That wait is bounded: past it the children that have not run execve yet are
+ *    killed, and the change goes ahead. [T-22 change-bounded]
+ *  - Changers do not exclude each other: libpsx makes all threads change at once and
+ *    waits for them in the first, which would never end under an exclusive lock.
+ *  - Each change moves the epoch, when it begins and when it ends. A child compares it,
+ *    last thing before execve, with the one that the decision saw. [T-23 epoch-agrees]
+ *
+ * What wraps libc's functions runs in signal handlers, in threads of any language, and
+ * in children of others that share our memory: it makes raw system calls only, takes no
+ * mutex, allocates nothing and has no thread-local storage (the first use of it may
+ * allocate). libc's errno is what the wrapped function left.
+ *
+ * The state lies in a page that the kernel clears in every forked child
+ * (MADV_WIPEONFORK, Linux 4.14), because the threads that held the lock are not there.
+ * The epoch must be seen by our own forked children, so it has a page of its own that
+ * is shared; a process that was forked gets a fresh one when it first uses the lock. A
+ * process that shares our memory without being us (a vfork child of somebody else) finds
+ * another's pid there, and keeps out.
+ */
+
+#define SS_SLOTS 64u
+#define SS_CHANGES 128u              /* kept until Python fetches them */
+#define SS_CHANGE_WAIT_NS 100000000ll /* the default bound of a changer's wait */
+#define SS_CHANGE_GRACE_NS 50000000ll /* from SIGKILL until a changer goes ahead */
+#define SS_CHANGE_POLL_NS 2000000ll
+#define SS_FUTEX_PRIVATE 128
+#define SS_FUTEX_WAIT 0
+#define SS_FUTEX_WAKE 1
+#define SS_KCMP_VM 1 /* kcmp(2) */
+
+/* The lock word: spawners in the low bits, changers above them, and one flag. */
+#define SS_SPAWNER 1u
+#define SS_SPAWNERS 0xffu
+#define SS_CHANGER 0x100u
+#define SS_CHANGERS 0x3fffff00u
+#define SS_CHANGER_WAITS 0x80000000u
+
+enum {
+	SS_SLOT_FREE,
+	SS_SLOT_TAKEN,   /* its owner is filling it in */
+	SS_SLOT_HELD,    /* counts as a spawner */
+	SS_SLOT_BUSY,    /* a changer deals with its child */
+	SS_SLOT_DROPPED, /* a changer went ahead without it: no longer counted */
+};
+
+/* A spawner in the lock. The pointers lead into its window and are good while it holds. */
+struct ss_slot {
+	uint32_t state;
+	uint32_t killed;       /* its child was killed for a changer, before it ran execve */
+	const int32_t *pidfd;  /* where the kernel puts the child's; NULL: not our window */
+	const uint32_t *owner; /* the futex that the kernel marks when the child has left */
+	int32_t tid;           /* of the spawner */
+};
+
+/* One change that was seen, for the audit. seq is its number plus one once it is whole. */
+struct ss_change {
+	uint64_t seq;
+	int64_t time_ns; /* CLOCK_REALTIME */
+	int32_t call, tid, error;
+	uint32_t through; /* SS_THROUGH_... */
+	uint64_t arguments[3];
+	int64_t waited_ns;
+	uint32_t killed; /* children that its wait cost */
+	struct ss_creds before, after;
+};
+
+struct ss_lock {
+	int32_t pid; /* whose; 0: a fresh process, -1: being set up */
+	uint32_t word;
+	uint32_t stain; /* a change that no comparison of threads would show: its call + 1 */
+	uint32_t overlaps; /* changes that went ahead although a child of others shared memory */
+	uint64_t verified; /* the epoch at which all threads were alike, plus one */
+	uint64_t changes;  /* seen; those that the ring has no more were lost */
+	struct ss_slot slots[SS_SLOTS];
+	struct ss_change ring[SS_CHANGES];
+};
+
+struct ss_epoch {
+	uint64_t now;
+};
+
+static struct ss_lock *ss_lock;
+static struct ss_epoch *ss_epoch;
+static int64_t ss_change_wait_ns = SS_CHANGE_WAIT_NS;
+
+/* ------------------------------------------------------------------ its memory */
+
+static int32_t
+ss_getpid(void)
+{
+	return (int32_t)ss_sys0(SYS_getpid);
+}
+
+static uint64_t
+ss_block_all(void)
+{
+	const uint64_t all = ~0ull;
+	uint64_t mask = 0;
+
+	(void)ss_sys4(SYS_rt_sigprocmask, SIG_BLOCK, &all, &mask, 8); /* good arguments */
+	return mask;
+}
+
+static void
+ss_unblock(uint64_t mask)
+{
+	(void)ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
+}
+
+static long
+ss_map_page(void *at, size_t bytes, int how)
+{
+	return ss_sys6(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE,
+		       MAP_ANONYMOUS | how | (at ? MAP_FIXED : 0), -1, 0);
+}
+
+/* Makes the memory of the lock, once in the life of the program. Returns 0 or -errno. */
+static int
+ss_lock_map(void)
+{
+	long lock, epoch, error;
+
+	if (ss_lock)
+		return 0;
+	lock = ss_map_page(NULL, ss_pages(sizeof(struct ss_lock)), MAP_PRIVATE);
+	if (lock < 0 && lock > -4096)
+		return (int)lock;
+	epoch = ss_map_page(NULL, ss_pages(sizeof(struct ss_epoch)), MAP_SHARED);
+	error = epoch < 0 && epoch > -4096
+		    ? epoch
+		    : ss_sys3(SYS_madvise, lock, ss_pages(sizeof(struct ss_lock)), SS_MADV_WIPEONFORK);
+	if (error) {
+		(void)ss_sys2(SYS_munmap, lock, ss_pages(sizeof(struct ss_lock)));
+		return (int)error;
+	}
+	ss_epoch = (struct ss_epoch *)epoch;
+	ss_epoch->now = 1;
+	ss_lock = (struct ss_lock *)lock;
+	ss_lock->pid = ss_getpid();
+	return 0;
+}
+
+/* In a forked process: an epoch of our own in the place of our parent's. */
+static void
+ss_lock_renew(struct ss_lock *lock, int32_t pid)
+{
+	const uint64_t mask = ss_block_all(); /* a handler would wait for us for ever */
+	int32_t fresh = 0;
+	long page;
+
+	if (__atomic_compare_exchange_n(&lock->pid, &fresh, -1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+		page = ss_map_page(ss_epoch, ss_pages(sizeof(struct ss_epoch)), MAP_SHARED);
+		if (page > 0 || page < -4095)
+			__atomic_store_n(&ss_epoch->now, 1, __ATOMIC_RELAXED);
+		/* Without a page of its own this process keeps out for good: pid stays foreign. */
+		__atomic_store_n(&lock->pid, page < 0 && page > -4096 ? -2 : pid, __ATOMIC_RELEASE);
+	}
+	ss_unblock(mask);
+}
+
+/* The lock if it is this process's, else NULL: never armed, or another's memory. */
+static struct ss_lock *
+ss_lock_ours(void)
+{
+	struct ss_lock *lock = ss_lock;
+	const int32_t pid = lock ? ss_getpid() : 0;
+	int32_t whose;
+
+	if (!lock)
+		return NULL;
+	while ((whose = __atomic_load_n(&lock->pid, __ATOMIC_ACQUIRE)) != pid) {
+		if (whose == 0)
+			ss_lock_renew(lock, pid);
+		else if (whose == -1)
+			(void)ss_sys0(SYS_sched_yield);
+		else
+			return NULL;
+	}
+	return lock;
+}
+
+static uint64_t
+ss_epoch_now(void)
+{
+	return ss_epoch ? __atomic_load_n(&ss_epoch->now, __ATOMIC_SEQ_CST) : 0;
+}
+
+/* ------------------------------------------------------------------- spawners */
+
+static void
+ss_lock_wake(struct ss_lock *lock)
+{
+	(void)ss_sys3(SYS_futex, &lock->word, SS_FUTEX_WAKE | SS_FUTEX_PRIVATE, INT_MAX);
+}
+
+/* One spawner less: the last one wakes whoever waits. */
+static void
+ss_spawner_uncount(struct ss_lock *lock)
+{
+	const uint32_t word = __atomic_sub_fetch(&lock->word, SS_SPAWNER, __ATOMIC_SEQ_CST);
+
+	if (!(word & SS_SPAWNERS) && (word & SS_CHANGER_WAITS))
+		ss_lock_wake(lock);
+}
+
+static struct ss_slot *
+ss_slot_take(struct ss_lock *lock)
+{
+	unsigned i;
+
+	for (i = 0; i < SS_SLOTS; i++) {
+		uint32_t is_free = SS_SLOT_FREE;
+
+		if (__atomic_compare_exchange_n(&lock->slots[i].state, &is_free, SS_SLOT_TAKEN, 0,
+						__ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+			return &lock->slots[i];
+	}
+	return NULL;
+}
+
+/*
+ * Joins the spawners, with all signals blocked. Returns 0, or -EBUSY when a changer is in
+ * or waiting, when there is no room, or when something changed since epoch.
+ */
+static int
+ss_spawner_enter(struct ss_slot **ret_slot, const int32_t *pidfd, const uint32_t *owner, uint64_t epoch)
+{
+	struct ss_lock *lock = ss_lock_ours();
+	struct ss_slot *slot;
+	uint32_t word;
+
+	if (!lock)
+		return -EBUSY;
+	word = __atomic_load_n(&lock->word, __ATOMIC_SEQ_CST);
+	do {
+		if ((word & (SS_CHANGERS | SS_CHANGER_WAITS)) || (word & SS_SPAWNERS) >= SS_SLOTS)
+			return -EBUSY;
+	} while (!__atomic_compare_exchange_n(&lock->word, &word, word + SS_SPAWNER, 0, __ATOMIC_SEQ_CST,
+					      __ATOMIC_SEQ_CST));
+	slot = ss_slot_take(lock);
+	if (!slot || ss_epoch_now() != epoch) {
+		if (slot)
+			__atomic_store_n(&slot->state, SS_SLOT_FREE, __ATOMIC_RELEASE);
+		ss_spawner_uncount(lock);
+		return -EBUSY;
+	}
+	slot->killed = 0;
+	slot->pidfd = pidfd;
+	slot->owner = owner;
+	slot->tid = (int32_t)ss_sys0(SYS_gettid);
+	__atomic_store_n(&slot->state, SS_SLOT_HELD, __ATOMIC_RELEASE);
+	*ret_slot = slot;
+	return 0;
+}
+
+/* Leaves. Returns whether a changer killed the child before that ran execve. */
+static int
+ss_spawner_leave(struct ss_slot *slot)
+{
+	uint32_t state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
+	int killed;
+
+	/* A changer is about to signal our child by its pidfd, which must stay open for it. */
+	while (state == SS_SLOT_BUSY ||
+	       !__atomic_compare_exchange_n(&slot->state, &state, SS_SLOT_TAKEN, 0, __ATOMIC_ACQ_REL,
+					    __ATOMIC_ACQUIRE)) {
+		(void)ss_sys0(SYS_sched_yield);
+		state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
+	}
+	killed = slot->killed != 0;
+	__atomic_store_n(&slot->state, SS_SLOT_FREE, __ATOMIC_RELEASE);
+	if (state != SS_SLOT_DROPPED)
+		ss_spawner_uncount(ss_lock);
+	return killed;
+}
+
+/* ------------------------------------------------------- the bound of a changer */
+
+/* The child that a libc function has in vfork for the thread tid, as a pidfd or -errno. */
+static long
+ss_foreign_child(int32_t tid)
+{
+	char path[64], text[1024], *at;
+	long fd, bytes, pid = 0;
+
+	ss_child_number(path + ss_child_copy_text(path, 32, "/proc/self/task/"), tid);
+	at = path;
+	while (*at)
+		at++;
+	(void)ss_child_copy_text(at, 16, "/children");
+	if ((fd = ss_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0)) < 0)
+		return fd;
+	bytes = ss_sys3(SYS_read, fd, text, sizeof(text) - 1);
+	(void)ss_sys1(SYS_close, fd); /* read only */
+	text[bytes > 0 ? bytes : 0] = 0;
+	for (at = text; *at; at++) {
+		if (*at >= '0' && *at <= '9') {
+			pid = pid * 10 + (*at - '0');
+			continue;
+		}
+		/* It waits for the one that it shares memory with; its pid is its own meanwhile. */
+		if (pid && ss_sys5(SYS_kcmp, ss_getpid(), pid, SS_KCMP_VM, 0, 0) == 0)
+			return ss_sys2(SYS_pidfd_open, pid, 0);
+		pid = 0;
+	}
+	return -ESRCH;
+}
+
+/* Whether the child of a slot can run on our memory no more, because of execve or death. */
+static int
+ss_slot_child_left(const struct ss_slot *slot, int32_t pidfd)
+{
+	if (ss_has_ended(pidfd))
+		return 1;
+	if (!slot->owner) /* of others: ss_foreign_child finds only those that share */
+		return ss_foreign_child(slot->tid) == -ESRCH;
+	return (__atomic_load_n(slot->owner, __ATOMIC_SEQ_CST) & SS_OWNER_DIED) != 0;
+}
+
+/*
+ * Kills a child that has not run execve yet. It is stopped first: a stopped child that
+ * has not left our memory when we look will never execute an instruction of the program,
+ * so that the spawner may start it once more; one that has left is let go on.
+ */
+static void
+ss_slot_kill(struct ss_slot *slot, int32_t pidfd)
+{
+	if (ss_sys4(SYS_pidfd_send_signal, pidfd, SIGSTOP, NULL, 0) < 0)
+		return; /* it has ended */
+	if (ss_slot_child_left(slot, pidfd)) {
+		(void)ss_sys4(SYS_pidfd_send_signal, pidfd, SIGCONT, NULL, 0); /* or it has ended */
+		return;
+	}
+	slot->killed = 1;
+	(void)ss_sys4(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0); /* the same */
+}
+
+/*
+ * Deals with one spawner that has kept a changer waiting too long. Returns the new state:
+ * HELD when its child is not known yet (it is about to be made), DROPPED when the change
+ * may go ahead: the child has left our memory, or it has SIGKILL pending since grace and
+ * sleeps in the kernel, from where it never comes back to our code.
+ */
+static uint32_t
+ss_slot_preempt(struct ss_slot *slot, int may_drop)
+{
+	const int is_ours = slot->pidfd != NULL;
+	long pidfd = is_ours ? __atomic_load_n(slot->pidfd, __ATOMIC_ACQUIRE) : ss_foreign_child(slot->tid);
+	int left;
+
+	if (pidfd < 0)
+		return !is_ours && may_drop ? SS_SLOT_DROPPED : SS_SLOT_HELD;
+	if (!slot->killed)
+		ss_slot_kill(slot, (int32_t)pidfd);
+	left = !slot->killed && ss_slot_child_left(slot, (int32_t)pidfd);
+	if (!is_ours)
+		(void)ss_sys1(SYS_close, pidfd); /* a pidfd: nothing to lose */
+	return left || (slot->killed && may_drop) ? SS_SLOT_DROPPED : SS_SLOT_HELD;
+}
+
+/* change-bounded (T-22): goes through the spawners. Returns how many children were killed. */
+static uint32_t
+ss_preempt(struct ss_lock *lock, int may_drop)
+{
+	const uint64_t mask = ss_block_all(); /* a handler must not leave a slot busy */
+	uint32_t killed = 0;
+	unsigned i;
+
+	for (i = 0; i < SS_SLOTS; i++) {
+		struct ss_slot *slot = &lock->slots[i];
+		uint32_t state = SS_SLOT_HELD, was;
+
+		if (!__atomic_compare_exchange_n(&slot->state, &state, SS_SLOT_BUSY, 0, __ATOMIC_ACQUIRE,
+						 __ATOMIC_RELAXED))
+			continue;
+		was = slot->killed;
+		state = ss_slot_preempt(slot, may_drop);
+		killed += !was && slot->killed;
+		if (state == SS_SLOT_DROPPED && !slot->pidfd && !slot->killed)
+			(void)__atomic_add_fetch(&lock->overlaps, 1, __ATOMIC_RELAXED);
+		__atomic_store_n(&slot->state, state, __ATOMIC_RELEASE);
+		if (state == SS_SLOT_DROPPED)
+			ss_spawner_uncount(lock);
+	}
+	ss_unblock(mask);
+	return killed;
+}
+
+/* Sleeps until the word is another, for a moment at most. */
+static void
+ss_change_sleep(struct ss_lock *lock, uint32_t word, int64_t ns)
+{
+	const struct timespec left = {0, ns < SS_CHANGE_POLL_NS || ns > 999999999ll ? SS_CHANGE_POLL_NS : ns};
+
+	/* Woken, timed out, interrupted, changed meanwhile or refused: the caller looks again. */
+	(void)ss_sys4(SYS_futex, &lock->word, SS_FUTEX_WAIT | SS_FUTEX_PRIVATE, word, &left);
+}
+
+/* ------------------------------------------------------------------- changers */
+
+/* A change under way: on the stack of whoever makes it. lock is NULL where it is bypassed. */
+struct ss_changing {
+	struct ss_lock *lock;
+	struct ss_change seen;
+};
+
+/* Tries to join the changers: 1, or 0 with the word to wait on. */
+static int
+ss_changer_join(struct ss_lock *lock, uint32_t *ret_word)
+{
+	uint32_t word = __atomic_load_n(&lock->word, __ATOMIC_SEQ_CST);
+
+	for (;;) {
+		const int may_join = !(word & SS_SPAWNERS) || !SS_GUARDED(CHANGES_WAIT);
+		const uint32_t next =
+		    may_join ? (word & ~SS_CHANGER_WAITS) + SS_CHANGER : word | SS_CHANGER_WAITS;
+
+		if (next == word || __atomic_compare_exchange_n(&lock->word, &word, next, 0, __ATOMIC_SEQ_CST,
+								__ATOMIC_SEQ_CST)) {
+			*ret_word = next;
+			return may_join;
+		}
+	}
+}
+
+/* changes-wait (T-21): until no child shares our memory, or it was killed at the bound. */
+static void
+ss_changer_enter(struct ss_changing *c)
+{
+	struct ss_lock *lock = c->lock;
+	int64_t start = 0, now = 0;
+	uint32_t word;
+
+	while (!ss_changer_join(lock, &word)) {
+		now = ss_now();
+		start = start ? start : now;
+		if (now - start >= ss_change_wait_ns && SS_GUARDED(CHANGE_BOUNDED))
+			c->seen.killed += ss_preempt(lock, now - start >= ss_change_wait_ns + SS_CHANGE_GRACE_NS);
+		ss_change_sleep(lock, word, ss_change_wait_ns - (now - start));
+	}
+	c->seen.waited_ns = start ? ss_now() - start : 0;
+	(void)__atomic_add_fetch(&ss_epoch->now, 1, __ATOMIC_SEQ_CST);
+}
+
+static void
+ss_changer_leave(struct ss_lock *lock)
+{
+	(void)__atomic_add_fetch(&ss_epoch->now, 1, __ATOMIC_SEQ_CST);
+	(void)__atomic_sub_fetch(&lock->word, SS_CHANGER, __ATOMIC_SEQ_CST);
+}
+
+/* Keeps what was seen until Python fetches it; the oldest goes when there is no room. */
+static void
+ss_change_keep(struct ss_lock *lock, const struct ss_change *seen)
+{
+	const uint64_t number = __atomic_fetch_add(&lock->changes, 1, __ATOMIC_SEQ_CST);
+	struct ss_change *place = &lock->ring[number % SS_CHANGES];
+
+	__atomic_store_n(&place->seq, 0, __ATOMIC_SEQ_CST);
+	*place = *seen;
+	place->seq = 0;
+	__atomic_store_n(&place->seq, number + 1, __ATOMIC_SEQ_CST);
+}
+
+static void
+ss_change_begin(struct ss_changing *c, int call, uint32_t through)
+{
+	memset(c, 0, sizeof(*c));
+	c->lock = ss_lock_ours();
+	c->seen.call = call;
+	c->seen.through = through;
+	if (!c->lock)
+		return;
+	c->seen.tid = (int32_t)ss_sys0(SYS_gettid);
+	ss_changer_enter(c);
+	(void)ss_child_read_creds(&c->seen.before); /* zeros say that it could not be read */
+	c->seen.before.epoch = ss_epoch_now();
+}
+
+static void
+ss_change_end(struct ss_changing *c, int error)
+{
+	struct timespec now = {0, 0};
+
+	/* A fork in between (unshare does none, but a handler might): not ours any more. */
+	if (!c->lock || __atomic_load_n(&c->lock->pid, __ATOMIC_ACQUIRE) != ss_getpid())
+		return;
+	(void)ss_sys2(SYS_clock_gettime, CLOCK_REALTIME, &now); /* good arguments */
+	c->seen.time_ns = now.tv_sec * 1000000000ll + now.tv_nsec;
+	c->seen.error = error;
+	(void)ss_child_read_creds(&c->seen.after);
+	if (c->seen.call) /* without a name: another wrapper inside keeps what it sees */
+		ss_change_keep(c->lock, &c->seen);
+	ss_changer_leave(c->lock);
+}
+
+/* ----------------------------------------------------------- for raw callers */
+
+/*
+ * Brackets a change that is made by raw system call (call SS_CALL_RAW), or waits for one
+ * that a wrapper will see (SS_CALL_NONE). Between the two no child shares our
+ * memory. Must be ended by the same process; a forked child has nothing to end.
+ */
+SS_API void
+ss_credential_change_begin(struct ss_changing *c, int call)
+{
+	ss_change_begin(c, call, 0);
+}
+
+SS_API void
+ss_credential_change_end(struct ss_changing *c)
+{
+	ss_change_end(c, 0);
+	c->lock = NULL;
+}
+
+/*
+ * Fetches the change with that number (from 0). Returns 1, 0 when it has not been made or
+ * is being written, -ENOENT when the ring has it no more.
+ */
+SS_API int
+ss_change_fetch(uint64_t number, struct ss_change *ret_change)
+{
+	struct ss_lock *lock = ss_lock_ours();
+	const struct ss_change *place;
+	uint64_t seq;
+
+	if (!lock || number >= __atomic_load_n(&lock->changes, __ATOMIC_SEQ_CST))
+		return 0;
+	place = &lock->ring[number % SS_CHANGES];
+	seq = __atomic_load_n(&place->seq, __ATOMIC_SEQ_CST);
+	*ret_change = *place;
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (seq == number + 1 && __atomic_load_n(&place->seq, __ATOMIC_SEQ_CST) == seq)
+		return 1;
+	return __atomic_load_n(&lock->changes, __ATOMIC_SEQ_CST) > number + SS_CHANGES ? -ENOENT : 0;
+}

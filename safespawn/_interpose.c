@@ -1,0 +1,764 @@
+/*
+ * How the wrappers get in front of libc's functions. Part of _native.c.
+ *
+ * No LD_PRELOAD, no rewritten code, no hook on dlopen or dlsym. First libc's own export
+ * table is rewritten in memory: the value of each symbol whose address is one of the real
+ * functions. Everything that is looked up from then on finds the wrapper: dlsym by any
+ * handle, lazily bound calls, libraries loaded later and their constructors. Then one pass
+ * over what was bound before: every slot of every loaded object that *holds* one of the
+ * real addresses. By value and never by name: a slot that the loader has not filled in yet
+ * holds something else, and needs nothing.
+ *
+ * The pass comes after the loader's lock was taken once, so every dlopen that was under way
+ * when the table changed is over, and objects seen half loaded later are bound to the
+ * wrappers already: no slot with a real address lies in a page that the loader has still to
+ * write to, and read-only relocations (RELRO) can be opened and closed again.
+ *
+ * What stays out of reach is looked for and named: pointers that were taken before, objects
+ * in other link-map namespaces, and other people's interposers. [T-24 lock-covers]
+ */
+#include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
+
+#define SS_EXPORTS 64u            /* symbols of the family, aliases and versions too */
+#define SS_SETTLE_PASS_NS 100000000ll /* a call bound just now may store its slot late */
+#define SS_SCAN_BYTES 65536u
+#define SS_SCAN_MAX (64ull << 30) /* a mapping above this is not searched */
+#define SS_NAME_BYTES 128
+
+#if defined(__x86_64__)
+#define SS_R_SLOT R_X86_64_JUMP_SLOT
+#define SS_R_DATA R_X86_64_GLOB_DAT
+#define SS_R_WORD R_X86_64_64
+#define SS_R_TYPE(info) ELF64_R_TYPE(info)
+#else
+#define SS_R_SLOT R_AARCH64_JUMP_SLOT
+#define SS_R_DATA R_AARCH64_GLOB_DAT
+#define SS_R_WORD R_AARCH64_ABS64
+#define SS_R_TYPE(info) ELF64_R_TYPE(info)
+#endif
+
+/* What was rewritten in an export table, to see that it is still so. */
+struct ss_export {
+	uint64_t *value; /* st_value of the symbol */
+	uint64_t ours;
+};
+
+/* A loaded object, as far as it is of interest. */
+struct ss_object {
+	uintptr_t base, low, high; /* what it occupies */
+	uintptr_t relro, relro_end;
+	const Elf64_Phdr *headers;
+	const Elf64_Sym *symbols;
+	const char *strings;
+	const Elf64_Rela *tables[2];
+	size_t counts[2];
+	uint32_t headers_count, symbols_count;
+};
+
+/* What a pass over all objects came to. */
+struct ss_pass {
+	uint64_t adds, subs;
+	uint32_t objects, slots, patched;
+	int32_t error;
+};
+
+/* All that is known of the interposition; Python reads it. */
+struct ss_armed {
+	int32_t state; /* SS_ARM_... */
+	int32_t error;
+	uint32_t exports, objects, slots, patched, captured, unsearched, foreign, functions;
+	uint64_t captured_at;
+	char captured_in[SS_NAME_BYTES], foreign_name[32], foreign_in[SS_NAME_BYTES];
+	int64_t took_ns;
+};
+
+enum { SS_ARM_OFF, SS_ARM_ARMED, SS_ARM_UNLOCKABLE };
+
+static struct ss_armed ss_armed;
+static struct ss_export ss_exports[SS_EXPORTS];
+static struct ss_pass ss_last_pass;
+static int64_t ss_settled_ns; /* when the last pass that counts may be made; 0: it was */
+/* Just below and above the real functions: spares most comparisons. Neither is one of them. */
+static uintptr_t ss_below, ss_above;
+static pthread_mutex_t ss_arming = PTHREAD_MUTEX_INITIALIZER;
+
+/* Before each wrapper of a copy of this library: so that another copy knows it. */
+#define SS_MARK "safespawn-credential-lock"
+static const char ss_mark[] __attribute__((used)) = SS_MARK;
+
+#define SS_HOOK_ENTRY(call, symbol) [SS_CALL_##call] = {#symbol, (void *)ss_wrap_##symbol, NULL},
+static struct ss_hook ss_hooked[SS_CALL_SECCOMP] = {SS_FAMILY(SS_HOOK_ENTRY)};
+#undef SS_HOOK_ENTRY
+
+/* --------------------------------------------------------------- reading objects */
+
+/* glibc has relocated what it uses of the dynamic section, musl has not. */
+static uintptr_t
+ss_relocated(const struct ss_object *o, uintptr_t value)
+{
+	return value < o->low ? o->base + value : value;
+}
+
+static int
+ss_within(const struct ss_object *o, const void *at, size_t bytes)
+{
+	const uintptr_t from = (uintptr_t)at;
+
+	return from >= o->low && from <= o->high && bytes <= o->high - from;
+}
+
+/* The number of symbols: DT_GNU_HASH ends with the chain of the last bucket that is used. */
+static uint32_t
+ss_gnu_symbols(const struct ss_object *o, const uint32_t *hash)
+{
+	const uint32_t buckets = hash[0], first = hash[1], bloom = hash[2];
+	const uint32_t *bucket = hash + 4 + 2 * (size_t)bloom, *chain = bucket + buckets;
+	uint32_t last = 0, i;
+
+	if (!ss_within(o, bucket, buckets * sizeof(*bucket)))
+		return 0;
+	for (i = 0; i < buckets; i++)
+		last = bucket[i] > last ? bucket[i] : last;
+	if (last < first)
+		return first;
+	while (ss_within(o, chain + (last - first), sizeof(*chain)) && !(chain[last - first] & 1))
+		last++;
+	return last + 1;
+}
+
+static void
+ss_object_dynamic(struct ss_object *o, const Elf64_Dyn *d)
+{
+	const uint32_t *gnu_hash = NULL, *hash = NULL;
+	size_t rela_bytes = 0, jump_bytes = 0;
+	int is_rela = 1;
+
+	for (; d->d_tag != DT_NULL; d++) {
+		const uintptr_t at = ss_relocated(o, d->d_un.d_ptr);
+
+		switch (d->d_tag) {
+		case DT_SYMTAB: o->symbols = (const Elf64_Sym *)at; break;
+		case DT_STRTAB: o->strings = (const char *)at; break;
+		case DT_GNU_HASH: gnu_hash = (const uint32_t *)at; break;
+		case DT_HASH: hash = (const uint32_t *)at; break;
+		case DT_RELA: o->tables[0] = (const Elf64_Rela *)at; break;
+		case DT_JMPREL: o->tables[1] = (const Elf64_Rela *)at; break;
+		case DT_RELASZ: rela_bytes = d->d_un.d_val; break;
+		case DT_PLTRELSZ: jump_bytes = d->d_un.d_val; break;
+		case DT_PLTREL: is_rela = d->d_un.d_val == DT_RELA; break;
+		default: break;
+		}
+	}
+	o->counts[0] = o->tables[0] && ss_within(o, o->tables[0], rela_bytes) ? rela_bytes / sizeof(Elf64_Rela) : 0;
+	o->counts[1] = is_rela && o->tables[1] && ss_within(o, o->tables[1], jump_bytes)
+			   ? jump_bytes / sizeof(Elf64_Rela)
+			   : 0;
+	if (hash && ss_within(o, hash, 8))
+		o->symbols_count = hash[1];
+	else if (gnu_hash && ss_within(o, gnu_hash, 16))
+		o->symbols_count = ss_gnu_symbols(o, gnu_hash);
+	if (!o->symbols || !ss_within(o, o->symbols, o->symbols_count * sizeof(Elf64_Sym)))
+		o->symbols_count = 0;
+}
+
+static void
+ss_object_read(struct ss_object *o, const struct dl_phdr_info *info)
+{
+	const Elf64_Dyn *dynamic = NULL;
+	unsigned i;
+
+	memset(o, 0, sizeof(*o));
+	o->base = info->dlpi_addr;
+	o->headers = info->dlpi_phdr;
+	o->headers_count = info->dlpi_phnum;
+	o->low = UINTPTR_MAX;
+	for (i = 0; i < info->dlpi_phnum; i++) {
+		const Elf64_Phdr *h = &info->dlpi_phdr[i];
+		const uintptr_t from = o->base + h->p_vaddr, to = from + h->p_memsz;
+
+		if (h->p_type == PT_LOAD) {
+			o->low = from < o->low ? from : o->low;
+			o->high = to > o->high ? to : o->high;
+		} else if (h->p_type == PT_DYNAMIC) {
+			dynamic = (const Elf64_Dyn *)from;
+		} else if (h->p_type == PT_GNU_RELRO) {
+			o->relro = from;
+			o->relro_end = to;
+		}
+	}
+	/* The vdso's section is not relocated, and nothing in it is bound to libc. */
+	if (dynamic && o->low < o->high && ss_within(o, dynamic, sizeof(*dynamic)) &&
+	    o->low != getauxval(AT_SYSINFO_EHDR))
+		ss_object_dynamic(o, dynamic);
+}
+
+/* Looks for the object that an address lies in. */
+struct ss_search_object {
+	uintptr_t address;
+	struct ss_object object;
+	char name[SS_NAME_BYTES];
+};
+
+static int
+ss_object_matches(struct dl_phdr_info *info, size_t size, void *argument)
+{
+	struct ss_search_object *search = argument;
+
+	(void)size;
+	ss_object_read(&search->object, info);
+	if (search->address < search->object.low || search->address >= search->object.high)
+		return 0;
+	(void)ss_child_copy_text(search->name, sizeof(search->name), info->dlpi_name);
+	return 1;
+}
+
+static int
+ss_object_of(const void *address, struct ss_search_object *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	ret->address = (uintptr_t)address;
+	return dl_iterate_phdr(ss_object_matches, ret) == 1;
+}
+
+/* ------------------------------------------------------------- the export table */
+
+static struct ss_hook *
+ss_hook_for(uintptr_t address)
+{
+	unsigned i;
+
+	if (address <= ss_below || address >= ss_above)
+		return NULL;
+	for (i = 0; i < SS_CALL_SECCOMP; i++)
+		if (ss_hooked[i].real && address == (uintptr_t)ss_hooked[i].real)
+			return &ss_hooked[i];
+	return NULL;
+}
+
+static int
+ss_protect(uintptr_t from, uintptr_t to, int how)
+{
+	const uintptr_t page = ss_pages(1), low = from / page * page;
+
+	return ss_child_error(ss_sys3(SYS_mprotect, low, (to - low + page - 1) / page * page, how));
+}
+
+/* Remembers what a symbol is rewritten to; once for each, however often we are armed. */
+static int
+ss_export_note(uint64_t *value, uint64_t ours)
+{
+	uint32_t i;
+
+	for (i = 0; i < ss_armed.exports; i++)
+		if (ss_exports[i].value == value)
+			return 0;
+	if (i == SS_EXPORTS)
+		return E2BIG;
+	ss_exports[i].value = value;
+	ss_exports[i].ours = ours;
+	ss_armed.exports++;
+	return 0;
+}
+
+/*
+ * Rewrites the symbols of one object. Read-only afterwards and never executable, although
+ * on aarch64 the table lies in an executable segment: it needs no such right, and asking
+ * for one would be refused under SELinux (execmod).
+ */
+static int
+ss_exports_rewrite(const struct ss_object *o)
+{
+	const uintptr_t from = (uintptr_t)o->symbols;
+	const uintptr_t to = (uintptr_t)(o->symbols + o->symbols_count);
+	int error;
+	uint32_t i;
+
+	if (!o->symbols_count)
+		return ENOEXEC;
+	if ((error = ss_protect(from, to, PROT_READ | PROT_WRITE)))
+		return error;
+	for (i = 0; i < o->symbols_count; i++) {
+		Elf64_Sym *symbol = (Elf64_Sym *)(uintptr_t)&o->symbols[i];
+		const int is_function = ELF64_ST_TYPE(symbol->st_info) == STT_FUNC;
+		const struct ss_hook *hook;
+
+		if (!is_function || symbol->st_shndx == SHN_UNDEF ||
+		    !(hook = ss_hook_for(o->base + symbol->st_value)))
+			continue;
+		if ((error = ss_export_note(&symbol->st_value, (uintptr_t)hook->wrapper - o->base)))
+			break;
+		__atomic_store_n(&symbol->st_value, (uintptr_t)hook->wrapper - o->base, __ATOMIC_SEQ_CST);
+	}
+	(void)ss_protect(from, to, PROT_READ); /* left writable it would work no less */
+	return error;
+}
+
+static int
+ss_exports_intact(void)
+{
+	uint32_t i;
+
+	for (i = 0; i < ss_armed.exports; i++)
+		if (__atomic_load_n(ss_exports[i].value, __ATOMIC_RELAXED) != ss_exports[i].ours)
+			return 0;
+	return 1;
+}
+
+/* -------------------------------------------------------------- the bound slots */
+
+static int
+ss_slot_store(const struct ss_object *o, uintptr_t *slot, void *wrapper)
+{
+	const uintptr_t at = (uintptr_t)slot;
+	const int is_closed = at >= o->relro && at < o->relro_end;
+	int error;
+
+	if (is_closed && (error = ss_protect(at, at + sizeof(*slot), PROT_READ | PROT_WRITE)))
+		return error;
+	__atomic_store_n(slot, (uintptr_t)wrapper, __ATOMIC_SEQ_CST);
+	if (is_closed)
+		(void)ss_protect(at, at + sizeof(*slot), PROT_READ); /* worked just now, the other way */
+	return 0;
+}
+
+/* Slots live in segments that were writable when the loader filled them in. */
+static int
+ss_slot_is_writable(const struct ss_object *o, uintptr_t at)
+{
+	uint32_t i;
+
+	for (i = 0; i < o->headers_count; i++) {
+		const Elf64_Phdr *h = &o->headers[i];
+		const uintptr_t from = o->base + h->p_vaddr;
+
+		if (h->p_type == PT_LOAD && (h->p_flags & PF_W) && at >= from &&
+		    at + sizeof(uintptr_t) <= from + h->p_memsz)
+			return 1;
+	}
+	return 0;
+}
+
+static void
+ss_object_bind(const struct ss_object *o, struct ss_pass *pass)
+{
+	size_t table, i;
+
+	for (table = 0; table < 2; table++) {
+		for (i = 0; i < o->counts[table]; i++) {
+			const Elf64_Rela *r = &o->tables[table][i];
+			const unsigned long type = SS_R_TYPE(r->r_info);
+			uintptr_t *slot = (uintptr_t *)(o->base + r->r_offset);
+			const struct ss_hook *hook;
+			int error;
+
+			if (type != SS_R_SLOT && type != SS_R_DATA && type != SS_R_WORD)
+				continue;
+			if (!ss_slot_is_writable(o, (uintptr_t)slot))
+				continue;
+			pass->slots++;
+			if (!(hook = ss_hook_for(__atomic_load_n(slot, __ATOMIC_RELAXED))))
+				continue;
+			if ((error = ss_slot_store(o, slot, hook->wrapper)))
+				pass->error = error;
+			else
+				pass->patched++;
+		}
+	}
+}
+
+static int
+ss_pass_object(struct dl_phdr_info *info, size_t size, void *argument)
+{
+	struct ss_pass *pass = argument;
+	struct ss_object object;
+
+	(void)size;
+	pass->adds = info->dlpi_adds;
+	pass->subs = info->dlpi_subs;
+	pass->objects++;
+	ss_object_read(&object, info);
+	if ((uintptr_t)ss_hooked < object.low || (uintptr_t)ss_hooked >= object.high)
+		ss_object_bind(&object, pass);
+	return 0;
+}
+
+/* How many objects were ever loaded and unloaded; no walk. */
+static int
+ss_count_objects(struct dl_phdr_info *info, size_t size, void *argument)
+{
+	struct ss_pass *pass = argument;
+
+	(void)size;
+	pass->adds = info->dlpi_adds;
+	pass->subs = info->dlpi_subs;
+	return 1;
+}
+
+/* ------------------------------------------------------------------ detectors */
+
+/*
+ * Objects in other link-map namespaces (dlmopen(3), LD_AUDIT) have a libc of their own. The
+ * counters are for all namespaces, the walk is through ours.
+ */
+static uint64_t
+ss_other_namespaces(const struct ss_pass *pass)
+{
+	return pass->adds - pass->subs - pass->objects;
+}
+
+/* Whether a wrapper belongs to another copy of this library, which calls on to ours or libc's. */
+static int
+ss_is_a_copy_of_us(const struct ss_search_object *found)
+{
+	const char *at = (const char *)found->object.low;
+	uint32_t i;
+
+	for (i = 0; i < found->object.headers_count; i++) {
+		const Elf64_Phdr *h = &found->object.headers[i];
+
+		if (h->p_type != PT_LOAD || (h->p_flags & (PF_R | PF_W)) != PF_R)
+			continue;
+		at = (const char *)(found->object.base + h->p_vaddr);
+		if (memmem(at, h->p_memsz, ss_mark, sizeof(ss_mark)))
+			return 1;
+	}
+	return 0;
+}
+
+/* An executable that is not position independent has functions of others under an address of its own. */
+static int
+ss_is_canonical_plt(const struct ss_object *o, const char *name, uintptr_t address)
+{
+	uint32_t i;
+
+	for (i = 0; i < o->symbols_count; i++)
+		if (o->symbols[i].st_shndx == SHN_UNDEF && o->base + o->symbols[i].st_value == address &&
+		    !strcmp(o->strings + o->symbols[i].st_name, name))
+			return 1;
+	return 0;
+}
+
+/* Somebody else's function under one of the names: it may call what we never see. */
+static void
+ss_find_foreign(void)
+{
+	struct ss_search_object found;
+	unsigned i;
+
+	ss_armed.foreign = 0;
+	for (i = 1; i < SS_CALL_SECCOMP; i++) {
+		void *seen = ss_hooked[i].real ? dlsym(RTLD_DEFAULT, ss_hooked[i].name) : NULL;
+
+		if (!seen || seen == ss_hooked[i].wrapper || !ss_object_of(seen, &found))
+			continue;
+		if (ss_is_canonical_plt(&found.object, ss_hooked[i].name, (uintptr_t)seen) ||
+		    ss_is_a_copy_of_us(&found))
+			continue;
+		ss_armed.foreign++;
+		(void)ss_child_copy_text(ss_armed.foreign_name, sizeof(ss_armed.foreign_name), ss_hooked[i].name);
+		memcpy(ss_armed.foreign_in, found.name, sizeof(found.name));
+	}
+}
+
+/* A stretch of memory that is searched, and what of it is left out. */
+struct ss_scan {
+	uintptr_t *words; /* SS_SCAN_BYTES */
+	uint64_t *pages;  /* entries of /proc/self/pagemap, SS_SCAN_BYTES */
+	int pagemap;
+	uintptr_t skip[3][2];
+};
+
+static int
+ss_scan_skips(const struct ss_scan *scan, uintptr_t at)
+{
+	unsigned i;
+
+	for (i = 0; i < 3; i++)
+		if (at >= scan->skip[i][0] && at < scan->skip[i][1])
+			return 1;
+	return 0;
+}
+
+/* One chunk, read by the kernel: it may be unmapped meanwhile, and then nothing is in it. */
+static void
+ss_scan_chunk(const struct ss_scan *scan, uintptr_t from, size_t bytes, const char *name)
+{
+	const struct iovec to = {scan->words, bytes}, what = {(void *)from, bytes};
+	const long got = ss_sys6(SYS_process_vm_readv, ss_getpid(), &to, 1, &what, 1, 0);
+	size_t i;
+
+	if (got <= 0) {
+		ss_armed.unsearched += got != -EFAULT;
+		return;
+	}
+	for (i = 0; i < (size_t)got / sizeof(uintptr_t); i++) {
+		const uintptr_t at = from + i * sizeof(uintptr_t);
+
+		if (!ss_hook_for(scan->words[i]) || ss_scan_skips(scan, at))
+			continue;
+		if (!ss_armed.captured++) {
+			ss_armed.captured_at = at;
+			(void)ss_child_copy_text(ss_armed.captured_in, SS_NAME_BYTES, name);
+		}
+	}
+}
+
+/* A mapping: only the pages that exist, because sparse ones may be huge (pagemap of proc(5)). */
+static void
+ss_scan_mapping(const struct ss_scan *scan, uintptr_t from, uintptr_t to, const char *name)
+{
+	const uintptr_t page = ss_pages(1);
+	const size_t most = SS_SCAN_BYTES / sizeof(uint64_t);
+	uintptr_t at, end;
+
+	if (to - from > SS_SCAN_MAX) {
+		ss_armed.unsearched++;
+		return;
+	}
+	for (at = from; at < to;) {
+		size_t count = (to - at) / page, i, run;
+
+		count = count < most ? count : most;
+		if (ss_sys4(SYS_pread64, scan->pagemap, scan->pages, count * sizeof(uint64_t),
+			    at / page * sizeof(uint64_t)) != (long)(count * sizeof(uint64_t))) {
+			ss_armed.unsearched++;
+			return;
+		}
+		for (i = 0, end = at + count * page; at < end; at += run * page, i += run) {
+			const size_t limit = SS_SCAN_BYTES / page;
+
+			/* Bit 63: in memory, bit 62: swapped out. */
+			for (run = 0; i + run < count && run < limit && scan->pages[i + run] >> 62; run++)
+				;
+			if (run)
+				ss_scan_chunk(scan, at, run * page, name);
+			else
+				run = 1;
+		}
+	}
+}
+
+/* Splits a line of /proc/self/maps. Returns whether it is private and writable. */
+static int
+ss_maps_line(const char *line, uintptr_t *ret_from, uintptr_t *ret_to, const char **ret_name)
+{
+	char *at;
+	unsigned field;
+
+	*ret_from = strtoul(line, &at, 16);
+	if (*at != '-')
+		return 0;
+	*ret_to = strtoul(at + 1, &at, 16);
+	*ret_name = at;
+	for (field = 0; field < 5; field++) {
+		while (**ret_name == ' ')
+			++*ret_name;
+		if (field == 4)
+			break;
+		while (**ret_name && **ret_name != ' ')
+			++*ret_name;
+	}
+	return at[0] == ' ' && at[1] == 'r' && at[2] == 'w' && at[4] == 'p';
+}
+
+static int
+ss_scan_maps(const struct ss_scan *scan)
+{
+	char text[8192], *line, *end;
+	const int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	const char *name;
+	uintptr_t from, to;
+	ssize_t bytes;
+	size_t kept = 0;
+
+	if (maps < 0)
+		return errno;
+	while ((bytes = read(maps, text + kept, sizeof(text) - 1 - kept)) > 0) {
+		text[kept + (size_t)bytes] = 0;
+		for (line = text; (end = strchr(line, '\n')); line = end + 1) {
+			*end = 0;
+			if (ss_maps_line(line, &from, &to, &name))
+				ss_scan_mapping(scan, from, to, name);
+		}
+		kept = strlen(line);
+		memmove(text, line, kept);
+	}
+	(void)close(maps); /* read only */
+	return bytes < 0 ? EIO : 0;
+}
+
+/*
+ * Looks for addresses of the real functions in all writable private memory: each is a
+ * pointer that somebody took before we came, and calls past us. Not in our own table, not
+ * in our own frames and what is left of deeper ones, not in the buffer.
+ */
+static int
+ss_find_captured(const void *frame)
+{
+	const size_t bytes = 2 * SS_SCAN_BYTES;
+	const uintptr_t top = (uintptr_t)frame;
+	struct ss_scan scan;
+	int error;
+
+	ss_armed.captured = ss_armed.unsearched = 0;
+	memset(&scan, 0, sizeof(scan));
+	scan.words = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (scan.words == MAP_FAILED)
+		return errno;
+	scan.pages = (uint64_t *)(void *)((char *)scan.words + SS_SCAN_BYTES);
+	scan.skip[0][0] = (uintptr_t)ss_hooked;
+	scan.skip[0][1] = (uintptr_t)ss_hooked + sizeof(ss_hooked);
+	scan.skip[1][0] = top - (1u << 20);
+	scan.skip[1][1] = top;
+	scan.skip[2][0] = (uintptr_t)&ss_gate_real;
+	scan.skip[2][1] = (uintptr_t)(&ss_gate_real + 1);
+	scan.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (scan.pagemap < 0) {
+		error = errno;
+	} else {
+		error = ss_scan_maps(&scan);
+		(void)close(scan.pagemap); /* read only */
+	}
+	(void)munmap(scan.words, bytes); /* our own mapping */
+	return error;
+}
+
+/* ----------------------------------------------------------------------- arming */
+
+/* The functions of one library. One that is chosen at load time (IFUNC) would not be found in the table. */
+static void
+ss_find_real(void *handle, unsigned from, unsigned to)
+{
+	unsigned i;
+
+	for (i = from; i <= to; i++) {
+		void *real = ss_hooked[i].real ? NULL : dlsym(handle, ss_hooked[i].name);
+
+		if (!real)
+			continue;
+		ss_hooked[i].real = real;
+		ss_armed.functions++;
+		if (!ss_below || (uintptr_t)real <= ss_below)
+			ss_below = (uintptr_t)real - 1;
+		if ((uintptr_t)real >= ss_above)
+			ss_above = (uintptr_t)real + 1;
+	}
+}
+
+/* libpsx may come later than we: looked for whenever objects were loaded. */
+static int
+ss_arm_psx(void)
+{
+	struct ss_search_object psx;
+	void *handle;
+	int error = 0;
+
+	if (ss_hooked[SS_CALL_PSX_SYSCALL3].real || !(handle = dlopen("libpsx.so.2", RTLD_LAZY | RTLD_NOLOAD)))
+		return 0;
+	ss_find_real(handle, SS_CALL_PSX_SYSCALL3, SS_CALL_PSX_SYSCALL);
+	if (ss_hooked[SS_CALL_PSX_SYSCALL3].real &&
+	    ss_object_of(ss_hooked[SS_CALL_PSX_SYSCALL3].real, &psx))
+		error = ss_exports_rewrite(&psx.object);
+	(void)dlclose(handle); /* only what RTLD_NOLOAD counted; the library stays */
+	return error;
+}
+
+/* Whether the loader now finds the wrappers; ENOEXEC when it does not, as for an IFUNC. */
+static int
+ss_exports_found(void *handle, unsigned last)
+{
+	unsigned i;
+
+	for (i = SS_CALL_SETUID; i <= last; i++)
+		if (ss_hooked[i].real && (i < SS_CALL_PSX_SYSCALL3 || i > SS_CALL_PSX_SYSCALL) &&
+		    dlsym(handle, ss_hooked[i].name) != ss_hooked[i].wrapper)
+			return ENOEXEC;
+	return 0;
+}
+
+static int
+ss_arm_exports(int foreign)
+{
+	const unsigned last = foreign ? SS_CALL_POSIX_SPAWNP : SS_CALL_SYSCALL;
+	struct ss_search_object libc;
+	void *handle, *known;
+	int error;
+
+	/* Whose function that is, is libc; by its name the loader gives us a handle to it. */
+	if (!(known = dlsym(RTLD_DEFAULT, "__errno_location")) || !ss_object_of(known, &libc))
+		return ENOEXEC;
+	if (!(handle = dlopen(libc.name, RTLD_LAZY | RTLD_NOLOAD)))
+		return ELIBACC;
+	ss_find_real(handle, SS_CALL_SETUID, SS_CALL_SYSCALL);
+	if (foreign) {
+		ss_real_fork = dlsym(handle, "fork");
+		ss_find_real(handle, SS_CALL_VFORK, last);
+	}
+	ss_gate_real = ss_hooked[SS_CALL_SYSCALL].real;
+	if (!ss_hooked[SS_CALL_SETUID].real || !ss_gate_real || (foreign && !ss_real_fork))
+		error = ENOEXEC;
+	else
+		error = ss_exports_rewrite(&libc.object);
+	if (!error)
+		error = ss_exports_found(handle, last);
+	(void)dlclose(handle); /* counts only; libc stays */
+	return error ? error : ss_arm_psx();
+}
+
+/* All slots that are bound; whatever was being loaded meanwhile is loaded by then. */
+static int
+ss_pass_run(void)
+{
+	struct ss_pass pass;
+	void *barrier = dlopen(NULL, RTLD_LAZY | RTLD_NOLOAD);
+
+	if (barrier)
+		(void)dlclose(barrier);
+	memset(&pass, 0, sizeof(pass));
+	(void)dl_iterate_phdr(ss_pass_object, &pass);
+	ss_last_pass = pass;
+	ss_armed.objects = pass.objects;
+	ss_armed.slots = pass.slots;
+	ss_armed.patched += pass.patched;
+	return pass.error;
+}
+
+static int
+ss_arm_locked(int foreign, const void *frame)
+{
+	int error;
+
+	if ((error = -ss_lock_map()))
+		return error;
+	if ((error = SS_ARM_HOOK()) || (error = ss_arm_exports(foreign)) || (error = ss_pass_run()))
+		return error;
+	ss_find_foreign();
+	if ((error = ss_find_captured(frame)))
+		return error;
+	/* A thread that was just binding a call may store the real address after our pass. */
+	ss_settled_ns = ss_has_others() ? ss_now() + SS_SETTLE_PASS_NS : 0;
+	return 0;
+}
+
+/*
+ * Puts the wrappers in place, or looks once more at what was bound and captured when they
+ * are. foreign: vfork and posix_spawn too. Returns 0, or a positive errno: then nothing is
+ * relied on, and the state says so.
+ */
+SS_API int
+ss_arm(int foreign, int64_t wait_ns)
+{
+	const int64_t start = ss_now();
+	int error;
+
+	(void)pthread_mutex_lock(&ss_arming); /* a good mutex, not recursive */
+	error = ss_arm_locked(foreign || ss_hooked[SS_CALL_VFORK].real, __builtin_frame_address(0));
+	__atomic_store_n(&ss_change_wait_ns, wait_ns, __ATOMIC_RELAXED);
+	ss_armed.error = error;
+	ss_armed.took_ns = ss_now() - start;
+	__atomic_store_n(&ss_armed.state, error ? SS_ARM_UNLOCKABLE : SS_ARM_ARMED, __ATOMIC_RELEASE);
+	(void)pthread_mutex_unlock(&ss_arming);
+	return error;
+}
