@@ -89,9 +89,11 @@ class _Lib(Protocol):
     def ss_call_name(self, call: int) -> Any: ...
     def ss_covered(self, index: int, covered: Any) -> Any: ...
     def ss_arm(self, foreign: int, wait_ns: int) -> int: ...
+    def ss_lock_look(self, facts: Any) -> int: ...
     def ss_lock_status(self, status: Any) -> None: ...
     def ss_credential_change_begin(self, changing: Any, call: int) -> None: ...
     def ss_credential_change_end(self, changing: Any) -> None: ...
+    def ss_change_count(self) -> int: ...
     def ss_change_fetch(self, number: int, change: Any) -> int: ...
     def ss_try(self, feature: int) -> int: ...
     def ss_spawn(self, arena: Any, request: Any, result: Any) -> int: ...
@@ -460,9 +462,16 @@ def arm(*, foreign: bool, wait_ns: int) -> int:
     return lib.ss_arm(foreign, wait_ns)
 
 
+def look_at_lock() -> tuple[int, int, int]:
+    """Return why the lock does not hold now (an SS_LOCK constant), with its errno and number."""
+    raw = ffi.new("struct ss_lock_facts *")
+    lib.ss_lock_look(raw)
+    return raw.why, raw.error, raw.detail
+
+
 def is_armed() -> bool:
     """Whether the wrappers are in place."""
-    return lock_status()["state"] == "armed"
+    return str(lock_status()["state"]) == "armed"
 
 
 def call_name(call: int) -> str:
@@ -524,6 +533,16 @@ class Changing:
         """Let spawns share memory again; doing it twice is no error."""
         lib.ss_credential_change_end(self._raw)
 
+    @property
+    def waited_ns(self) -> int:
+        """How long the beginning took, because children shared our memory."""
+        return int(self._raw.seen.waited_ns)
+
+    @property
+    def killed(self) -> int:
+        """How many of them were killed, because it took too long."""
+        return int(self._raw.seen.killed)
+
 
 class Change(NamedTuple):
     """One change that was seen: who called what, and the credentials before and after."""
@@ -543,9 +562,7 @@ class Change(NamedTuple):
 
 def change_count() -> int:
     """Return how many changes this process has seen."""
-    raw = ffi.new("struct ss_lock_status *")
-    lib.ss_lock_status(raw)
-    return int(raw.changes)
+    return int(lib.ss_change_count())
 
 
 def change(number: int) -> Change | bool | None:

@@ -525,6 +525,15 @@ ss_credential_change_end(struct ss_changing *c)
 	c->lock = NULL;
 }
 
+/* How many changes this process has seen. */
+SS_API uint64_t
+ss_change_count(void)
+{
+	const struct ss_lock *lock = ss_lock_ours();
+
+	return lock ? __atomic_load_n(&lock->changes, __ATOMIC_SEQ_CST) : 0;
+}
+
 /*
  * Fetches the change with that number (from 0). Returns 1, 0 when it has not been made or
  * is being written, -ENOENT when the ring has it no more.

@@ -43,7 +43,11 @@ def _with_pidfd(trial: Callable[[int], object]) -> Callable[[], None]:
 
 
 def _memory_shared() -> None:
-    if not _binding.memory_shared():
+    seen = _probe.look()
+    proof = _probe.sharing_proof(seen)
+    if not proof:
+        raise OSError(errno.EBUSY, "not tried, because no proof holds")
+    if not _binding.memory_shared(proof, seen):
         raise OSError(errno.ENOTSUP, "the child had a copy")
 
 

@@ -31,12 +31,10 @@
 #define SS_R_SLOT R_X86_64_JUMP_SLOT
 #define SS_R_DATA R_X86_64_GLOB_DAT
 #define SS_R_WORD R_X86_64_64
-#define SS_R_TYPE(info) ELF64_R_TYPE(info)
 #else
 #define SS_R_SLOT R_AARCH64_JUMP_SLOT
 #define SS_R_DATA R_AARCH64_GLOB_DAT
 #define SS_R_WORD R_AARCH64_ABS64
-#define SS_R_TYPE(info) ELF64_R_TYPE(info)
 #endif
 
 /* What was rewritten in an export table, to see that it is still so. */
@@ -166,6 +164,7 @@ ss_object_dynamic(struct ss_object *o, const Elf64_Dyn *d)
 static void
 ss_object_read(struct ss_object *o, const struct dl_phdr_info *info)
 {
+	const uintptr_t page = ss_pages(1);
 	const Elf64_Dyn *dynamic = NULL;
 	unsigned i;
 
@@ -184,8 +183,9 @@ ss_object_read(struct ss_object *o, const struct dl_phdr_info *info)
 		} else if (h->p_type == PT_DYNAMIC) {
 			dynamic = (const Elf64_Dyn *)from;
 		} else if (h->p_type == PT_GNU_RELRO) {
-			o->relro = from;
-			o->relro_end = to;
+			/* Whole pages, as the loaders do it: the rest of the last one stays writable. */
+			o->relro = from / page * page;
+			o->relro_end = to / page * page;
 		}
 	}
 	/* The vdso's section is not relocated, and nothing in it is bound to libc. */
@@ -308,18 +308,19 @@ ss_exports_intact(void)
 
 /* -------------------------------------------------------------- the bound slots */
 
+/* Stores a wrapper. Read-only relocations are opened for it, once for each object. */
 static int
-ss_slot_store(const struct ss_object *o, uintptr_t *slot, void *wrapper)
+ss_slot_store(const struct ss_object *o, uintptr_t *slot, void *wrapper, int *is_open)
 {
 	const uintptr_t at = (uintptr_t)slot;
-	const int is_closed = at >= o->relro && at < o->relro_end;
 	int error;
 
-	if (is_closed && (error = ss_protect(at, at + sizeof(*slot), PROT_READ | PROT_WRITE)))
-		return error;
+	if (at >= o->relro && at < o->relro_end && !*is_open) {
+		if ((error = ss_protect(o->relro, o->relro_end, PROT_READ | PROT_WRITE)))
+			return error;
+		*is_open = 1;
+	}
 	__atomic_store_n(slot, (uintptr_t)wrapper, __ATOMIC_SEQ_CST);
-	if (is_closed)
-		(void)ss_protect(at, at + sizeof(*slot), PROT_READ); /* worked just now, the other way */
 	return 0;
 }
 
@@ -341,31 +342,39 @@ ss_slot_is_writable(const struct ss_object *o, uintptr_t at)
 }
 
 static void
+ss_table_bind(const struct ss_object *o, size_t table, struct ss_pass *pass, int *is_open)
+{
+	size_t i;
+
+	for (i = 0; i < o->counts[table]; i++) {
+		const Elf64_Rela *r = &o->tables[table][i];
+		const unsigned long type = ELF64_R_TYPE(r->r_info);
+		uintptr_t *slot = (uintptr_t *)(o->base + r->r_offset);
+		const struct ss_hook *hook;
+		int error;
+
+		if ((type != SS_R_SLOT && type != SS_R_DATA && type != SS_R_WORD) ||
+		    !ss_slot_is_writable(o, (uintptr_t)slot))
+			continue;
+		pass->slots++;
+		if (!(hook = ss_hook_for(__atomic_load_n(slot, __ATOMIC_RELAXED))))
+			continue;
+		if ((error = ss_slot_store(o, slot, hook->wrapper, is_open)))
+			pass->error = error;
+		else
+			pass->patched++;
+	}
+}
+
+static void
 ss_object_bind(const struct ss_object *o, struct ss_pass *pass)
 {
-	size_t table, i;
+	int is_open = 0;
 
-	for (table = 0; table < 2; table++) {
-		for (i = 0; i < o->counts[table]; i++) {
-			const Elf64_Rela *r = &o->tables[table][i];
-			const unsigned long type = SS_R_TYPE(r->r_info);
-			uintptr_t *slot = (uintptr_t *)(o->base + r->r_offset);
-			const struct ss_hook *hook;
-			int error;
-
-			if (type != SS_R_SLOT && type != SS_R_DATA && type != SS_R_WORD)
-				continue;
-			if (!ss_slot_is_writable(o, (uintptr_t)slot))
-				continue;
-			pass->slots++;
-			if (!(hook = ss_hook_for(__atomic_load_n(slot, __ATOMIC_RELAXED))))
-				continue;
-			if ((error = ss_slot_store(o, slot, hook->wrapper)))
-				pass->error = error;
-			else
-				pass->patched++;
-		}
-	}
+	ss_table_bind(o, 0, pass, &is_open);
+	ss_table_bind(o, 1, pass, &is_open);
+	if (is_open) /* worked just now, the other way */
+		(void)ss_protect(o->relro, o->relro_end, PROT_READ);
 }
 
 static int

@@ -13,7 +13,7 @@ import os
 import posix
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import _binding
 
@@ -27,12 +27,20 @@ FUNCTIONS = (
 )  # fmt: skip
 
 
+class Wait(NamedTuple):
+    """How long a change of this thread waited for spawns, and how many children that cost."""
+
+    tid: int
+    ns: int
+    killed: int
+
+
 class _State:
     """What this module knows beside C; ``told`` is called when changes may wait to be fetched."""
 
     fetched = 0
     lock = threading.Lock()
-    told: Callable[[], None] | None = None
+    told: Callable[[Wait], None] | None = None
 
 
 def arm(*, wait: float = CHANGE_WAIT, guard_foreign: bool = False) -> None:
@@ -75,7 +83,7 @@ def _bracket(call: int) -> Iterator[None]:
     finally:
         changing.end()
         if _State.told is not None:
-            _State.told()
+            _State.told(Wait(threading.get_native_id(), changing.waited_ns, changing.killed))
 
 
 def credential_change() -> contextlib.AbstractContextManager[None]:
@@ -83,31 +91,26 @@ def credential_change() -> contextlib.AbstractContextManager[None]:
     return _bracket(_binding.CALL_RAW)
 
 
-def on_change(told: Callable[[], None]) -> None:
+def on_change(told: Callable[[Wait], None]) -> None:
     """Have ``told`` called after each change that Python makes."""
     _State.told = told
 
 
-def fetch() -> Iterator[_binding.Change | int]:
-    """Yield every change seen that nobody fetched yet; a number of them where some were lost."""
+def fetch() -> list[_binding.Change | int]:
+    """Return every change seen that nobody fetched yet; a number of them where some were lost."""
+    found: list[_binding.Change | int] = []
     if _binding.change_count() <= _State.fetched:
-        return
+        return found
     with _State.lock:
-        lost = 0
-        while True:
-            seen = _binding.change(_State.fetched)
-            if seen is None:
-                break
+        while (seen := _binding.change(_State.fetched)) is not None:
             _State.fetched += 1
             if isinstance(seen, _binding.Change):
-                if lost:
-                    yield lost
-                    lost = 0
-                yield seen
+                found.append(seen)
+            elif found and isinstance(found[-1], int):
+                found[-1] += 1
             else:
-                lost += 1
-        if lost:
-            yield lost
+                found.append(1)
+    return found
 
 
 def _start_again() -> None:
@@ -118,6 +121,7 @@ def _start_again() -> None:
 
 
 os.register_at_fork(after_in_child=_start_again)
+
 
 def is_sealed() -> bool:
     """Whether no thread of this process can change credentials any more."""
@@ -132,6 +136,11 @@ def describe(seen: _binding.Seen) -> str | None:
     return words(seen.lock, seen.lock_errno, seen.lock_detail)
 
 
+def why_not() -> str | None:
+    """Look now, also in a process with one thread, and say why the lock does not hold."""
+    return words(*_binding.look_at_lock())
+
+
 def words(why: int, number: int = 0, detail: int = 0) -> str | None:
     """Return the sentence for one answer of C."""
     lib = _binding.lib
@@ -144,11 +153,11 @@ def words(why: int, number: int = 0, detail: int = 0) -> str | None:
         lib.SS_LOCK_CHANGING: "a change of credentials is under way",
         lib.SS_LOCK_EXPORTS: "another interposer has rewritten libc's export table since",
         lib.SS_LOCK_NAMESPACES: f"{detail} loaded objects are in other link namespaces (dlmopen, LD_AUDIT)",
-        lib.SS_LOCK_CAPTURED: f"{detail} pointers to functions that change credentials were taken before arming",
+        lib.SS_LOCK_CAPTURED: f"{detail} pointers to such functions were taken before arming",
         lib.SS_LOCK_UNSEARCHED: "part of our memory could not be searched for pointers taken before arming",
         lib.SS_LOCK_FOREIGN: "another interposer stands before libc (LD_PRELOAD?)",
         lib.SS_LOCK_UNSETTLED: "armed a moment ago beside other threads",
-        lib.SS_LOCK_STAINED: f"a thread called {_binding.call_name(detail)} for itself alone, which nothing shows",
+        lib.SS_LOCK_STAINED: f"a thread called {_binding.call_name(detail)} for itself, which nothing shows",
         lib.SS_LOCK_DIFFER: f"thread {detail} has other credentials than the rest",
         lib.SS_LOCK_UNSEEN: f"the threads could not be looked at: {os.strerror(number)}",
         lib.SS_LOCK_PASS: f"calls that are bound to libc could not be led to us: {os.strerror(number)}",

@@ -59,20 +59,28 @@ def children_are_in_our_namespace() -> bool:
         return False
 
 
+def sharing_proof(seen: _binding.Seen) -> int:
+    """Return the SS_REQUIRE flag of the first proof under which memory may be shared; 0 if none."""
+    lib = _binding.lib
+    if seen.alone:
+        return lib.SS_REQUIRE_ALONE
+    if _lock.is_sealed():
+        return lib.SS_REQUIRE_SEAL
+    return lib.SS_REQUIRE_LOCK if seen.lock == lib.SS_LOCK_HOLDS else 0
+
+
 def facts(seen: _binding.Seen, *, changes_credentials: bool, try_sharing: bool = True) -> Facts:
     """Return what a decision rests on; an error while looking is a fact too."""
-    unlocked = "not looked at" if seen.alone else _lock.describe(seen)
-    sealed = not seen.alone and _lock.is_sealed()
-    proof = 0
-    if seen.alone:
-        proof = _binding.lib.SS_REQUIRE_ALONE
-    elif sealed:
-        proof = _binding.lib.SS_REQUIRE_SEAL
-    elif unlocked is None:
-        proof = _binding.lib.SS_REQUIRE_LOCK
-    shared = _memory_shared(proof, seen) if proof and try_sharing else None
-    error = os.strerror(seen.errno) if seen.alone is None else None
-    return Facts(seen.alone, seen.threads, changes_credentials, shared, error, sealed, unlocked)
+    proof = sharing_proof(seen)
+    return Facts(
+        seen.alone,
+        seen.threads,
+        changes_credentials,
+        _memory_shared(proof, seen) if proof and try_sharing else None,
+        os.strerror(seen.errno) if seen.alone is None else None,
+        proof == _binding.lib.SS_REQUIRE_SEAL,
+        "not needed by one thread" if seen.alone else _lock.describe(seen),
+    )
 
 
 def held_groups() -> tuple[int, ...]:

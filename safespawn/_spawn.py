@@ -11,7 +11,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from . import _binding, _checks, _child, _environ, _executable, _identity, _probe, _streams, audit, guards
+from . import (
+    _binding,
+    _changes,
+    _checks,
+    _child,
+    _environ,
+    _executable,
+    _identity,
+    _probe,
+    _streams,
+    audit,
+    guards,
+)
 from ._errors import AuditError, KilledBeforeExec, RaceDetected, SpawnError, SpawnTimeout, UnsafeSpawn
 from ._process import Process
 from ._records import Records
@@ -103,6 +115,7 @@ class _Job:
 def start(request: Request) -> Process:
     """Start a validated request; see :func:`spawn`."""
     _child.reap_abandoned()
+    _changes.record()
     deadline_ns = 0
     if request.deadline is not None:
         deadline_ns = time.monotonic_ns() + int(request.deadline * 1e9)
@@ -222,14 +235,11 @@ EPOCH_TRIES = 4
 
 def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Outcome:
     outcome = _binding.spawn(plan, slot)
-    if outcome.outcome in ("not-alone", "preempted"):
-        _accept(job, guards.lost(job.request, job.decision, preempted=outcome.outcome == "preempted"))
-        plan = _look_again(job, plan)
-        outcome = _binding.spawn(plan, slot)
     for _ in range(EPOCH_TRIES):
-        if (outcome.outcome, outcome.stage) != ("race-detected", "epoch"):
+        why = _begins_anew(outcome)
+        if why is None:
             break
-        plan = _look_again(job, plan)
+        plan = _apart(job, plan, outcome, why)
         outcome = _binding.spawn(plan, slot)
     changed = (outcome.stage, outcome.errno) == ("pin", errno.ESTALE) and not outcome.stuck
     if changed and job.program is not None:
@@ -240,18 +250,27 @@ def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Out
     return outcome
 
 
-def _look_again(job: _Job, plan: _binding.Plan) -> _binding.Plan:
-    """Return the plan for the state of the lock that is now, without shared memory.
+def _begins_anew(outcome: _binding.Outcome) -> guards.Loss | None:
+    """Return why a spawn that ran nothing is tried again; None if it is not."""
+    if outcome.outcome == "not-alone":
+        return "proof"
+    if outcome.outcome == "preempted":
+        return "preempted"
+    return "epoch" if (outcome.outcome, outcome.stage) == ("race-detected", "epoch") else None
 
-    Only if our own credentials are what they were: the decision and its record rest on them.
-    Otherwise the plan stays, and the child sees that they are not.
+
+def _apart(job: _Job, plan: _binding.Plan, outcome: _binding.Outcome, why: guards.Loss) -> _binding.Plan:
+    """Return the plan without shared memory, for the state of the credential lock that is now.
+
+    Only if our own credentials are still those that the decision and its record rest on.
     """
     seen = _probe.look()
-    if seen.credentials == job.seen.credentials:
-        job.seen = seen
-    if job.decision.strategy == "vfork":
-        _accept(job, guards.lost(job.request, job.decision, preempted=False))
-    return plan._replace(flags=plan.flags & ~_SHARED | _company(job), seen=job.seen)
+    if seen.credentials != job.seen.credentials:
+        job.outcome = outcome
+        _fail(job, "race-detected", "birth" if why == "proof" else outcome.stage, errno.ESTALE)
+    job.seen = seen
+    _accept(job, guards.lost(job.request, job.decision, why))
+    return plan._replace(flags=plan.flags & ~_SHARED | _company(job), seen=seen)
 
 
 def _announce(job: _Job, plan: _binding.Plan) -> None:
@@ -312,8 +331,9 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
     finally:
         if child.adopt(slot):  # it could not be killed yet
             _child.abandon(child)
-    if outcome.outcome in ("not-alone", "preempted"):
-        _accept(job, guards.lost(job.request, job.decision, preempted=outcome.outcome == "preempted"))
+    why = _begins_anew(outcome)
+    if why is not None:
+        _accept(job, guards.lost(job.request, job.decision, why))
         return _look_up(job, name, dirs, copy)
     if outcome.outcome != "exec":
         job.outcome = outcome
@@ -468,7 +488,7 @@ def _exception(request: Request, outcome: str, stage: str, number: int) -> OSErr
         return KilledBeforeExec(errno.ECANCELED, f"killed before it ran (stage {stage})", program)
     if outcome == "race-detected":
         race = RaceDetected(number, f"credentials changed under the spawn (stage {stage})", program)
-        race.guard = "creds-agree"
+        race.guard = "epoch-agrees" if stage == "epoch" else "creds-agree"
         return race
     text = os.strerror(number)
     if stage in ("open-cwd", "cwd"):

@@ -443,5 +443,5 @@ __asm__(".pushsection .text\n"
 #endif
 
 static void *ss_gate_real __attribute__((used)); /* libc's syscall */
-long ss_wrap_syscall(void) __attribute__((visibility("hidden")));
+long ss_wrap_syscall(long, ...) __attribute__((visibility("hidden")));
 long ss_wrap_vfork(void) __attribute__((visibility("hidden")));

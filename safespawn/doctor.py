@@ -27,7 +27,8 @@ def examine() -> dict[str, Any]:
     """Return everything that `safespawn doctor` shows.
 
     Keys: ``machine``, ``features`` (name to ``available`` and ``why``), ``process`` (our
-    privileges), ``proofs``, ``required``, ``strategy``, ``reasons``, ``guards``.
+    privileges), ``proofs``, ``lock`` (the credential lock), ``required``, ``strategy``,
+    ``reasons``, ``guards``.
     """
     seen = guards.status()
     creds = _probe.look().credentials
@@ -45,6 +46,7 @@ def examine() -> dict[str, Any]:
             **plain(seen["attributes"]),
         },
         "proofs": seen["proofs"],
+        "lock": seen["lock"],
         "required": seen["required"],
         "strategy": seen["strategy"],
         "reasons": list(seen["reasons"]),
@@ -68,6 +70,24 @@ def _listed(names: list[str] | None) -> str:
     return ", ".join(names) if names else "none"
 
 
+def _lock_rows(lock: dict[str, Any]) -> dict[str, str]:
+    rows = {"state": str(lock["state"])}
+    if lock["state"] == "armed":
+        rows |= {
+            "covered": _listed(lock["covered"]),
+            "not there": _listed(lock["missing"]),
+            "searched": f"{lock['objects']} objects with {lock['slots']} bound calls, {lock['patched']} of them "
+            f"led to us, and {lock['exports']} exported symbols, in {lock['arming_us'] / 1000:.1f} ms",
+            "taken before": f"{lock['captured']} pointers to such functions",
+            "others before us": f"{lock['foreign']} functions of another interposer, "
+            f"{lock['other_namespaces']} objects in other link namespaces",
+            "a change waits": f"at most {lock['wait']:g} s for children on shared memory; {lock['changes']} seen",
+            "never seen": "raw system calls in assembler, Go or static code, and /proc/self/attr: "
+            "see guards.seal() and guards.credential_change()",
+        }
+    return rows | {f"problem {n}": text for n, text in enumerate(lock["problems"], 1)}
+
+
 def table(seen: dict[str, Any]) -> str:
     """Return it as a table for people."""
     process = seen["process"]
@@ -88,6 +108,7 @@ def table(seen: dict[str, Any]) -> str:
             "seccomp mode": str(process["seccomp"]),
         }
     )
+    lines += ["", "credential lock", *_rows(_lock_rows(seen["lock"]))]
     lines += ["", f"proofs (required: {seen['required']})", *_rows(seen["proofs"])]
     lines += ["", f"a plain spawn would go by {seen['strategy']}", *(f"  {why}" for why in seen["reasons"])]
     return "\n".join(lines)

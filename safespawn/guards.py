@@ -159,7 +159,9 @@ def _prove(facts: Facts) -> tuple[str | None, Verdict]:
         return None, Verdict(name, "deny", f"{seen}: {facts.unlocked}")
     proof = next((proof for proof in held if _accepted(proof)), None)
     if proof is None:
-        return None, Verdict(name, "deny", f"{PROOFS[_Requirement.rank]!r} is required, {held[0]!r} is not enough")
+        return None, Verdict(
+            name, "deny", f"{PROOFS[_Requirement.rank]!r} is required, {held[0]!r} is not enough"
+        )
     if facts.memory_shared is not True:
         what = "does not share" if facts.memory_shared is False else "could not be tried for sharing"
         return None, Verdict(name, "deny", f"CLONE_VM {what} memory here")
@@ -182,6 +184,10 @@ def decide(request: Request, facts: Facts) -> Decision:
     return Decision(None if refuse else "fork", None, (verdict,))
 
 
+#: Why what was decided does not stand: a proof was lost before the clone, the child was
+#: killed for a change, or the child saw that the epoch had moved.
+Loss = Literal["proof", "preempted", "epoch"]
+
 _LOST = {
     "single-threaded": Verdict("alone-or-apart", "deny", "a thread appeared between decision and clone"),
     "sealed": Verdict("sealed", "deny", "the seal was not to be seen at the clone"),
@@ -190,12 +196,17 @@ _LOST = {
 _PREEMPTED = Verdict(
     "change-bounded", "deny", "a change of credentials waited too long, and the child was killed for it"
 )
+_MOVED = Verdict("epoch-agrees", "deny", "credentials changed before the exec, so it began anew")
 
 
-def lost(request: Request, before: Decision, *, preempted: bool) -> Decision:
-    """Decide again after a proof was lost: at the last look, in C, or while the child lived."""
-    seen = _PREEMPTED if preempted else _LOST[before.proof or "single-threaded"]
-    refuse = request.strategy == "vfork" or request.on_unproven == "refuse"
+def lost(request: Request, before: Decision, why: Loss) -> Decision:
+    """Decide again, without shared memory, for a spawn that has run nothing."""
+    if why == "proof":
+        seen = _LOST[before.proof or "single-threaded"]
+    else:
+        seen = _PREEMPTED if why == "preempted" else _MOVED
+    shared = before.strategy == "vfork"
+    refuse = shared and (request.strategy == "vfork" or request.on_unproven == "refuse")
     return Decision(None if refuse else "fork", None, (*before.verdicts, seen))
 
 
@@ -280,11 +291,12 @@ def status() -> dict[str, Any]:
     """
     facts = _probe.facts(_probe.look(), changes_credentials=False)
     decision = decide(Request((b"true",)), facts)
-    proofs = _proofs(facts)
+    proofs = {**_proofs(facts), "locked": _lock.why_not()}
     return {
         "required": PROOFS[_Requirement.rank],
         "proofs": {
-            name: (proofs[name] or "holds") if name in AVAILABLE else "not in this version" for name in PROOFS[:-1]
+            name: (proofs[name] or "holds") if name in AVAILABLE else "not in this version"
+            for name in PROOFS[:-1]
         },
         "strategy": decision.strategy,
         "reasons": decision.reasons,

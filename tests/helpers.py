@@ -75,12 +75,15 @@ def wait_until_alone() -> None:
         os.sched_yield()
 
 
-def run_snippet(snippet: str, *, path: Path | None = None, timeout: float = 60, **values: object) -> dict[str, Any]:
+def run_snippet(
+    snippet: str, *, path: Path | None = None, timeout: float = 60, armed: bool = True, **values: object
+) -> dict[str, Any]:
     """Run Python text in a fresh process and return the dict ``out`` that it fills.
 
     Everything that changes a whole process (ids, limits, signals, closed descriptors,
     threads) belongs in one. ``path`` goes in front of sys.path; ``values`` become
-    globals. A snippet that dies fails the test with its stderr.
+    globals. Without ``armed`` the credential lock is left alone. A snippet that dies fails
+    the test with its stderr.
     """
     # The interpreter's start must not look at the tree's own safespawn first.
     place = path or CORE
@@ -96,7 +99,11 @@ def run_snippet(snippet: str, *, path: Path | None = None, timeout: float = 60, 
             capture_output=True,
             timeout=timeout,
             check=False,
-            env={**os.environ, "LD_PRELOAD": PRELOAD} if PRELOAD else None,
+            env={
+                **os.environ,
+                **({"LD_PRELOAD": PRELOAD} if PRELOAD else {}),
+                **({} if armed else {"SAFESPAWN_ARM": "0"}),
+            },
         )
         os.close(write)
         write = -1

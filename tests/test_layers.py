@@ -19,11 +19,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("safespawn._errors", "safespawn._checks", "safespawn._environ"),
     ("safespawn._native_ffi",),
     ("safespawn._binding",),
+    ("safespawn._lock",),
     ("safespawn._probe",),
     ("safespawn.audit._ledger",),
     ("safespawn.audit",),
     (
         "safespawn.guards",
+        "safespawn._changes",
         "safespawn._child",
         "safespawn._streams",
         "safespawn._identity",
