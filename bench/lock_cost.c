@@ -37,7 +37,7 @@ window(uint64_t flags, int full)
 	else
 		(void)ss_child_read_creds(&facts.creds);
 	if (!(flags & SS_REQUIRE_LOCK))
-		facts.creds.epoch = ss_epoch_now();
+		facts.creds.epoch = ss_epoch_of(ss_lock);
 	memset(&request, 0, sizeof(request));
 	request.path = program;
 	request.argv = "true";
@@ -75,13 +75,13 @@ enter_leave(void)
 	struct ss_slot *slot;
 	const int32_t pidfd = -1;
 	const uint32_t owner = 0;
-	const uint64_t epoch = ss_epoch_now();
+	const uint64_t epoch = ss_epoch_of(ss_lock);
 	const int64_t start = ss_now();
 	int i;
 
 	for (i = 0; i < SHORT; i++)
 		if (!ss_spawner_enter(&slot, &pidfd, &owner, epoch))
-			(void)ss_spawner_leave(slot);
+			(void)ss_slot_leave(slot);
 	return (ss_now() - start) / SHORT;
 }
 

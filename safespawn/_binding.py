@@ -59,6 +59,7 @@ class _Lib(Protocol):
     SS_LOCK_OFF: int
     SS_LOCK_UNLOCKABLE: int
     SS_LOCK_NOT_OURS: int
+    SS_LOCK_STRANGER: int
     SS_LOCK_CHANGING: int
     SS_LOCK_EXPORTS: int
     SS_LOCK_NAMESPACES: int

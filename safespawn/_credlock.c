@@ -13,8 +13,9 @@
  *    killed, and the change goes ahead. [T-22 change-bounded]
  *  - Changers do not exclude each other: libpsx makes all threads change at once and
  *    waits for them in the first, which would never end under an exclusive lock.
- *  - Each change moves the epoch, when it begins and when it ends. A child compares it,
- *    last thing before execve, with the one that the decision saw. [T-23 epoch-agrees]
+ *  - Each change moves the epoch, when it begins and when it ends, and tells the children
+ *    that have memory of their own. A child looks at that last thing before execve.
+ *    [T-23 epoch-agrees]
  *
  * What wraps libc's functions runs in signal handlers, in threads of any language, and
  * in children of others that share our memory: it makes raw system calls only, takes no
@@ -22,14 +23,15 @@
  * allocate). libc's errno is what the wrapped function left.
  *
  * The state lies in a page that the kernel clears in every forked child
- * (MADV_WIPEONFORK, Linux 4.14), because the threads that held the lock are not there.
- * The epoch must be seen by our own forked children, so it has a page of its own that
- * is shared; a process that was forked gets a fresh one when it first uses the lock. A
- * process that shares our memory without being us (a vfork child of somebody else) finds
- * another's pid there, and keeps out.
+ * (MADV_WIPEONFORK, Linux 4.14), because the threads that held the lock are not there. It
+ * is never shared with a forked process, which may have fewer privileges than we: what our
+ * own forked children must know is written to the page that each of them has for its
+ * report. A process that shares our memory without being us (a vfork child of somebody
+ * else) finds another's pid there, and keeps out.
  */
 
-#define SS_SLOTS 64u
+#define SS_SLOTS 128u
+#define SS_SPAWNERS_MAX 64u /* the other slots are for children with memory of their own */
 #define SS_CHANGES 128u              /* kept until Python fetches them */
 #define SS_CHANGE_WAIT_NS 100000000ll /* the default bound of a changer's wait */
 #define SS_CHANGE_GRACE_NS 50000000ll /* from SIGKILL until a changer goes ahead */
@@ -50,6 +52,7 @@ enum {
 	SS_SLOT_FREE,
 	SS_SLOT_TAKEN,   /* its owner is filling it in */
 	SS_SLOT_HELD,    /* counts as a spawner */
+	SS_SLOT_WATCHED, /* its child has memory of its own, and only wants to know */
 	SS_SLOT_BUSY,    /* a changer deals with its child */
 	SS_SLOT_DROPPED, /* a changer went ahead without it: no longer counted */
 };
@@ -60,6 +63,7 @@ struct ss_slot {
 	uint32_t killed;       /* its child was killed for a changer, before it ran execve */
 	const int32_t *pidfd;  /* where the kernel puts the child's; NULL: not our window */
 	const uint32_t *owner; /* the futex that the kernel marks when the child has left */
+	uint32_t *moved;       /* where its child looks whether the epoch has moved */
 	int32_t tid;           /* of the spawner */
 };
 
@@ -76,22 +80,19 @@ struct ss_change {
 };
 
 struct ss_lock {
-	int32_t pid; /* whose; 0: a fresh process, -1: being set up */
+	int32_t pid; /* whose; 0: the kernel has cleared it, for a forked process */
 	uint32_t word;
 	uint32_t stain; /* a change that no comparison of threads would show: its call + 1 */
 	uint32_t overlaps; /* changes that went ahead although a child of others shared memory */
+	uint32_t watchers;
+	uint64_t epoch;
 	uint64_t verified; /* the epoch at which all threads were alike, plus one */
 	uint64_t changes;  /* seen; those that the ring has no more were lost */
 	struct ss_slot slots[SS_SLOTS];
 	struct ss_change ring[SS_CHANGES];
 };
 
-struct ss_epoch {
-	uint64_t now;
-};
-
 static struct ss_lock *ss_lock;
-static struct ss_epoch *ss_epoch;
 static int64_t ss_change_wait_ns = SS_CHANGE_WAIT_NS;
 
 /* ------------------------------------------------------------------ its memory */
@@ -118,82 +119,49 @@ ss_unblock(uint64_t mask)
 	(void)ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, 8);
 }
 
-static long
-ss_map_page(void *at, size_t bytes, int how)
-{
-	return ss_sys6(SYS_mmap, at, bytes, PROT_READ | PROT_WRITE,
-		       MAP_ANONYMOUS | how | (at ? MAP_FIXED : 0), -1, 0);
-}
-
 /* Makes the memory of the lock, once in the life of the program. Returns 0 or -errno. */
 static int
 ss_lock_map(void)
 {
-	long lock, epoch, error;
+	const size_t bytes = ss_pages(sizeof(struct ss_lock));
+	struct ss_lock *lock;
+	int error;
 
 	if (ss_lock)
 		return 0;
-	lock = ss_map_page(NULL, ss_pages(sizeof(struct ss_lock)), MAP_PRIVATE);
-	if (lock < 0 && lock > -4096)
-		return (int)lock;
-	epoch = ss_map_page(NULL, ss_pages(sizeof(struct ss_epoch)), MAP_SHARED);
-	error = epoch < 0 && epoch > -4096
-		    ? epoch
-		    : ss_sys3(SYS_madvise, lock, ss_pages(sizeof(struct ss_lock)), SS_MADV_WIPEONFORK);
-	if (error) {
-		(void)ss_sys2(SYS_munmap, lock, ss_pages(sizeof(struct ss_lock)));
-		return (int)error;
+	lock = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (lock == MAP_FAILED)
+		return -errno;
+	if (madvise(lock, bytes, SS_MADV_WIPEONFORK)) {
+		error = -errno;
+		(void)munmap(lock, bytes); /* our own mapping */
+		return error;
 	}
-	ss_epoch = (struct ss_epoch *)epoch;
-	ss_epoch->now = 1;
-	ss_lock = (struct ss_lock *)lock;
-	ss_lock->pid = ss_getpid();
+	lock->pid = ss_getpid();
+	__atomic_store_n(&ss_lock, lock, __ATOMIC_RELEASE);
 	return 0;
-}
-
-/* In a forked process: an epoch of our own in the place of our parent's. */
-static void
-ss_lock_renew(struct ss_lock *lock, int32_t pid)
-{
-	const uint64_t mask = ss_block_all(); /* a handler would wait for us for ever */
-	int32_t fresh = 0;
-	long page;
-
-	if (__atomic_compare_exchange_n(&lock->pid, &fresh, -1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
-		page = ss_map_page(ss_epoch, ss_pages(sizeof(struct ss_epoch)), MAP_SHARED);
-		if (page > 0 || page < -4095)
-			__atomic_store_n(&ss_epoch->now, 1, __ATOMIC_RELAXED);
-		/* Without a page of its own this process keeps out for good: pid stays foreign. */
-		__atomic_store_n(&lock->pid, page < 0 && page > -4096 ? -2 : pid, __ATOMIC_RELEASE);
-	}
-	ss_unblock(mask);
 }
 
 /* The lock if it is this process's, else NULL: never armed, or another's memory. */
 static struct ss_lock *
 ss_lock_ours(void)
 {
-	struct ss_lock *lock = ss_lock;
+	struct ss_lock *lock = __atomic_load_n(&ss_lock, __ATOMIC_ACQUIRE);
 	const int32_t pid = lock ? ss_getpid() : 0;
-	int32_t whose;
+	int32_t whose = 0;
 
 	if (!lock)
 		return NULL;
-	while ((whose = __atomic_load_n(&lock->pid, __ATOMIC_ACQUIRE)) != pid) {
-		if (whose == 0)
-			ss_lock_renew(lock, pid);
-		else if (whose == -1)
-			(void)ss_sys0(SYS_sched_yield);
-		else
-			return NULL;
-	}
-	return lock;
+	/* Cleared by the kernel: we were forked, and are the first to use it. */
+	if (__atomic_load_n(&lock->pid, __ATOMIC_ACQUIRE) == 0)
+		(void)__atomic_compare_exchange_n(&lock->pid, &whose, pid, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+	return __atomic_load_n(&lock->pid, __ATOMIC_ACQUIRE) == pid ? lock : NULL;
 }
 
 static uint64_t
-ss_epoch_now(void)
+ss_epoch_of(const struct ss_lock *lock)
 {
-	return ss_epoch ? __atomic_load_n(&ss_epoch->now, __ATOMIC_SEQ_CST) : 0;
+	return lock ? __atomic_load_n(&lock->epoch, __ATOMIC_SEQ_CST) : 0;
 }
 
 /* ------------------------------------------------------------------- spawners */
@@ -244,12 +212,12 @@ ss_spawner_enter(struct ss_slot **ret_slot, const int32_t *pidfd, const uint32_t
 		return -EBUSY;
 	word = __atomic_load_n(&lock->word, __ATOMIC_SEQ_CST);
 	do {
-		if ((word & (SS_CHANGERS | SS_CHANGER_WAITS)) || (word & SS_SPAWNERS) >= SS_SLOTS)
+		if ((word & (SS_CHANGERS | SS_CHANGER_WAITS)) || (word & SS_SPAWNERS) >= SS_SPAWNERS_MAX)
 			return -EBUSY;
 	} while (!__atomic_compare_exchange_n(&lock->word, &word, word + SS_SPAWNER, 0, __ATOMIC_SEQ_CST,
 					      __ATOMIC_SEQ_CST));
 	slot = ss_slot_take(lock);
-	if (!slot || ss_epoch_now() != epoch) {
+	if (!slot || ss_epoch_of(lock) != epoch) {
 		if (slot)
 			__atomic_store_n(&slot->state, SS_SLOT_FREE, __ATOMIC_RELEASE);
 		ss_spawner_uncount(lock);
@@ -264,9 +232,32 @@ ss_spawner_enter(struct ss_slot **ret_slot, const int32_t *pidfd, const uint32_t
 	return 0;
 }
 
+/*
+ * Has a child with memory of its own told when the epoch moves, from epoch on. Returns NULL
+ * when there is no room, and then it is told at once: in doubt it does not run.
+ */
+static struct ss_slot *
+ss_watch(struct ss_lock *lock, uint32_t *moved, uint64_t epoch)
+{
+	struct ss_slot *slot = ss_slot_take(lock);
+
+	if (!slot) {
+		*moved = 1;
+		return NULL;
+	}
+	slot->killed = 0;
+	slot->moved = moved;
+	(void)__atomic_add_fetch(&lock->watchers, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&slot->state, SS_SLOT_WATCHED, __ATOMIC_SEQ_CST);
+	/* After it can be told: a change in between is seen here or by who makes it. */
+	if (ss_epoch_of(lock) != epoch)
+		__atomic_store_n(moved, 1, __ATOMIC_SEQ_CST);
+	return slot;
+}
+
 /* Leaves. Returns whether a changer killed the child before that ran execve. */
 static int
-ss_spawner_leave(struct ss_slot *slot)
+ss_slot_leave(struct ss_slot *slot)
 {
 	uint32_t state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
 	int killed;
@@ -280,8 +271,10 @@ ss_spawner_leave(struct ss_slot *slot)
 	}
 	killed = slot->killed != 0;
 	__atomic_store_n(&slot->state, SS_SLOT_FREE, __ATOMIC_RELEASE);
-	if (state != SS_SLOT_DROPPED)
+	if (state == SS_SLOT_HELD)
 		ss_spawner_uncount(ss_lock);
+	if (state == SS_SLOT_WATCHED)
+		(void)__atomic_sub_fetch(&ss_lock->watchers, 1, __ATOMIC_SEQ_CST);
 	return killed;
 }
 
@@ -434,6 +427,31 @@ ss_changer_join(struct ss_lock *lock, uint32_t *ret_word)
 	}
 }
 
+/* Moves the epoch and tells the children that have memory of their own. */
+static void
+ss_epoch_move(struct ss_lock *lock)
+{
+	uint64_t mask;
+	unsigned i;
+
+	(void)__atomic_add_fetch(&lock->epoch, 1, __ATOMIC_SEQ_CST);
+	if (!__atomic_load_n(&lock->watchers, __ATOMIC_SEQ_CST))
+		return;
+	mask = ss_block_all(); /* a handler must not leave a slot busy */
+	for (i = 0; i < SS_SLOTS; i++) {
+		struct ss_slot *slot = &lock->slots[i];
+		uint32_t state = SS_SLOT_WATCHED;
+
+		/* Busy: another changer is telling it just now. */
+		if (!__atomic_compare_exchange_n(&slot->state, &state, SS_SLOT_BUSY, 0, __ATOMIC_ACQUIRE,
+						 __ATOMIC_RELAXED))
+			continue;
+		__atomic_store_n(slot->moved, 1, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&slot->state, SS_SLOT_WATCHED, __ATOMIC_RELEASE);
+	}
+	ss_unblock(mask);
+}
+
 /* changes-wait (T-21): until no child shares our memory, or it was killed at the bound. */
 static void
 ss_changer_enter(struct ss_changing *c)
@@ -450,13 +468,13 @@ ss_changer_enter(struct ss_changing *c)
 		ss_change_sleep(lock, word, ss_change_wait_ns - (now - start));
 	}
 	c->seen.waited_ns = start ? ss_now() - start : 0;
-	(void)__atomic_add_fetch(&ss_epoch->now, 1, __ATOMIC_SEQ_CST);
+	ss_epoch_move(lock);
 }
 
 static void
 ss_changer_leave(struct ss_lock *lock)
 {
-	(void)__atomic_add_fetch(&ss_epoch->now, 1, __ATOMIC_SEQ_CST);
+	ss_epoch_move(lock);
 	(void)__atomic_sub_fetch(&lock->word, SS_CHANGER, __ATOMIC_SEQ_CST);
 }
 
@@ -485,7 +503,7 @@ ss_change_begin(struct ss_changing *c, int call, uint32_t through)
 	c->seen.tid = (int32_t)ss_sys0(SYS_gettid);
 	ss_changer_enter(c);
 	(void)ss_child_read_creds(&c->seen.before); /* zeros say that it could not be read */
-	c->seen.before.epoch = ss_epoch_now();
+	c->seen.before.epoch = ss_epoch_of(c->lock);
 }
 
 static void

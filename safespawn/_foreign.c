@@ -39,7 +39,7 @@ ss_foreign_enter(struct ss_slot **ret_slot)
 			const uint64_t mask = ss_block_all();
 
 			if (!ss_spawner_enter(ret_slot, NULL, NULL, facts.epoch))
-				return 0; /* with signals blocked: until ss_foreign_leave */
+				return 0; /* with signals blocked: until the caller is done */
 			ss_unblock(mask);
 			answer = SS_LOCK_CHANGING;
 		}
@@ -95,7 +95,7 @@ ss_foreign_spawn(void *real, pid_t *pid, const char *path, const posix_spawn_fil
 	if (ss_foreign_enter(&slot))
 		return EAGAIN;
 	error = spawn(pid, path, actions, &attributes, argv, env);
-	(void)ss_spawner_leave(slot);
+	(void)ss_slot_leave(slot);
 	ss_unblock(mask);
 	return error;
 }

@@ -80,7 +80,7 @@ static struct ss_pass ss_last_pass;
 static int64_t ss_settled_ns; /* when the last pass that counts may be made; 0: it was */
 /* Just below and above the real functions: spares most comparisons. Neither is one of them. */
 static uintptr_t ss_below, ss_above;
-static pthread_mutex_t ss_arming = PTHREAD_MUTEX_INITIALIZER;
+static int32_t ss_arming; /* the pid of who arms or looks at all objects, or 0 */
 
 /* Before each wrapper of a copy of this library: so that another copy knows it. */
 #define SS_MARK "safespawn-credential-lock"
@@ -475,7 +475,8 @@ ss_find_foreign(void)
 struct ss_scan {
 	uintptr_t *words; /* SS_SCAN_BYTES */
 	uint64_t *pages;  /* entries of /proc/self/pagemap, SS_SCAN_BYTES */
-	int pagemap;
+	int pagemap, memory;  /* /proc/self/pagemap, mem */
+	uintptr_t frame;
 	uintptr_t skip[3][2];
 };
 
@@ -495,11 +496,13 @@ static void
 ss_scan_chunk(const struct ss_scan *scan, uintptr_t from, size_t bytes, const char *name)
 {
 	const struct iovec to = {scan->words, bytes}, what = {(void *)from, bytes};
-	const long got = ss_sys6(SYS_process_vm_readv, ss_getpid(), &to, 1, &what, 1, 0);
+	long got = ss_sys6(SYS_process_vm_readv, ss_getpid(), &to, 1, &what, 1, 0);
 	size_t i;
 
+	if (got == -EPERM || got == -ENOSYS) /* a sandbox: there is another way */
+		got = ss_sys4(SYS_pread64, scan->memory, scan->words, bytes, from);
 	if (got <= 0) {
-		ss_armed.unsearched += got != -EFAULT;
+		ss_armed.unsearched += got != -EFAULT && got != -EIO;
 		return;
 	}
 	for (i = 0; i < (size_t)got / sizeof(uintptr_t); i++) {
@@ -572,8 +575,18 @@ ss_maps_line(const char *line, uintptr_t *ret_from, uintptr_t *ret_to, const cha
 	return at[0] == ' ' && at[1] == 'r' && at[2] == 'w' && at[4] == 'p';
 }
 
+/* Our stack from here down: our own frames, and what earlier and deeper calls have left. */
+static void
+ss_scan_skip_frames(struct ss_scan *scan, uintptr_t from)
+{
+	const uintptr_t most = 1u << 20;
+
+	scan->skip[1][0] = scan->frame - from > most ? scan->frame - most : from;
+	scan->skip[1][1] = scan->frame;
+}
+
 static int
-ss_scan_maps(const struct ss_scan *scan)
+ss_scan_maps(struct ss_scan *scan)
 {
 	char text[8192], *line, *end;
 	const int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
@@ -588,8 +601,11 @@ ss_scan_maps(const struct ss_scan *scan)
 		text[kept + (size_t)bytes] = 0;
 		for (line = text; (end = strchr(line, '\n')); line = end + 1) {
 			*end = 0;
-			if (ss_maps_line(line, &from, &to, &name))
-				ss_scan_mapping(scan, from, to, name);
+			if (!ss_maps_line(line, &from, &to, &name))
+				continue;
+			if (scan->frame >= from && scan->frame < to)
+				ss_scan_skip_frames(scan, from);
+			ss_scan_mapping(scan, from, to, name);
 		}
 		kept = strlen(line);
 		memmove(text, line, kept);
@@ -607,7 +623,6 @@ static int
 ss_find_captured(const void *frame)
 {
 	const size_t bytes = 2 * SS_SCAN_BYTES;
-	const uintptr_t top = (uintptr_t)frame;
 	struct ss_scan scan;
 	int error;
 
@@ -619,22 +634,40 @@ ss_find_captured(const void *frame)
 	scan.pages = (uint64_t *)(void *)((char *)scan.words + SS_SCAN_BYTES);
 	scan.skip[0][0] = (uintptr_t)ss_hooked;
 	scan.skip[0][1] = (uintptr_t)ss_hooked + sizeof(ss_hooked);
-	scan.skip[1][0] = top - (1u << 20);
-	scan.skip[1][1] = top;
+	scan.frame = (uintptr_t)frame;
 	scan.skip[2][0] = (uintptr_t)&ss_gate_real;
 	scan.skip[2][1] = (uintptr_t)(&ss_gate_real + 1);
 	scan.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	if (scan.pagemap < 0) {
-		error = errno;
-	} else {
-		error = ss_scan_maps(&scan);
-		(void)close(scan.pagemap); /* read only */
-	}
+	scan.memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC); /* -1: only the second way is closed */
+	error = scan.pagemap < 0 ? errno : ss_scan_maps(&scan);
+	(void)close(scan.pagemap); /* read only, as the next */
+	(void)close(scan.memory);
 	(void)munmap(scan.words, bytes); /* our own mapping */
 	return error;
 }
 
 /* ----------------------------------------------------------------------- arming */
+
+/* One at a time. What a process finds taken by another was taken when it was forked. */
+static void
+ss_arming_lock(void)
+{
+	const int32_t pid = ss_getpid();
+	int32_t whose = 0;
+
+	while (!__atomic_compare_exchange_n(&ss_arming, &whose, pid, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+		if (whose != pid)
+			continue; /* tries once more, in the place of that one */
+		(void)ss_sys0(SYS_sched_yield);
+		whose = 0;
+	}
+}
+
+static void
+ss_arming_unlock(void)
+{
+	__atomic_store_n(&ss_arming, 0, __ATOMIC_RELEASE);
+}
 
 /* The functions of one library. One that is chosen at load time (IFUNC) would not be found in the table. */
 static void
@@ -762,12 +795,12 @@ ss_arm(int foreign, int64_t wait_ns)
 	const int64_t start = ss_now();
 	int error;
 
-	(void)pthread_mutex_lock(&ss_arming); /* a good mutex, not recursive */
+	ss_arming_lock();
 	error = ss_arm_locked(foreign || ss_hooked[SS_CALL_VFORK].real, __builtin_frame_address(0));
 	__atomic_store_n(&ss_change_wait_ns, wait_ns, __ATOMIC_RELAXED);
 	ss_armed.error = error;
 	ss_armed.took_ns = ss_now() - start;
 	__atomic_store_n(&ss_armed.state, error ? SS_ARM_UNLOCKABLE : SS_ARM_ARMED, __ATOMIC_RELEASE);
-	(void)pthread_mutex_unlock(&ss_arming);
+	ss_arming_unlock();
 	return error;
 }

@@ -150,6 +150,7 @@ def words(why: int, number: int = 0, detail: int = 0) -> str | None:
         lib.SS_LOCK_OFF: "the credential lock is not armed (SAFESPAWN_ARM=0; guards.arm() arms it)",
         lib.SS_LOCK_UNLOCKABLE: f"the credential lock could not be armed: {os.strerror(number)}",
         lib.SS_LOCK_NOT_OURS: "the credential lock's memory belongs to another process",
+        lib.SS_LOCK_STRANGER: "a process that is no thread of ours shares our memory",
         lib.SS_LOCK_CHANGING: "a change of credentials is under way",
         lib.SS_LOCK_EXPORTS: "another interposer has rewritten libc's export table since",
         lib.SS_LOCK_NAMESPACES: f"{detail} loaded objects are in other link namespaces (dlmopen, LD_AUDIT)",

@@ -9,6 +9,7 @@ enum {
 	SS_LOCK_OFF,        /* not armed */
 	SS_LOCK_UNLOCKABLE, /* arming failed: error says why */
 	SS_LOCK_NOT_OURS,   /* its memory is not this process's */
+	SS_LOCK_STRANGER,   /* a process that is no thread of ours shares our memory */
 	SS_LOCK_CHANGING,   /* a change is under way, or waits */
 	SS_LOCK_EXPORTS,    /* somebody rewrote the export table after us */
 	SS_LOCK_NAMESPACES, /* objects in other link-map namespaces: detail is their number */
@@ -39,12 +40,12 @@ ss_objects_look(struct ss_lock_facts *f)
 	memset(&now, 0, sizeof(now));
 	(void)dl_iterate_phdr(ss_count_objects, &now);
 	if (now.adds != ss_last_pass.adds || now.subs != ss_last_pass.subs || is_late) {
-		(void)pthread_mutex_lock(&ss_arming); /* a good mutex, not recursive */
+		ss_arming_lock();
 		if (!(error = ss_arm_psx()))
 			error = ss_pass_run();
 		if (!error && is_late)
 			ss_settled_ns = 0;
-		(void)pthread_mutex_unlock(&ss_arming);
+		ss_arming_unlock();
 	}
 	f->error = error;
 	f->detail = (int64_t)ss_other_namespaces(&ss_last_pass);
@@ -87,7 +88,7 @@ ss_lock_verify(struct ss_lock *lock, struct ss_lock_facts *f)
 	if (f->error)
 		return f->error == EXDEV ? SS_LOCK_DIFFER : SS_LOCK_UNSEEN;
 	/* Only if nothing changed meanwhile: then it was like that all the time. */
-	if (ss_epoch_now() != f->epoch)
+	if (ss_epoch_of(lock) != f->epoch)
 		return SS_LOCK_CHANGING;
 	__atomic_store_n(&lock->verified, f->epoch + 1, __ATOMIC_SEQ_CST);
 	return SS_LOCK_HOLDS;
@@ -110,7 +111,7 @@ ss_lock_look(struct ss_lock_facts *f)
 		f->error = ss_armed.error;
 	}
 	lock = ss_lock_ours();
-	f->epoch = lock ? ss_epoch_now() : 0;
+	f->epoch = ss_epoch_of(lock);
 	if (f->why)
 		return f->why;
 	if (!lock)
@@ -143,7 +144,7 @@ ss_lock_status(struct ss_lock_status *ret)
 	ret->armed = ss_armed;
 	ret->changes = lock ? __atomic_load_n(&lock->changes, __ATOMIC_SEQ_CST) : 0;
 	ret->overlaps = lock ? lock->overlaps : 0;
-	ret->epoch = lock ? ss_epoch_now() : 0;
+	ret->epoch = ss_epoch_of(lock);
 	ret->other_namespaces = ss_other_namespaces(&ss_last_pass);
 	ret->spawners = word & SS_SPAWNERS;
 	ret->changers = (word & SS_CHANGERS) / SS_CHANGER;

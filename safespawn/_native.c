@@ -11,9 +11,10 @@
  *     before the mask is restored, which is the last act before execve.
  *     [T-01 signals-blocked]
  *  2. Credentials change while memory is shared. Whoever asks for shared memory
- *     names the proof that nothing can change them; "we are alone" is looked at
- *     once more after the signals are blocked, and a child that is to change its
- *     own credentials never shares. [T-02 alone-or-apart, T-19 drop-apart]
+ *     names the proof that nothing can change them; it is looked at once more
+ *     after the signals are blocked, and the credential lock is held until the
+ *     child has left (_credlock.c). A child that is to change its own
+ *     credentials never shares. [T-02 alone-or-apart, T-19 drop-apart]
  *  3. A child that never reaches execve. With a deadline nobody sleeps in vfork:
  *     we wait on a futex that the kernel releases at exec or exit, then kill by
  *     pidfd. The same wait serves the lookup of the program, and every child that
@@ -22,7 +23,8 @@
  *     mapping that is read-only while the child lives. [T-04 inputs-sealed]
  *  5. A credential change escaped the proof, or a forked child was born with old
  *     ones. The child compares its ids and capabilities with those that the
- *     decision rested on, first and last thing. [T-05 creds-agree]
+ *     decision rested on, first and last thing, and the epoch of the lock right
+ *     before execve. [T-05 creds-agree, T-23 epoch-agrees]
  *  6. The child overruns its stack. It has its own, with a guard page on either
  *     side, not executable, not dumped. [T-06 stack-guarded]
  *  7. errno and all thread-local storage are ours. The child makes raw system
@@ -297,6 +299,7 @@ struct ss_robust {
 struct ss_report {
 	int32_t stage, error;
 	uint32_t handlers_cleared;
+	uint32_t moved; /* the epoch of the credential lock is another than that of the decision */
 	uint32_t owner; /* futex: the child's tid until it execs or dies */
 	struct ss_robust robust;
 	struct ss_robust_node node;
@@ -308,7 +311,6 @@ struct ss_plan {
 	struct ss_report *report;
 	unsigned char *scratch;
 	char **argv, **envp;
-	const uint64_t *epoch; /* what the credential lock's is now; NULL: not armed */
 	uint64_t mask;
 	int32_t parent_pid;
 	int32_t tells; /* the kernel is asked to release report->owner */
@@ -935,9 +937,7 @@ ss_child_mask(const struct ss_plan *plan)
 static SS_CHILD int
 ss_child_epoch(const struct ss_plan *plan)
 {
-	if (!plan->epoch || !SS_GUARDED(EPOCH_AGREES))
-		return 0;
-	return __atomic_load_n(plan->epoch, __ATOMIC_SEQ_CST) == plan->want.expected.epoch ? 0 : ESTALE;
+	return SS_GUARDED(EPOCH_AGREES) && __atomic_load_n(&plan->report->moved, __ATOMIC_SEQ_CST) ? ESTALE : 0;
 }
 
 static SS_CHILD int
@@ -1554,12 +1554,15 @@ ss_look_at_lock(struct ss_facts *facts)
 	struct ss_lock_facts lock;
 
 	if (facts->alone == 1) { /* the proof is not needed, but the child compares the epoch */
-		facts->creds.epoch = ss_lock_ours() ? ss_epoch_now() : 0;
+		facts->creds.epoch = ss_epoch_of(ss_lock_ours());
 		return;
 	}
 	facts->lock = ss_lock_look(&lock);
 	facts->lock_error = lock.error;
 	facts->lock_detail = lock.detail;
+	/* One task, and not alone: whoever that is, the wrappers take it for a vfork child. */
+	if (facts->alone < 0 || facts->tasks == 1)
+		facts->lock = SS_LOCK_STRANGER;
 	facts->creds.epoch = lock.epoch;
 }
 
@@ -1861,6 +1864,25 @@ ss_window_held(struct ss_window *w)
 	return pid < 0 ? (int)pid : 0;
 }
 
+/* A child with memory of its own is told of changes; alone, nobody can make one meanwhile. */
+static int
+ss_window_watched(struct ss_window *w)
+{
+	struct ss_report *report = ss_report_of(w->arena);
+	struct ss_lock *lock = ss_lock_ours();
+	struct ss_slot *slot = NULL;
+	int error;
+
+	if (lock && (w->flags & SS_AMONG_OTHERS) && !(w->flags & SS_SHARE_MEMORY))
+		slot = ss_watch(lock, &report->moved, w->epoch);
+	else
+		report->moved = ss_epoch_of(lock) != w->epoch;
+	error = ss_window_held(w);
+	if (slot)
+		(void)ss_slot_leave(slot);
+	return error;
+}
+
 /* Everything between the first blocked signal and the last restored one. */
 static int
 ss_window_shielded(struct ss_window *w)
@@ -1874,11 +1896,11 @@ ss_window_shielded(struct ss_window *w)
 	if ((w->flags & SS_REQUIRE_SEAL) && !ss_is_sealed())
 		return -EBUSY;
 	if (!(w->flags & SS_REQUIRE_LOCK))
-		return ss_window_held(w);
+		return ss_window_watched(w);
 	if ((error = ss_spawner_enter(&slot, &w->pidfd, &ss_report_of(w->arena)->owner, w->epoch)))
 		return error;
 	error = ss_window_held(w);
-	w->preempted = ss_spawner_leave(slot);
+	w->preempted = ss_slot_leave(slot);
 	return error;
 }
 
@@ -2148,7 +2170,6 @@ ss_plan_write(struct ss_arena *arena, const struct ss_request *r)
 	plan->report = ss_report_of(arena);
 	plan->scratch = arena->work + ss_room(sizeof(struct ss_report));
 	plan->parent_pid = getpid();
-	plan->epoch = ss_lock_ours() ? &ss_epoch->now : NULL;
 	plan->want.path = ss_put(&at, r->path, strlen(r->path) + 1);
 	if ((error = ss_put_strings(&at, r->argv, r->argv_bytes, r->argc, &plan->argv)) ||
 	    (error = ss_put_strings(&at, r->env, r->env_bytes, r->envc, &plan->envp)))

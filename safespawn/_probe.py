@@ -64,6 +64,8 @@ def sharing_proof(seen: _binding.Seen) -> int:
     lib = _binding.lib
     if seen.alone:
         return lib.SS_REQUIRE_ALONE
+    if seen.lock == lib.SS_LOCK_STRANGER:  # neither the seal nor the lock is over that one
+        return 0
     if _lock.is_sealed():
         return lib.SS_REQUIRE_SEAL
     return lib.SS_REQUIRE_LOCK if seen.lock == lib.SS_LOCK_HOLDS else 0

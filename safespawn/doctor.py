@@ -76,12 +76,12 @@ def _lock_rows(lock: dict[str, Any]) -> dict[str, str]:
         rows |= {
             "covered": _listed(lock["covered"]),
             "not there": _listed(lock["missing"]),
-            "searched": f"{lock['objects']} objects with {lock['slots']} bound calls, {lock['patched']} of them "
-            f"led to us, and {lock['exports']} exported symbols, in {lock['arming_us'] / 1000:.1f} ms",
+            "searched": f"{lock['objects']} objects with {lock['slots']} bound calls, {lock['patched']} led "
+            f"to us, and {lock['exports']} exported symbols, in {lock['arming_us'] / 1000:.1f} ms",
             "taken before": f"{lock['captured']} pointers to such functions",
             "others before us": f"{lock['foreign']} functions of another interposer, "
             f"{lock['other_namespaces']} objects in other link namespaces",
-            "a change waits": f"at most {lock['wait']:g} s for children on shared memory; {lock['changes']} seen",
+            "a change waits": f"at most {lock['wait']:g} s for children; {lock['changes']} changes seen",
             "never seen": "raw system calls in assembler, Go or static code, and /proc/self/attr: "
             "see guards.seal() and guards.credential_change()",
         }

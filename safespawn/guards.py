@@ -15,7 +15,7 @@ from . import _lock, _probe
 from ._errors import UnsafeSpawn
 from ._spec import Credentials, Decision, Facts, Identity, PathNode, Request, Verdict
 
-__all__ = ["Guard", "arm", "credential_change", "registry", "require", "status"]
+__all__ = ["Guard", "arm", "credential_change", "registry", "require", "seal", "status"]
 
 Place = Literal["parent", "child", "kernel"]
 
@@ -87,7 +87,7 @@ registry: dict[str, Guard] = _table(
           ("T-24",), ("parent",), "_interpose.c"),
     Guard("tasks-alike", "all threads had the same credentials since the last change",
           ("T-25",), ("parent",), "_tasks.c"),
-    Guard("sealed", "the kernel refuses every change of credentials, raw ones too",
+    Guard("changes-sealed", "the kernel refuses every change of credentials, raw ones too",
           ("T-26",), ("kernel",), "_seal.c"),
     Guard("foreign-locked", "vfork and posix_spawn of others go under the lock, if asked for",
           ("T-27",), ("parent",), "_foreign.c"),
@@ -142,7 +142,7 @@ def _proofs(facts: Facts) -> dict[str, str | None]:
 
 _HOLDS = {
     "single-threaded": ("alone-or-apart", "one thread, and nobody else on our memory"),
-    "sealed": ("sealed", "no thread can change credentials any more"),
+    "sealed": ("changes-sealed", "no thread can change credentials any more"),
     "locked": ("changes-wait", "every change of credentials waits, and all threads are alike"),
 }
 
@@ -190,7 +190,7 @@ Loss = Literal["proof", "preempted", "epoch"]
 
 _LOST = {
     "single-threaded": Verdict("alone-or-apart", "deny", "a thread appeared between decision and clone"),
-    "sealed": Verdict("sealed", "deny", "the seal was not to be seen at the clone"),
+    "sealed": Verdict("changes-sealed", "deny", "the seal was not to be seen at the clone"),
     "locked": Verdict("changes-wait", "deny", "a change of credentials came between decision and clone"),
 }
 _PREEMPTED = Verdict(
@@ -273,6 +273,11 @@ def credential_change() -> AbstractContextManager[None]:
     return _lock.credential_change()
 
 
+def seal() -> None:
+    """SEAL."""
+    _lock.seal()
+
+
 def status() -> dict[str, Any]:
     """Return what is guarded in this process right now, and what `auto` would do.
 
@@ -280,14 +285,16 @@ def status() -> dict[str, Any]:
     ``strategy`` and ``reasons`` (of a plain spawn), ``threads``, ``attributes`` (of our
     process, read by python-prctl), ``guards`` (id to statement), ``lock``.
 
-    ``lock`` has: ``state`` (``off``, ``armed``, ``unlockable``), ``why`` and ``problems`` (what
-    keeps it from covering everything, and what to do about it), ``covered`` and ``missing``
-    (functions), ``objects`` (loaded, searched), ``slots`` (calls bound in them), ``patched``
-    (of those, led to us), ``exports`` (symbols rewritten), ``captured`` (pointers taken
-    before), ``foreign`` (functions of another interposer), ``other_namespaces`` (objects in
-    them), ``changes`` (seen), ``epoch``, ``spawners`` and ``changers`` (in it now),
-    ``overlaps`` (changes that went ahead beside a child of others), ``wait`` (seconds),
-    ``arming_us``.
+    ``lock`` has: ``state`` (``off``, ``armed``, ``unlockable``) and ``errno`` of what failed;
+    ``problems`` (what keeps it from covering everything, and what to do about it) and ``why``,
+    the first of them; ``covered`` and ``missing`` (functions); ``objects`` (loaded, searched),
+    ``slots`` (calls bound in them), ``patched`` (of those, led to us), ``exports`` (symbols
+    rewritten); ``captured`` (pointers taken before), ``captured_at`` and ``captured_in`` (the
+    first), ``unsearched`` (mappings that were not searched); ``foreign`` (functions of another
+    interposer), ``foreign_name`` and ``foreign_in`` (the last); ``other_namespaces`` (objects
+    in them); ``changes`` (seen), ``epoch``, ``spawners`` and ``changers`` (in it now),
+    ``changer_waits``, ``overlaps`` (changes that went ahead beside a child of others),
+    ``wait`` (seconds), ``arming_us``.
     """
     facts = _probe.facts(_probe.look(), changes_credentials=False)
     decision = decide(Request((b"true",)), facts)

@@ -48,7 +48,10 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (audit.open, "path, mode='require'"),
     (audit.context, "**tags"),
     (audit.Ledger.close, "self"),
+    (guards.arm, "*, wait=0.1, guard_foreign=False"),
+    (guards.credential_change, ""),
     (guards.require, "proof"),
+    (guards.seal, ""),
     (guards.status, ""),
 ]
 
@@ -97,7 +100,7 @@ def test_package_exports_these_names() -> None:
 def test_modules_export_these_names() -> None:
     """The public names of the audit and of the guards are pinned."""
     assert audit.__all__ == ["Ledger", "context", "open"]
-    assert guards.__all__ == ["Guard", "registry", "require", "status"]
+    assert guards.__all__ == ["Guard", "arm", "credential_change", "registry", "require", "seal", "status"]
 
 
 @pytest.mark.parametrize("module", [safespawn, audit, guards])
@@ -169,8 +172,9 @@ def test_report_is_frozen_and_has_these_fields() -> None:
 def test_status_has_these_keys() -> None:
     """``guards.status()`` tells these things and its docstring names each."""
     seen = guards.status()
-    assert list(seen) == ["required", "proofs", "strategy", "reasons", "threads", "attributes", "guards"]
+    assert list(seen) == ["required", "proofs", "strategy", "reasons", "threads", "attributes", "guards", "lock"]
     assert [key for key in seen if f"``{key}``" not in (guards.status.__doc__ or "")] == []
+    assert [key for key in seen["lock"] if f"``{key}``" not in (guards.status.__doc__ or "")] == []
 
 
 def test_constants_are_those_of_subprocess() -> None:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import prctl
 import pytest
 
 import helpers
@@ -34,6 +35,25 @@ def second_thread() -> Iterator[None]:
     release = threading.Event()
     thread = threading.Thread(target=release.wait)
     thread.start()
+    yield
+    release.set()
+    thread.join()
+
+
+def lessen_and_wait(ready: threading.Event, release: threading.Event) -> None:
+    """Give up something, in this thread alone, and stay."""
+    prctl.set_no_new_privs(1)
+    ready.set()
+    release.wait()
+
+
+@pytest.fixture
+def lesser_thread() -> Iterator[None]:
+    """Keep a thread with fewer privileges alive: no proof holds beside it."""
+    ready, release = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lessen_and_wait, args=(ready, release))
+    thread.start()
+    ready.wait()
     yield
     release.set()
     thread.join()
@@ -303,17 +323,28 @@ def test_report_of_removed_variables() -> None:
 @pytest.mark.usefixtures("second_thread")
 @pytest.mark.threat("T-02")
 def test_auto_with_a_second_thread() -> None:
-    """While another thread lives, auto forks and says that it saw two threads."""
+    """While another thread lives that is like ours, the credential lock is the proof."""
+    report = run(["/bin/true"]).report
+
+    assert (report.strategy, report.proof, report.threads) == ("vfork", "locked", 2)
+    assert [r for r in report.reasons if r.startswith("changes-wait: ")]
+
+
+@pytest.mark.usefixtures("lesser_thread")
+@pytest.mark.threat("T-25")
+def test_auto_with_a_lesser_thread() -> None:
+    """While a thread with fewer privileges lives, auto forks, and says that it saw two threads that differ."""
     report = run(["/bin/true"]).report
 
     assert (report.strategy, report.proof, report.threads) == ("fork", None, 2)
-    assert [r for r in report.reasons if r.startswith("alone-or-apart: ") and "2 threads" in r]
+    (reason,) = report.reasons
+    assert reason.startswith("alone-or-apart: 2 threads") and "has other credentials than the rest" in reason
 
 
-@pytest.mark.usefixtures("second_thread")
+@pytest.mark.usefixtures("lesser_thread")
 @pytest.mark.parametrize("options", [{"on_unproven": "refuse"}, {"strategy": "vfork"}])
 @pytest.mark.threat("T-02")
-def test_refusal_with_a_second_thread(options: dict[str, str], tmp_path: Path) -> None:
+def test_refusal_with_a_lesser_thread(options: dict[str, str], tmp_path: Path) -> None:
     """Who wants the proof or nothing gets nothing: UnsafeSpawn by the guard, and nothing runs."""
     marker = tmp_path / "marker"
     with pytest.raises(UnsafeSpawn, match="2 threads") as caught:
@@ -328,17 +359,18 @@ def test_refusal_with_a_second_thread(options: dict[str, str], tmp_path: Path) -
     assert not marker.exists()
 
 
-@pytest.mark.usefixtures("second_thread")
-def test_fork_by_name_with_a_second_thread() -> None:
+@pytest.mark.usefixtures("lesser_thread")
+def test_fork_by_name_with_a_lesser_thread() -> None:
     """Fork needs no proof: asked for by name it is given, with on_unproven=refuse too."""
     assert run(["/bin/true"], strategy="fork", on_unproven="refuse").report.strategy == "fork"
 
 
 def test_choice_follows_the_threads() -> None:
-    """When the second thread has ended, auto goes by vfork again."""
-    release = threading.Event()
-    thread = threading.Thread(target=release.wait)
+    """When the thread that differs has ended, auto goes by vfork again."""
+    ready, release = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lessen_and_wait, args=(ready, release))
     thread.start()
+    ready.wait()
     during = run(["/bin/true"]).report.strategy
     release.set()
     thread.join()
@@ -524,8 +556,9 @@ def test_status_with_a_second_thread() -> None:
     """Status follows the facts."""
     seen = guards.status()
 
-    assert (seen["strategy"], seen["threads"]) == ("fork", 2)
+    assert (seen["strategy"], seen["threads"]) == ("vfork", 2)
     assert "2 threads" in seen["proofs"]["single-threaded"]
+    assert seen["proofs"]["locked"] == "holds"
 
 
 def test_status_reads_our_attributes() -> None:
