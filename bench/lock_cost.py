@@ -96,9 +96,7 @@ def main() -> None:
     median = {name: statistics.median(samples) / 1e3 for name, samples in taken.items()}
     added = median["window, locked, all checks"] - median["window, no proof asked"]
     parts = median["lock: enter and leave"] + median["lock: look, nothing changed"]
-    print(
-        f"  added to a window: {added:+.1f} us; enter, leave and look alone: {parts:.2f} us (target: at most 5)"
-    )
+    print(f"  added to a window: {added:+.1f} us; enter, leave, look: {parts:.2f} us (target: at most 5)")
     print(f"  look, nothing changed: {median['lock: look, nothing changed']:.2f} us (target: under 1)")
     print("\narming (target: under 20 ms with 150 objects):")
     arming([], 9)

@@ -73,6 +73,7 @@ class _Lib(Protocol):
     SS_LOCK_PASS: int
     SS_CALL_NONE: int
     SS_CALL_RAW: int
+    SS_CALL_SEAL: int
     SS_THROUGH_SYSCALL: int
     SS_THROUGH_PSX: int
     SS_USED_CLONE3: int
@@ -90,6 +91,7 @@ class _Lib(Protocol):
     def ss_call_name(self, call: int) -> Any: ...
     def ss_covered(self, index: int, covered: Any) -> Any: ...
     def ss_arm(self, foreign: int, wait_ns: int) -> int: ...
+    def ss_alike(self) -> int: ...
     def ss_lock_look(self, facts: Any) -> int: ...
     def ss_lock_status(self, status: Any) -> None: ...
     def ss_credential_change_begin(self, changing: Any, call: int) -> None: ...
@@ -105,6 +107,8 @@ class _Lib(Protocol):
     def ss_adopt(self, room: Any, result: Any) -> None: ...
     def ss_exit_close(self, room: Any) -> None: ...
     def ss_secure(self) -> int: ...
+    def ss_seal(self, tid: Any) -> int: ...
+    def ss_is_sealed(self) -> int: ...
     def ss_found_close(self, found: Any) -> None: ...
     def ss_arena_free(self, arena: Any) -> None: ...
 
@@ -452,6 +456,7 @@ class Opened:
 #: What a change is bracketed as: one that a wrapper will see, one that nobody else sees.
 CALL_NONE = lib.SS_CALL_NONE
 CALL_RAW = lib.SS_CALL_RAW
+CALL_SEAL = lib.SS_CALL_SEAL
 
 _CHANGE = ffi.typeof("struct ss_change *")
 _CHANGING = ffi.typeof("struct ss_changing *")
@@ -473,6 +478,11 @@ def look_at_lock() -> tuple[int, int, int]:
 def is_armed() -> bool:
     """Whether the wrappers are in place."""
     return str(lock_status()["state"]) == "armed"
+
+
+def tasks_alike() -> bool:
+    """Compare all threads: whether they have the same credentials. In doubt they do not."""
+    return lib.ss_alike() == 0
 
 
 def call_name(call: int) -> str:
@@ -690,6 +700,37 @@ def close_pidfd(room: Any) -> None:
 def is_secure() -> bool:
     """Return whether we run with more rights than who started us (set-id, file capabilities)."""
     return bool(lib.ss_secure())
+
+
+_SEAL_REFUSED = {
+    errno.EACCES: "a filter takes CAP_SYS_ADMIN or no_new_privs: seal before that capability is"
+    " dropped, or set no_new_privs first (prctl.set_no_new_privs(True))",
+    errno.EPERM: "a sandbox, or a process that we come from and that sealed itself, refuses it",
+    errno.ENOSYS: "this kernel has no seccomp(2)",
+    errno.EINVAL: "this kernel has no filters for all threads at once (CONFIG_SECCOMP_FILTER)",
+    errno.ENOTSUP: "the filter was taken, but does not tell our own calls from others",
+}
+
+
+def seal() -> None:
+    """Seal this process for good: no thread of it, and nothing it starts, changes credentials.
+
+    Only our own forked children still do, to drop privileges. Doing it twice is no error.
+    Raises OSError if it cannot be done; then nothing has changed, save with ENOTSUP.
+    """
+    tid = ffi.new("int32_t *")
+    error = -lib.ss_seal(tid)
+    if not error:
+        return
+    why = _SEAL_REFUSED.get(error, "seccomp(2) failed")
+    if error == errno.ESRCH and tid[0]:
+        why = f"thread {tid[0]} has a seccomp filter of its own, so all threads cannot have the same"
+    raise OSError(error, f"cannot seal this process: {why}")
+
+
+def is_sealed() -> bool:
+    """Return whether this process is sealed, by what the kernel answers here and now."""
+    return bool(lib.ss_is_sealed())
 
 
 def returncode_of(room: Any) -> int | None:

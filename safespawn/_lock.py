@@ -123,9 +123,30 @@ def _start_again() -> None:
 os.register_at_fork(after_in_child=_start_again)
 
 
+class _Sealed:
+    """Whether the threads were found alike under the seal; credentials cannot change since."""
+
+    alike = False
+
+
+def seal() -> None:
+    """Seal this process; see :func:`safespawn.guards.seal`."""
+    # As any change: a child on our memory would be left without the filter.
+    with _bracket(_binding.CALL_SEAL):
+        _binding.seal()
+    _Sealed.alike = _binding.tasks_alike()
+
+
 def is_sealed() -> bool:
-    """Whether no thread of this process can change credentials any more."""
-    return False
+    """Whether no thread can change credentials any more, and all have the same."""
+    return _Sealed.alike and _binding.is_sealed()
+
+
+def unsealed() -> str | None:
+    """Return why the seal is no proof, None if it is one."""
+    if not _binding.is_sealed():
+        return "not sealed"
+    return None if _Sealed.alike else "sealed, but threads differed then"
 
 
 # ------------------------------------------------------------------------ words

@@ -94,6 +94,18 @@ ss_lock_verify(struct ss_lock *lock, struct ss_lock_facts *f)
 	return SS_LOCK_HOLDS;
 }
 
+/* Whether all threads are alike, as far as that can be seen: 0, or the errno that says not. */
+SS_API int
+ss_alike(void)
+{
+	const struct ss_lock *lock = ss_lock_ours();
+	int32_t differs;
+
+	if (lock && __atomic_load_n(&lock->stain, __ATOMIC_SEQ_CST))
+		return EXDEV;
+	return ss_tasks_alike(&differs);
+}
+
 /*
  * Looks. Returns SS_LOCK_HOLDS or the first reason why not, also in facts. The epoch is
  * given in any case: a child without shared memory compares it too.

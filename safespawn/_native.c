@@ -336,7 +336,7 @@ struct ss_search {
  * From here to the next double line: code that may run in a child sharing our
  * memory. No lock, no allocation, no stdio, no libc call, no errno, no write
  * outside the report, the scratch area and its own stack. Each step returns 0
- * or a positive errno.
+ * or a positive errno. Whatever may change credentials goes through the gate (_sys.h).
  */
 
 SS_INLINE int
@@ -687,7 +687,7 @@ ss_child_groups(const struct ss_plan *plan)
 
 	if (!(plan->want.flags & SS_SET_GROUPS))
 		return 0;
-	error = ss_child_error(ss_sys2(SYS_setgroups, plan->want.ngroups, plan->want.groups));
+	error = ss_child_error(ss_gate2(SYS_setgroups, plan->want.ngroups, plan->want.groups));
 	return error == EPERM ? 0 : error;
 }
 
@@ -698,7 +698,7 @@ ss_child_gid(const struct ss_plan *plan)
 
 	if (!(plan->want.flags & SS_SET_GID))
 		return 0;
-	return ss_child_error(ss_sys3(SYS_setresgid, gid, gid, gid));
+	return ss_child_error(ss_gate3(SYS_setresgid, gid, gid, gid));
 }
 
 static SS_CHILD int
@@ -708,7 +708,7 @@ ss_child_uid(const struct ss_plan *plan)
 
 	if (!(plan->want.flags & SS_SET_UID))
 		return 0;
-	return ss_child_error(ss_sys3(SYS_setresuid, uid, uid, uid));
+	return ss_child_error(ss_gate3(SYS_setresuid, uid, uid, uid));
 }
 
 SS_INLINE int
@@ -732,7 +732,7 @@ ss_child_caps(const struct ss_plan *plan)
 
 	if (!ss_child_is_unprivileged(plan))
 		return 0;
-	return ss_child_error(ss_sys2(SYS_capset, &header, none));
+	return ss_child_error(ss_gate2(SYS_capset, &header, none));
 }
 
 static SS_CHILD int
@@ -789,16 +789,19 @@ ss_child_ids_agree(const struct ss_plan *plan)
 	if ((flags & SS_SET_GID) && (now.rgid != gid || now.egid != gid || now.sgid != gid))
 		return EPERM;
 	/* setfs*id cannot fail: asked for an id that is none, it names the present one. */
-	if ((flags & SS_SET_UID) && (uint32_t)ss_sys1(SYS_setfsuid, -1) != uid)
+	if ((flags & SS_SET_UID) && (uint32_t)ss_gate1(SYS_setfsuid, -1) != uid)
 		return EPERM;
-	if ((flags & SS_SET_GID) && (uint32_t)ss_sys1(SYS_setfsgid, -1) != gid)
+	if ((flags & SS_SET_GID) && (uint32_t)ss_gate1(SYS_setfsgid, -1) != gid)
 		return EPERM;
 	if (ss_child_is_unprivileged(plan) && (now.effective | now.permitted | now.inheritable))
 		return EPERM;
 	return flags & SS_SET_GROUPS ? ss_child_groups_agree(plan) : 0;
 }
 
-/* Tries to get the old identity back; ENOTRECOVERABLE if any of it can be had. */
+/*
+ * Tries to get the old identity back; ENOTRECOVERABLE if any of it can be had. Through
+ * the gate, because the EPERM of the seal would say nothing about what we may.
+ */
 static SS_CHILD int
 ss_child_regain(const struct ss_plan *plan)
 {
@@ -809,12 +812,12 @@ ss_child_regain(const struct ss_plan *plan)
 	unsigned i;
 
 	for (i = 0; i < 4; i++) {
-		if (uids[i] != plan->want.uid && (ss_sys3(SYS_setresuid, keep, uids[i], keep) == 0 ||
-						  ss_sys3(SYS_setresuid, uids[i], keep, keep) == 0))
+		if (uids[i] != plan->want.uid && (ss_gate3(SYS_setresuid, keep, uids[i], keep) == 0 ||
+						  ss_gate3(SYS_setresuid, uids[i], keep, keep) == 0))
 			return ENOTRECOVERABLE;
 		if ((plan->want.flags & SS_SET_GID) && gids[i] != plan->want.gid &&
-		    (ss_sys3(SYS_setresgid, keep, gids[i], keep) == 0 ||
-		     ss_sys3(SYS_setresgid, gids[i], keep, keep) == 0))
+		    (ss_gate3(SYS_setresgid, keep, gids[i], keep) == 0 ||
+		     ss_gate3(SYS_setresgid, gids[i], keep, keep) == 0))
 			return ENOTRECOVERABLE;
 	}
 	return 0;
@@ -837,7 +840,7 @@ ss_child_no_new_privs(const struct ss_plan *plan)
 {
 	if (!(plan->want.flags & SS_NO_NEW_PRIVS))
 		return 0;
-	return ss_child_error(ss_sys5(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	return ss_child_error(ss_gate2(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1));
 }
 
 /*
@@ -1534,7 +1537,7 @@ ss_has_ended(int32_t pidfd)
 	return ss_sys5(SYS_ppoll, &poll, 1, &now, NULL, 8) == 1;
 }
 
-static int ss_is_sealed(void) { return 0; } /* TEMP */
+#include "_seal.c"
 
 #include "_credlock.c"
 

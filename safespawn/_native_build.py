@@ -32,6 +32,7 @@ SOURCES = (
     "_tasks.c",
     "_locked.c",
     "_foreign.c",
+    "_seal.c",
     "_native.cdef.txt",
 )
 

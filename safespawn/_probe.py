@@ -80,8 +80,9 @@ def facts(seen: _binding.Seen, *, changes_credentials: bool, try_sharing: bool =
         changes_credentials,
         _memory_shared(proof, seen) if proof and try_sharing else None,
         os.strerror(seen.errno) if seen.alone is None else None,
-        proof == _binding.lib.SS_REQUIRE_SEAL,
+        _lock.unsealed(),
         "not needed by one thread" if seen.alone else _lock.describe(seen),
+        _binding.is_sealed(),
     )
 
 

@@ -264,12 +264,13 @@ def _apart(job: _Job, plan: _binding.Plan, outcome: _binding.Outcome, why: guard
 
     Only if our own credentials are still those that the decision and its record rest on.
     """
-    seen = _probe.look()
+    seen, lost = _probe.look(), guards.lost(job.request, job.decision, why)
     if seen.credentials != job.seen.credentials:
         job.outcome = outcome
+        job.decision = job.decision._replace(verdicts=lost.verdicts)
         _fail(job, "race-detected", "birth" if why == "proof" else outcome.stage, errno.ESTALE)
     job.seen = seen
-    _accept(job, guards.lost(job.request, job.decision, why))
+    _accept(job, lost)
     return plan._replace(flags=plan.flags & ~_SHARED | _company(job), seen=seen)
 
 
@@ -399,8 +400,11 @@ def _pin(program: _executable.Program, fds: list[tuple[int, int]], numbers: dict
 
 def _become(job: _Job, numbers: dict[str, int]) -> int:
     identity = job.identity
+    sealed = any(verdict.guard == "changes-sealed" for verdict in job.decision.verdicts)
     numbers.setdefault("deadline_ns", time.monotonic_ns() + int(DROP_WINDOW * 1e9))
     flags = 0 if identity.groups is None else _LIB.SS_SET_GROUPS
+    # A set-id program that cannot drop under the seal, and does not look, would stay root.
+    flags |= _LIB.SS_NO_NEW_PRIVS if sealed else 0
     if identity.uid is not None:
         numbers["uid"] = identity.uid
         flags |= _LIB.SS_SET_UID

@@ -142,8 +142,8 @@ KEEP = Identity()
 class Facts(NamedTuple):
     """What was seen just before the decision. ``alone`` is None when nobody could tell.
 
-    ``sealed``: no thread can change credentials any more. ``unlocked`` says why the
-    credential lock does not hold, None that it does.
+    ``unsealed`` says why the seal is no proof, ``unlocked`` why the credential lock is none;
+    None that it is. ``filtered``: the seal is on, whether or not it proves anything.
     """
 
     alone: bool | None
@@ -151,8 +151,9 @@ class Facts(NamedTuple):
     changes_credentials: bool
     memory_shared: bool | None = True
     error: str | None = None
-    sealed: bool = False
+    unsealed: str | None = "not sealed"
     unlocked: str | None = "not looked at"
+    filtered: bool = False
 
 
 class Verdict(NamedTuple):

@@ -102,6 +102,61 @@ ss_syscall6(long number, long a, long b, long c, long d, long e, long f)
 	ss_syscall6(n, SS_ARG(a), SS_ARG(b), SS_ARG(c), SS_ARG(d), SS_ARG(e), SS_ARG(f))
 
 /*
+ * The gate: the one instruction that may change credentials once the seal is on
+ * (_seal.c). The filter there sees where a call comes from as the address of the
+ * instruction after it: x86-64 saves that on SYSCALL, aarch64 on SVC, and seccomp(2)
+ * shows it (populate_seccomp_data in kernel/seccomp.c, KSTK_EIP of either machine).
+ * A second copy would be refused, so there is none: the compiler may neither inline
+ * nor clone this, and if it did, the assembler would find the label twice. Only
+ * forked children pass through here; there is always a gate, sealed or not.
+ */
+#if defined(__has_attribute)
+#if __has_attribute(noclone)
+#define SS_ONE_COPY __attribute__((noclone, used))
+#endif
+#endif
+#ifndef SS_ONE_COPY
+#define SS_ONE_COPY __attribute__((used)) /* clang has no word for the first */
+#endif
+
+extern const char ss_child_gate_back[] __attribute__((visibility("hidden")));
+
+static SS_CHILD SS_ONE_COPY long
+ss_child_gate(long number, long a, long b, long c, long d, long e)
+{
+#if defined(__x86_64__)
+	long answer;
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+
+	__asm__ volatile("syscall\n"
+			 "ss_child_gate_back:"
+			 : "=a"(answer)
+			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+			 : "rcx", "r11", "memory");
+	return answer;
+#else
+	register long x8 __asm__("x8") = number;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+
+	__asm__ volatile("svc 0\n"
+			 "ss_child_gate_back:"
+			 : "+r"(x0)
+			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
+			 : "memory", "cc");
+	return x0;
+#endif
+}
+
+#define ss_gate1(n, a) ss_child_gate(n, SS_ARG(a), 0, 0, 0, 0)
+#define ss_gate2(n, a, b) ss_child_gate(n, SS_ARG(a), SS_ARG(b), 0, 0, 0)
+#define ss_gate3(n, a, b, c) ss_child_gate(n, SS_ARG(a), SS_ARG(b), SS_ARG(c), 0, 0)
+
+/*
  * The kernel's sigaction (include/uapi/asm-generic/signal.h); both machines
  * define SA_RESTORER, so both have the third word.
  */

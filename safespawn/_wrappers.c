@@ -47,7 +47,8 @@ enum {
 	SS_CALL_LANDLOCK,
 	SS_CALL_LSM,
 	SS_CALL_KEYCTL,
-	SS_CALL_RAW, /* guards.credential_change() */
+	SS_CALL_RAW,  /* guards.credential_change() */
+	SS_CALL_SEAL, /* guards.seal() */
 	SS_CALL_COUNT
 };
 
@@ -90,6 +91,7 @@ ss_call_name(int32_t call)
 	    [SS_CALL_LSM] = "lsm_set_self_attr",
 	    [SS_CALL_KEYCTL] = "keyctl",
 	    [SS_CALL_RAW] = "credential_change",
+	    [SS_CALL_SEAL] = "seal",
 	};
 
 	return call > SS_CALL_NONE && call < SS_CALL_COUNT ? names[call] : NULL;

@@ -135,7 +135,7 @@ def _proofs(facts: Facts) -> dict[str, str | None]:
         single = f"{facts.threads} threads" if facts.threads != 1 else "another process on our memory"
     return {
         "single-threaded": single,
-        "sealed": None if facts.sealed else "not sealed",
+        "sealed": facts.unsealed,
         "locked": facts.unlocked,
     }
 
@@ -175,7 +175,11 @@ def decide(request: Request, facts: Facts) -> Decision:
         return Decision("fork", None, (Verdict("alone-or-apart", "allow", "fork was asked for"),))
     if facts.changes_credentials:
         why = "the child changes credentials"
-        verdicts = (Verdict("drop-apart", "deny", f"{why}, so it gets memory of its own"),)
+        verdicts: tuple[Verdict, ...] = (
+            Verdict("drop-apart", "deny", f"{why}, so it gets memory of its own"),
+        )
+        if facts.filtered:
+            verdicts += (Verdict("changes-sealed", "allow", "no_new_privs is set, as the seal demands"),)
         return Decision(None if request.strategy == "vfork" else "fork", None, verdicts)
     proof, verdict = _prove(facts)
     if proof is not None:
@@ -274,7 +278,26 @@ def credential_change() -> AbstractContextManager[None]:
 
 
 def seal() -> None:
-    """SEAL."""
+    """Have the kernel refuse every change of credentials in this process, for good.
+
+    A seccomp filter on all threads answers EPERM to every system call that changes ids,
+    groups, capabilities, securebits, no_new_privs, filters, namespaces, root or keyrings,
+    however it is made. Only our own forked children still change theirs, to become another
+    user. From then on the proof ``sealed`` holds with any number of threads.
+
+    **Every program started from here inherits that**: su, sudo, login, container tools and
+    whatever drops privileges or sandboxes itself fails there. A child with ``user=`` gets
+    ``no_new_privs`` too, because a set-user-ID program that could not drop and does not look
+    would stay root. README.md tells all consequences. Seal last, when the process has become
+    what it is to be.
+
+    Needs CAP_SYS_ADMIN or no_new_privs, which is not set for you. Raises OSError, and nothing
+    has changed: EACCES without either; ESRCH when a thread has a filter of its own (it is
+    named); EPERM when a sandbox or a seal that we inherited is in the way; ENOSYS, EINVAL on a
+    kernel without filters. ENOTSUP: the filter is on, but does not do what it says. If
+    threads have different credentials already, the seal is on and proves nothing:
+    :func:`status` says so. Twice is no error.
+    """
     _lock.seal()
 
 

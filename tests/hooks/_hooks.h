@@ -21,6 +21,7 @@ enum {
 	SS_OFF_LOCK_COVERS = 1 << 14,
 	SS_OFF_TASKS_ALIKE = 1 << 15,
 	SS_OFF_FOREIGN_LOCKED = 1 << 16,
+	SS_OFF_SEAL = 1 << 17,
 };
 
 struct ss_hooks {
