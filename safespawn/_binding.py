@@ -96,8 +96,7 @@ class _Lib(Protocol):
     def ss_lock_status(self, status: Any) -> None: ...
     def ss_credential_change_begin(self, changing: Any, call: int) -> None: ...
     def ss_credential_change_end(self, changing: Any) -> None: ...
-    def ss_change_count(self) -> int: ...
-    def ss_change_fetch(self, number: int, change: Any) -> int: ...
+    def ss_change_take(self, change: Any) -> int: ...
     def ss_try(self, feature: int) -> int: ...
     def ss_spawn(self, arena: Any, request: Any, result: Any) -> int: ...
     def ss_lookup(self, arena: Any, lookup: Any, found: Any, result: Any) -> int: ...
@@ -571,17 +570,12 @@ class Change(NamedTuple):
     after: Credentials
 
 
-def change_count() -> int:
-    """Return how many changes this process has seen."""
-    return int(lib.ss_change_count())
-
-
-def change(number: int) -> Change | bool | None:
-    """Return a change by its number; None when there is none yet, False when it was lost."""
-    raw = ffi.new(_CHANGE)
-    answer = lib.ss_change_fetch(number, raw)
+def take_change() -> Change | int | None:
+    """Take the oldest change that nobody took yet; the number of those that were lost; or None."""
+    raw = ffi.new(_CHANGE)  # one for each call: a signal handler may make one too
+    answer = lib.ss_change_take(raw)
     if answer != 1:
-        return None if answer == 0 else False
+        return int(raw.seq) if answer < 0 else None
     return Change(
         call_name(raw.call),
         raw.tid,

@@ -87,7 +87,8 @@ struct ss_lock {
 	uint32_t watchers;
 	uint64_t epoch;
 	uint64_t verified; /* the epoch at which all threads were alike, plus one */
-	uint64_t changes;  /* seen; those that the ring has no more were lost */
+	uint64_t changes;  /* seen */
+	uint64_t taken;    /* of these, by Python; the ring may have lost some before */
 	struct ss_slot slots[SS_SLOTS];
 	struct ss_change ring[SS_CHANGES];
 };
@@ -405,6 +406,7 @@ ss_change_sleep(struct ss_lock *lock, uint32_t word, int64_t ns)
 /* A change under way: on the stack of whoever makes it. lock is NULL where it is bypassed. */
 struct ss_changing {
 	struct ss_lock *lock;
+	int32_t pid; /* who began it: a forked child has nothing to end */
 	struct ss_change seen;
 };
 
@@ -500,6 +502,7 @@ ss_change_begin(struct ss_changing *c, int call, uint32_t through)
 	c->seen.through = through;
 	if (!c->lock)
 		return;
+	c->pid = ss_getpid();
 	c->seen.tid = (int32_t)ss_sys0(SYS_gettid);
 	ss_changer_enter(c);
 	(void)ss_child_read_creds(&c->seen.before); /* zeros say that it could not be read */
@@ -511,8 +514,8 @@ ss_change_end(struct ss_changing *c, int error)
 {
 	struct timespec now = {0, 0};
 
-	/* A fork in between (unshare does none, but a handler might): not ours any more. */
-	if (!c->lock || __atomic_load_n(&c->lock->pid, __ATOMIC_ACQUIRE) != ss_getpid())
+	/* A fork in between: the lock may be the child's already, but nobody has entered it there. */
+	if (!c->lock || c->pid != ss_getpid())
 		return;
 	(void)ss_sys2(SYS_clock_gettime, CLOCK_REALTIME, &now); /* good arguments */
 	c->seen.time_ns = now.tv_sec * 1000000000ll + now.tv_nsec;
@@ -543,33 +546,42 @@ ss_credential_change_end(struct ss_changing *c)
 	c->lock = NULL;
 }
 
-/* How many changes this process has seen. */
-SS_API uint64_t
-ss_change_count(void)
+/* Copies the change with that number: 1, or 0 when it is being written or is there no more. */
+static int
+ss_change_copy(const struct ss_lock *lock, uint64_t number, struct ss_change *ret_change)
 {
-	const struct ss_lock *lock = ss_lock_ours();
+	const struct ss_change *place = &lock->ring[number % SS_CHANGES];
+	const uint64_t seq = __atomic_load_n(&place->seq, __ATOMIC_SEQ_CST);
 
-	return lock ? __atomic_load_n(&lock->changes, __ATOMIC_SEQ_CST) : 0;
+	*ret_change = *place;
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	return seq == number + 1 && __atomic_load_n(&place->seq, __ATOMIC_SEQ_CST) == seq;
 }
 
 /*
- * Fetches the change with that number (from 0). Returns 1, 0 when it has not been made or
- * is being written, -ENOENT when the ring has it no more.
+ * Takes the oldest change that nobody has taken. Returns 1, 0 when there is none (or it is
+ * just being written), -ENOENT when changes were lost because the ring has no room for
+ * them: ret_change->seq is how many. Each is taken once, whoever asks.
  */
 SS_API int
-ss_change_fetch(uint64_t number, struct ss_change *ret_change)
+ss_change_take(struct ss_change *ret_change)
 {
 	struct ss_lock *lock = ss_lock_ours();
-	const struct ss_change *place;
-	uint64_t seq;
+	uint64_t number = lock ? __atomic_load_n(&lock->taken, __ATOMIC_SEQ_CST) : 0;
 
-	if (!lock || number >= __atomic_load_n(&lock->changes, __ATOMIC_SEQ_CST))
-		return 0;
-	place = &lock->ring[number % SS_CHANGES];
-	seq = __atomic_load_n(&place->seq, __ATOMIC_SEQ_CST);
-	*ret_change = *place;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (seq == number + 1 && __atomic_load_n(&place->seq, __ATOMIC_SEQ_CST) == seq)
-		return 1;
-	return __atomic_load_n(&lock->changes, __ATOMIC_SEQ_CST) > number + SS_CHANGES ? -ENOENT : 0;
+	while (lock) {
+		const uint64_t made = __atomic_load_n(&lock->changes, __ATOMIC_SEQ_CST);
+		const uint64_t oldest = made > SS_CHANGES ? made - SS_CHANGES : 0;
+		const int is_lost = number < oldest;
+
+		if (number >= made || (!is_lost && !ss_change_copy(lock, number, ret_change)))
+			return 0;
+		if (__atomic_compare_exchange_n(&lock->taken, &number, is_lost ? oldest : number + 1, 0,
+						__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+			if (is_lost)
+				ret_change->seq = oldest - number;
+			return is_lost ? -ENOENT : 1;
+		}
+	}
+	return 0;
 }

@@ -36,10 +36,8 @@ class Wait(NamedTuple):
 
 
 class _State:
-    """What this module knows beside C; ``told`` is called when changes may wait to be fetched."""
+    """Who is to be told that there are changes to fetch."""
 
-    fetched = 0
-    lock = threading.Lock()
     told: Callable[[Wait], None] | None = None
 
 
@@ -96,31 +94,14 @@ def on_change(told: Callable[[Wait], None]) -> None:
     _State.told = told
 
 
-def fetch() -> list[_binding.Change | int]:
-    """Return every change seen that nobody fetched yet; a number of them where some were lost."""
-    found: list[_binding.Change | int] = []
-    if _binding.change_count() <= _State.fetched:
-        return found
-    with _State.lock:
-        while (seen := _binding.change(_State.fetched)) is not None:
-            _State.fetched += 1
-            if isinstance(seen, _binding.Change):
-                found.append(seen)
-            elif found and isinstance(found[-1], int):
-                found[-1] += 1
-            else:
-                found.append(1)
-    return found
+def fetch() -> Iterator[_binding.Change | int]:
+    """Yield every change seen that nobody took yet; a number where so many were lost."""
+    while (seen := _binding.take_change()) is not None:
+        yield seen
 
 
-def _start_again() -> None:
-    """In a forked child: the kernel has cleared the lock's memory, and nobody holds ours."""
-    _State.fetched = 0
-    _State.lock = threading.Lock()
-    _binding.change_count()  # takes the lock's memory over, before somebody else's vfork child does
-
-
-os.register_at_fork(after_in_child=_start_again)
+# The kernel has cleared the lock's memory: take it over, before a vfork child of others does.
+os.register_at_fork(after_in_child=_binding.lock_status)
 
 
 class _Sealed:

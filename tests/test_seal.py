@@ -707,6 +707,7 @@ def test_every_refusal_is_a_sentence(monkeypatch: pytest.MonkeyPatch, answer: in
 
 
 @pytest.mark.parametrize("guard", ["off", "on"])
+@pytest.mark.threat("T-26")
 def test_a_thread_drops_by_an_instruction_of_its_own(
     in_hooks: Callable[..., dict[str, Any]], raw: str, guard: str
 ) -> None:
