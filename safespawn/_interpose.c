@@ -41,6 +41,7 @@
 struct ss_export {
 	uint64_t *value; /* st_value of the symbol */
 	uint64_t ours;
+	uintptr_t base; /* what it is relative to */
 };
 
 /* A loaded object, as far as it is of interest. */
@@ -51,6 +52,7 @@ struct ss_object {
 	const Elf64_Sym *symbols;
 	const char *strings;
 	const Elf64_Rela *tables[2];
+	const char *soname; /* NULL: it has none */
 	size_t counts[2];
 	uint32_t headers_count, symbols_count;
 };
@@ -59,6 +61,7 @@ struct ss_object {
 struct ss_pass {
 	uint64_t adds, subs;
 	uint32_t objects, slots, patched;
+	uint32_t libcs; /* ours, and copies of it loaded from other files */
 	int32_t error;
 };
 
@@ -77,6 +80,7 @@ enum { SS_ARM_OFF, SS_ARM_ARMED, SS_ARM_UNLOCKABLE };
 static struct ss_armed ss_armed;
 static struct ss_export ss_exports[SS_EXPORTS];
 static struct ss_pass ss_last_pass;
+static char ss_libc_soname[32];
 static int64_t ss_settled_ns; /* when the last pass that counts may be made; 0: it was */
 /* Just below and above the real functions: spares most comparisons. Neither is one of them. */
 static uintptr_t ss_below, ss_above;
@@ -86,7 +90,7 @@ static int32_t ss_arming; /* the pid of who arms or looks at all objects, or 0 *
 #define SS_MARK "safespawn-credential-lock"
 static const char ss_mark[] __attribute__((used)) = SS_MARK;
 
-#define SS_HOOK_ENTRY(call, symbol) [SS_CALL_##call] = {#symbol, (void *)ss_wrap_##symbol, NULL},
+#define SS_HOOK_ENTRY(call, symbol) [SS_CALL_##call] = {#symbol, (void *)ss_wrap_##symbol, NULL, 0},
 static struct ss_hook ss_hooked[SS_CALL_SECCOMP] = {SS_FAMILY(SS_HOOK_ENTRY)};
 #undef SS_HOOK_ENTRY
 
@@ -131,6 +135,7 @@ ss_object_dynamic(struct ss_object *o, const Elf64_Dyn *d)
 {
 	const uint32_t *gnu_hash = NULL, *hash = NULL;
 	size_t rela_bytes = 0, jump_bytes = 0;
+	uintptr_t soname = 0;
 	int is_rela = 1;
 
 	for (; d->d_tag != DT_NULL; d++) {
@@ -143,6 +148,7 @@ ss_object_dynamic(struct ss_object *o, const Elf64_Dyn *d)
 		case DT_HASH: hash = (const uint32_t *)at; break;
 		case DT_RELA: o->tables[0] = (const Elf64_Rela *)at; break;
 		case DT_JMPREL: o->tables[1] = (const Elf64_Rela *)at; break;
+		case DT_SONAME: soname = d->d_un.d_val; break;
 		case DT_RELASZ: rela_bytes = d->d_un.d_val; break;
 		case DT_PLTRELSZ: jump_bytes = d->d_un.d_val; break;
 		case DT_PLTREL: is_rela = d->d_un.d_val == DT_RELA; break;
@@ -157,6 +163,8 @@ ss_object_dynamic(struct ss_object *o, const Elf64_Dyn *d)
 		o->symbols_count = hash[1];
 	else if (gnu_hash && ss_within(o, gnu_hash, 16))
 		o->symbols_count = ss_gnu_symbols(o, gnu_hash);
+	if (soname && o->strings && ss_within(o, o->strings, soname + 1))
+		o->soname = o->strings + soname;
 	if (!o->symbols || !ss_within(o, o->symbols, o->symbols_count * sizeof(Elf64_Sym)))
 		o->symbols_count = 0;
 }
@@ -222,6 +230,25 @@ ss_object_of(const void *address, struct ss_search_object *ret)
 	return dl_iterate_phdr(ss_object_matches, ret) == 1;
 }
 
+/* Whether a wrapper belongs to another copy of this library, which calls on to ours or libc's. */
+static int
+ss_is_a_copy_of_us(const struct ss_search_object *found)
+{
+	const char *at = (const char *)found->object.low;
+	uint32_t i;
+
+	for (i = 0; i < found->object.headers_count; i++) {
+		const Elf64_Phdr *h = &found->object.headers[i];
+
+		if (h->p_type != PT_LOAD || (h->p_flags & (PF_R | PF_W)) != PF_R)
+			continue;
+		at = (const char *)(found->object.base + h->p_vaddr);
+		if (memmem(at, h->p_memsz, ss_mark, sizeof(ss_mark)))
+			return 1;
+	}
+	return 0;
+}
+
 /* ------------------------------------------------------------- the export table */
 
 static struct ss_hook *
@@ -232,7 +259,7 @@ ss_hook_for(uintptr_t address)
 	if (address <= ss_below || address >= ss_above)
 		return NULL;
 	for (i = 0; i < SS_CALL_SECCOMP; i++)
-		if (ss_hooked[i].real && address == (uintptr_t)ss_hooked[i].real)
+		if (ss_hooked[i].complement == ~address)
 			return &ss_hooked[i];
 	return NULL;
 }
@@ -247,7 +274,7 @@ ss_protect(uintptr_t from, uintptr_t to, int how)
 
 /* Remembers what a symbol is rewritten to; once for each, however often we are armed. */
 static int
-ss_export_note(uint64_t *value, uint64_t ours)
+ss_export_note(uint64_t *value, uint64_t ours, uintptr_t base)
 {
 	uint32_t i;
 
@@ -258,6 +285,7 @@ ss_export_note(uint64_t *value, uint64_t ours)
 		return E2BIG;
 	ss_exports[i].value = value;
 	ss_exports[i].ours = ours;
+	ss_exports[i].base = base;
 	ss_armed.exports++;
 	return 0;
 }
@@ -287,12 +315,38 @@ ss_exports_rewrite(const struct ss_object *o)
 		if (!is_function || symbol->st_shndx == SHN_UNDEF ||
 		    !(hook = ss_hook_for(o->base + symbol->st_value)))
 			continue;
-		if ((error = ss_export_note(&symbol->st_value, (uintptr_t)hook->wrapper - o->base)))
+		if ((error = ss_export_note(&symbol->st_value, (uintptr_t)hook->wrapper - o->base, o->base)))
 			break;
 		__atomic_store_n(&symbol->st_value, (uintptr_t)hook->wrapper - o->base, __ATOMIC_SEQ_CST);
 	}
 	(void)ss_protect(from, to, PROT_READ); /* left writable it would work no less */
 	return error;
+}
+
+/* Whether a function is in another copy of this library. */
+static int
+ss_is_a_copys(const void *function)
+{
+	struct ss_search_object found;
+
+	return ss_object_of(function, &found) && ss_is_a_copy_of_us(&found);
+}
+
+/*
+ * A copy of this library that armed after us has our wrappers for the real functions, and
+ * its own in the table: that is as good as ours, and looked at once.
+ */
+static int
+ss_export_intact(struct ss_export *e)
+{
+	const uint64_t seen = __atomic_load_n(e->value, __ATOMIC_RELAXED);
+
+	if (seen == __atomic_load_n(&e->ours, __ATOMIC_RELAXED))
+		return 1;
+	if (!ss_is_a_copys((const void *)(e->base + seen)))
+		return 0;
+	__atomic_store_n(&e->ours, seen, __ATOMIC_RELAXED);
+	return 1;
 }
 
 static int
@@ -301,7 +355,7 @@ ss_exports_intact(void)
 	uint32_t i;
 
 	for (i = 0; i < ss_armed.exports; i++)
-		if (__atomic_load_n(ss_exports[i].value, __ATOMIC_RELAXED) != ss_exports[i].ours)
+		if (!ss_export_intact(&ss_exports[i]))
 			return 0;
 	return 1;
 }
@@ -388,6 +442,7 @@ ss_pass_object(struct dl_phdr_info *info, size_t size, void *argument)
 	pass->subs = info->dlpi_subs;
 	pass->objects++;
 	ss_object_read(&object, info);
+	pass->libcs += object.soname && !strcmp(object.soname, ss_libc_soname);
 	if ((uintptr_t)ss_hooked < object.low || (uintptr_t)ss_hooked >= object.high)
 		ss_object_bind(&object, pass);
 	return 0;
@@ -409,31 +464,13 @@ ss_count_objects(struct dl_phdr_info *info, size_t size, void *argument)
 
 /*
  * Objects in other link-map namespaces (dlmopen(3), LD_AUDIT) have a libc of their own. The
- * counters are for all namespaces, the walk is through ours.
+ * counters are for all namespaces, the walk is through ours. So has whoever loads another
+ * file with a libc by its path.
  */
 static uint64_t
 ss_other_namespaces(const struct ss_pass *pass)
 {
-	return pass->adds - pass->subs - pass->objects;
-}
-
-/* Whether a wrapper belongs to another copy of this library, which calls on to ours or libc's. */
-static int
-ss_is_a_copy_of_us(const struct ss_search_object *found)
-{
-	const char *at = (const char *)found->object.low;
-	uint32_t i;
-
-	for (i = 0; i < found->object.headers_count; i++) {
-		const Elf64_Phdr *h = &found->object.headers[i];
-
-		if (h->p_type != PT_LOAD || (h->p_flags & (PF_R | PF_W)) != PF_R)
-			continue;
-		at = (const char *)(found->object.base + h->p_vaddr);
-		if (memmem(at, h->p_memsz, ss_mark, sizeof(ss_mark)))
-			return 1;
-	}
-	return 0;
+	return pass->adds - pass->subs - pass->objects + (pass->libcs > 1 ? pass->libcs - 1 : 0);
 }
 
 /* An executable that is not position independent has functions of others under an address of its own. */
@@ -470,6 +507,8 @@ ss_find_foreign(void)
 		memcpy(ss_armed.foreign_in, found.name, sizeof(found.name));
 	}
 }
+
+enum ss_scan_how { SS_SCAN_NOT, SS_SCAN_WHOLE, SS_SCAN_OWN };
 
 /* A stretch of memory that is searched, and what of it is left out. */
 struct ss_scan {
@@ -517,9 +556,17 @@ ss_scan_chunk(const struct ss_scan *scan, uintptr_t from, size_t bytes, const ch
 	}
 }
 
+/* Bit 63: in memory, bit 62: swapped out, bit 61: a page of a file, or shared. */
+static int
+ss_scan_page(uint64_t entry, enum ss_scan_how how)
+{
+	return (entry >> 62) && (how == SS_SCAN_WHOLE || !(entry >> 61 & 1));
+}
+
 /* A mapping: only the pages that exist, because sparse ones may be huge (pagemap of proc(5)). */
 static void
-ss_scan_mapping(const struct ss_scan *scan, uintptr_t from, uintptr_t to, const char *name)
+ss_scan_mapping(const struct ss_scan *scan, uintptr_t from, uintptr_t to, const char *name,
+		enum ss_scan_how how)
 {
 	const uintptr_t page = ss_pages(1);
 	const size_t most = SS_SCAN_BYTES / sizeof(uint64_t);
@@ -541,8 +588,8 @@ ss_scan_mapping(const struct ss_scan *scan, uintptr_t from, uintptr_t to, const 
 		for (i = 0, end = at + count * page; at < end; at += run * page, i += run) {
 			const size_t limit = SS_SCAN_BYTES / page;
 
-			/* Bit 63: in memory, bit 62: swapped out. */
-			for (run = 0; i + run < count && run < limit && scan->pages[i + run] >> 62; run++)
+			for (run = 0; i + run < count && run < limit && ss_scan_page(scan->pages[i + run], how);
+			     run++)
 				;
 			if (run)
 				ss_scan_chunk(scan, at, run * page, name);
@@ -552,8 +599,24 @@ ss_scan_mapping(const struct ss_scan *scan, uintptr_t from, uintptr_t to, const 
 	}
 }
 
-/* Splits a line of /proc/self/maps. Returns whether it is private and writable. */
+/* Shared memory that has no file of its own (what mmap(2), memfd_create(2), shm make). */
 static int
+ss_is_anonymous(const char *name)
+{
+	static const char *const starts[] = {"/dev/zero", "/memfd:", "/SYSV", "/dev/shm/"};
+	unsigned i;
+
+	for (i = 0; i < sizeof(starts) / sizeof(*starts); i++)
+		if (!strncmp(name, starts[i], strlen(starts[i])))
+			return 1;
+	return 0;
+}
+
+/*
+ * Splits a line of /proc/self/maps. Returns how the mapping is searched: not at all, whole,
+ * or only its pages that are no file's (private and read-only: written to before).
+ */
+static enum ss_scan_how
 ss_maps_line(const char *line, uintptr_t *ret_from, uintptr_t *ret_to, const char **ret_name)
 {
 	char *at;
@@ -561,7 +624,7 @@ ss_maps_line(const char *line, uintptr_t *ret_from, uintptr_t *ret_to, const cha
 
 	*ret_from = strtoul(line, &at, 16);
 	if (*at != '-')
-		return 0;
+		return SS_SCAN_NOT;
 	*ret_to = strtoul(at + 1, &at, 16);
 	*ret_name = at;
 	for (field = 0; field < 5; field++) {
@@ -572,7 +635,11 @@ ss_maps_line(const char *line, uintptr_t *ret_from, uintptr_t *ret_to, const cha
 		while (**ret_name && **ret_name != ' ')
 			++*ret_name;
 	}
-	return at[0] == ' ' && at[1] == 'r' && at[2] == 'w' && at[4] == 'p';
+	if (at[0] != ' ' || at[1] != 'r')
+		return SS_SCAN_NOT;
+	if (at[4] == 's')
+		return ss_is_anonymous(*ret_name) ? SS_SCAN_WHOLE : SS_SCAN_NOT;
+	return at[2] == 'w' ? SS_SCAN_WHOLE : SS_SCAN_OWN;
 }
 
 /* Our stack from here down: our own frames, and what earlier and deeper calls have left. */
@@ -590,6 +657,7 @@ ss_scan_maps(struct ss_scan *scan)
 {
 	char text[8192], *line, *end;
 	const int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+	enum ss_scan_how how;
 	const char *name;
 	uintptr_t from, to;
 	ssize_t bytes;
@@ -601,11 +669,11 @@ ss_scan_maps(struct ss_scan *scan)
 		text[kept + (size_t)bytes] = 0;
 		for (line = text; (end = strchr(line, '\n')); line = end + 1) {
 			*end = 0;
-			if (!ss_maps_line(line, &from, &to, &name))
+			if (!(how = ss_maps_line(line, &from, &to, &name)))
 				continue;
 			if (scan->frame >= from && scan->frame < to)
 				ss_scan_skip_frames(scan, from);
-			ss_scan_mapping(scan, from, to, name);
+			ss_scan_mapping(scan, from, to, name, how);
 		}
 		kept = strlen(line);
 		memmove(text, line, kept);
@@ -615,8 +683,8 @@ ss_scan_maps(struct ss_scan *scan)
 }
 
 /*
- * Looks for addresses of the real functions in all writable private memory: each is a
- * pointer that somebody took before we came, and calls past us. Not in our own table, not
+ * Looks for addresses of the real functions in all memory that is or was writable and has
+ * no file of others behind it: each is a pointer that somebody took before we came, and calls past us. Not in our own table, not
  * in our own frames and what is left of deeper ones, not in the buffer.
  */
 static int
@@ -681,6 +749,7 @@ ss_find_real(void *handle, unsigned from, unsigned to)
 		if (!real)
 			continue;
 		ss_hooked[i].real = real;
+		ss_hooked[i].complement = ~(uintptr_t)real;
 		ss_armed.functions++;
 		if (!ss_below || (uintptr_t)real <= ss_below)
 			ss_below = (uintptr_t)real - 1;
@@ -713,10 +782,15 @@ ss_exports_found(void *handle, unsigned last)
 {
 	unsigned i;
 
-	for (i = SS_CALL_SETUID; i <= last; i++)
-		if (ss_hooked[i].real && (i < SS_CALL_PSX_SYSCALL3 || i > SS_CALL_PSX_SYSCALL) &&
-		    dlsym(handle, ss_hooked[i].name) != ss_hooked[i].wrapper)
+	for (i = SS_CALL_SETUID; i <= last; i++) {
+		const void *seen;
+
+		if (!ss_hooked[i].real || (i >= SS_CALL_PSX_SYSCALL3 && i <= SS_CALL_PSX_SYSCALL))
+			continue;
+		seen = dlsym(handle, ss_hooked[i].name);
+		if (seen != ss_hooked[i].wrapper && !ss_is_a_copys(seen))
 			return ENOEXEC;
+	}
 	return 0;
 }
 
@@ -733,6 +807,8 @@ ss_arm_exports(int foreign)
 		return ENOEXEC;
 	if (!(handle = dlopen(libc.name, RTLD_LAZY | RTLD_NOLOAD)))
 		return ELIBACC;
+	if (libc.object.soname)
+		(void)ss_child_copy_text(ss_libc_soname, sizeof(ss_libc_soname), libc.object.soname);
 	ss_find_real(handle, SS_CALL_SETUID, SS_CALL_SYSCALL);
 	if (foreign) {
 		ss_real_fork = dlsym(handle, "fork");

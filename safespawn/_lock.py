@@ -155,8 +155,10 @@ def words(why: int, number: int = 0, detail: int = 0) -> str | None:
         lib.SS_LOCK_STRANGER: "a process that is no thread of ours shares our memory",
         lib.SS_LOCK_CHANGING: "a change of credentials is under way",
         lib.SS_LOCK_EXPORTS: "another interposer has rewritten libc's export table since",
-        lib.SS_LOCK_NAMESPACES: f"{detail} loaded objects are in other link namespaces (dlmopen, LD_AUDIT)",
-        lib.SS_LOCK_CAPTURED: f"{detail} pointers to such functions were taken before arming",
+        lib.SS_LOCK_NAMESPACES: f"{detail} loaded objects are in other link namespaces (dlmopen, LD_AUDIT) "
+        "or copies of libc",
+        lib.SS_LOCK_CAPTURED: f"{detail} pointers to functions that change credentials "
+        "were taken before arming",
         lib.SS_LOCK_UNSEARCHED: "part of our memory could not be searched for pointers taken before arming",
         lib.SS_LOCK_FOREIGN: "another interposer stands before libc (LD_PRELOAD?)",
         lib.SS_LOCK_UNSETTLED: "armed a moment ago beside other threads",

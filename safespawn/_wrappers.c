@@ -61,10 +61,15 @@ enum { SS_THROUGH_SYSCALL = 1, SS_THROUGH_PSX = 2, SS_UNCOMPARABLE = 4 };
 #define SS_NR_LSM 460      /* lsm_set_self_attr */
 #define SS_X32_BIT 0x40000000u
 
-/* One function: the real one is NULL where libc (or libpsx) has none or was not looked for. */
+/*
+ * One function: the real one is NULL where libc (or libpsx) has none or was not looked for.
+ * What is compared with is the complement: a signal may leave what is in a register on the
+ * stack of its thread, where it would pass for a pointer that somebody took.
+ */
 struct ss_hook {
 	const char *name;
 	void *wrapper, *real;
+	uintptr_t complement; /* of the real one */
 };
 
 static struct ss_hook ss_hooked[SS_CALL_SECCOMP];
@@ -299,30 +304,28 @@ ss_wrap_unshare(int flags)
 static int
 ss_wrap_prctl(int option, unsigned long a, unsigned long b, unsigned long d, unsigned long e)
 {
-	int (*const real)(int, ...) = SS_REAL(PRCTL, int (*)(int, ...));
 	struct ss_changing c;
 	uint32_t through = 0;
 
 	if (!ss_prctl_matters((unsigned)option, a, &through))
-		return real(option, a, b, d, e);
+		return SS_REAL(PRCTL, int (*)(int, ...))(option, a, b, d, e);
 	ss_wrap_begin(&c, SS_CALL_PRCTL, through, (uint64_t)option, a, b);
-	return (int)ss_wrap_end(&c, real(option, a, b, d, e));
+	return (int)ss_wrap_end(&c, SS_REAL(PRCTL, int (*)(int, ...))(option, a, b, d, e));
 }
 
 /* Where the gate jumps with a number of the family; the stack holds the last argument. */
 static long __attribute__((used))
 ss_wrap_slow_syscall(long number, long a, long b, long d, long e, long f, long g)
 {
-	long (*const real)(long, ...) = SS_REAL(SYSCALL, long (*)(long, ...));
 	const long arguments[3] = {a, b, d};
 	struct ss_changing c;
 	uint32_t through = SS_THROUGH_SYSCALL;
 	const int call = ss_number_matters(number, arguments, &through);
 
 	if (!call)
-		return real(number, a, b, d, e, f, g);
+		return SS_REAL(SYSCALL, long (*)(long, ...))(number, a, b, d, e, f, g);
 	ss_wrap_begin(&c, call, through, (uint64_t)a, (uint64_t)b, (uint64_t)d);
-	return ss_wrap_end(&c, real(number, a, b, d, e, f, g));
+	return ss_wrap_end(&c, SS_REAL(SYSCALL, long (*)(long, ...))(number, a, b, d, e, f, g));
 }
 
 /*
@@ -330,7 +333,7 @@ ss_wrap_slow_syscall(long number, long a, long b, long d, long e, long f, long g
  * the changers in those handlers join the one here.
  */
 static long
-ss_psx(void *real, long number, const long *a)
+ss_psx(void *real, long number, const long *a, long last)
 {
 	long (*const psx)(long, ...) = (long (*)(long, ...))real;
 	struct ss_changing c;
@@ -339,9 +342,9 @@ ss_psx(void *real, long number, const long *a)
 
 	through &= ~(uint32_t)SS_UNCOMPARABLE; /* on all threads alike */
 	if (!call)
-		return psx(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+		return psx(number, a[0], a[1], a[2], a[3], a[4], a[5], last);
 	ss_wrap_begin(&c, call, through, (uint64_t)a[0], (uint64_t)a[1], (uint64_t)a[2]);
-	return ss_wrap_end(&c, psx(number, a[0], a[1], a[2], a[3], a[4], a[5]));
+	return ss_wrap_end(&c, psx(number, a[0], a[1], a[2], a[3], a[4], a[5], last));
 }
 
 static long
@@ -349,7 +352,7 @@ ss_wrap_psx_syscall3(long number, long a, long b, long d)
 {
 	const long arguments[6] = {a, b, d, 0, 0, 0};
 
-	return ss_psx(ss_hooked[SS_CALL_PSX_SYSCALL3].real, number, arguments);
+	return ss_psx(ss_hooked[SS_CALL_PSX_SYSCALL3].real, number, arguments, 0);
 }
 
 static long
@@ -357,15 +360,19 @@ ss_wrap_psx_syscall6(long number, long a, long b, long d, long e, long f, long g
 {
 	const long arguments[6] = {a, b, d, e, f, g};
 
-	return ss_psx(ss_hooked[SS_CALL_PSX_SYSCALL6].real, number, arguments);
+	return ss_psx(ss_hooked[SS_CALL_PSX_SYSCALL6].real, number, arguments, 0);
 }
 
+/*
+ * Variadic, and always called with seven more: the system call's arguments, then 6, 5, 4 down
+ * to 0 by the macro psx_syscall(), so that the seventh tells how many of them are arguments.
+ */
 static long
-ss_wrap___psx_syscall(long number, long a, long b, long d, long e, long f, long g)
+ss_wrap___psx_syscall(long number, long a, long b, long d, long e, long f, long g, long count)
 {
 	const long arguments[6] = {a, b, d, e, f, g};
 
-	return ss_psx(ss_hooked[SS_CALL_PSX_SYSCALL].real, number, arguments);
+	return ss_psx(ss_hooked[SS_CALL_PSX_SYSCALL].real, number, arguments, count);
 }
 
 /* ------------------------------------------------------------------- the gates */
