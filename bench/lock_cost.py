@@ -18,10 +18,11 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).parent))
 
 import _support
+
+HERE = Path(__file__).parent
 
 ARM = """
 import ctypes, json, sys, threading, time

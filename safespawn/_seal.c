@@ -3,6 +3,7 @@
  * credentials of this process, or of any program started from it, but those that leave
  * through the gate (ss_child_gate in _sys.h), where our forked children drop theirs.
  * Part of _native.c, which includes it; seccomp(2) is the source where none is named.
+ * changes-sealed (T-26).
  *
  *  1. Refused means EPERM, never a signal: programs that we start inherit the filter,
  *     nobody can take it off again, and a setpriv that fails is better than one that is
