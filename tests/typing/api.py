@@ -186,6 +186,11 @@ with audit.context(ticket="42", who="me"):
 context: AbstractContextManager[None] = audit.context(ticket="42")
 
 guards.require("single-threaded")
+assert_type(guards.arm(wait=0.5, guard_foreign=True), dict[str, Any])
+assert_type(guards.arm()["state"], Any)
+with guards.credential_change() as nothing:
+    assert_type(nothing, None)
+guards.seal()
 assert_type(guards.status(), dict[str, Any])
 assert_type(guards.registry, dict[str, guards.Guard])
 guard = guards.registry["creds-agree"]
@@ -198,6 +203,8 @@ assert_type(guard.statement, str)
 
 safespawn.spawn("true --option")  # a str is an iterable of str: `_checks` refuses it
 safespawn.spawn(["true"], colour=1)  # type: ignore[call-arg]
+guards.arm(0.5)  # type: ignore[call-arg]
+guards.arm(wait="1")  # type: ignore[arg-type]
 safespawn.spawn(["true"], None)  # type: ignore[call-arg]
 safespawn.spawn([1])  # type: ignore[list-item]
 safespawn.spawn(["true"], strategy="posix")  # type: ignore[arg-type]
