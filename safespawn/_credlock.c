@@ -177,8 +177,10 @@ ss_lock_wake(struct ss_lock *lock)
 static void
 ss_spawner_uncount(struct ss_lock *lock)
 {
-	const uint32_t word = __atomic_sub_fetch(&lock->word, SS_SPAWNER, __ATOMIC_SEQ_CST);
+	uint32_t word;
 
+	SS_SPAWNER_HOOK(-1);
+	word = __atomic_sub_fetch(&lock->word, SS_SPAWNER, __ATOMIC_SEQ_CST);
 	if (!(word & SS_SPAWNERS) && (word & SS_CHANGER_WAITS))
 		ss_lock_wake(lock);
 }
@@ -217,6 +219,7 @@ ss_spawner_enter(struct ss_slot **ret_slot, const int32_t *pidfd, const uint32_t
 			return -EBUSY;
 	} while (!__atomic_compare_exchange_n(&lock->word, &word, word + SS_SPAWNER, 0, __ATOMIC_SEQ_CST,
 					      __ATOMIC_SEQ_CST));
+	SS_SPAWNER_HOOK(1);
 	slot = ss_slot_take(lock);
 	if (!slot || ss_epoch_of(lock) != epoch) {
 		if (slot)
@@ -470,6 +473,7 @@ ss_changer_enter(struct ss_changing *c)
 		ss_change_sleep(lock, word, ss_change_wait_ns - (now - start));
 	}
 	c->seen.waited_ns = start ? ss_now() - start : 0;
+	SS_CHANGER_HOOK(1, c->seen.waited_ns);
 	ss_epoch_move(lock);
 }
 
@@ -477,6 +481,7 @@ static void
 ss_changer_leave(struct ss_lock *lock)
 {
 	ss_epoch_move(lock);
+	SS_CHANGER_HOOK(-1, 0);
 	(void)__atomic_sub_fetch(&lock->word, SS_CHANGER, __ATOMIC_SEQ_CST);
 }
 

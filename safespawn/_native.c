@@ -328,6 +328,8 @@ struct ss_search {
 #else
 #define SS_HOOK(stage) 0
 #define SS_ARM_HOOK() 0
+#define SS_SPAWNER_HOOK(by) ((void)0)
+#define SS_CHANGER_HOOK(by, waited_ns) ((void)0)
 #define SS_GUARDED(guard) 1
 #endif
 

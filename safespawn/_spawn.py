@@ -234,11 +234,9 @@ EPOCH_TRIES = 4
 
 
 def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Outcome:
-    outcome = _binding.spawn(plan, slot)
-    for _ in range(EPOCH_TRIES):
-        why = _begins_anew(outcome)
-        if why is None:
-            break
+    outcome, tries = _binding.spawn(plan, slot), EPOCH_TRIES
+    while (why := _begins_anew(outcome)) is not None and (why != "epoch" or tries > 0):
+        tries -= why == "epoch"  # the others come once: after them no memory is shared
         plan = _apart(job, plan, outcome, why)
         outcome = _binding.spawn(plan, slot)
     changed = (outcome.stage, outcome.errno) == ("pin", errno.ESTALE) and not outcome.stuck

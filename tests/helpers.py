@@ -52,6 +52,51 @@ values = json.loads({values!r})
 globals().update(values)
 """
 
+#: Goes in front of snippets for the test core that need a child waiting before its execve:
+#: `parked_spawn` starts one in a thread of its own, a byte to `release` lets it go on, and what
+#: came of the spawn is in `result`. `until` looks again and again, and gives others the processor.
+PARKED = """
+import credchanges, select, threading
+from safespawn import guards
+ready, parked = os.pipe()
+go, release = os.pipe()
+result, reasons = {}, []
+
+def until(holds):
+    end = time.monotonic() + 30
+    while not (held := holds()):
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0)
+    return held
+
+def spawner(argv, options):
+    try:
+        done = safespawn.run(argv, capture_output=True, **options)
+        report = done.report
+        result.update(output=done.stdout.decode(), strategy=report.strategy, proof=report.proof)
+        reasons.extend(report.reasons)
+    except safespawn.RaceDetected as problem:
+        result.update(race=problem.stage)
+    except OSError as problem:
+        result.update(raised=repr(problem))
+
+def parked_spawn(argv, **options):
+    hooks.park_stage, hooks.ready_fd, hooks.go_fd = stage("close"), parked, go
+    thread = threading.Thread(target=spawner, args=(argv, options))
+    thread.start()
+    assert select.select([ready], [], [], 30)[0], result
+    os.read(ready, 1)
+    hooks.park_stage = 0  # not the next one, if it is tried again
+    return thread
+
+def lock(name=None):
+    status = _binding.lock_status()
+    return [status[key] for key in ("spawners", "changers", "changer_waits")] if name is None else status[name]
+
+def changer_waits():
+    return lock("changer_waits")
+"""
+
 
 def open_fds() -> set[int]:
     """Return our open descriptors (not the one that looks)."""

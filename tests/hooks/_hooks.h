@@ -32,6 +32,10 @@ struct ss_hooks {
 	int32_t overrun_stage, overrun_bytes; /* how far below its stack it writes */
 	int32_t arm_error;              /* arming fails with it */
 	uint64_t reached;               /* a bit for each stage the child came to */
+	/* What the credential lock was seen to do, counted apart from its own word. */
+	uint32_t spawners_in, changers_in;
+	uint64_t spawns_in, both_in;    /* entries of spawners, and of either beside the other */
+	int64_t longest_wait_ns;        /* of a changer */
 };
 
 static struct ss_hooks ss_hooks;
@@ -65,6 +69,33 @@ ss_child_hook(int stage)
 	return stage == ss_hooks.fail_stage ? ss_hooks.fail_error : 0;
 }
 
+/* In the parent only. Whoever comes second sees the first: then both are in. */
+static void
+ss_spawner_hook(int by)
+{
+	(void)__atomic_add_fetch(&ss_hooks.spawners_in, by, __ATOMIC_SEQ_CST);
+	if (by < 0)
+		return;
+	(void)__atomic_add_fetch(&ss_hooks.spawns_in, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&ss_hooks.changers_in, __ATOMIC_SEQ_CST))
+		(void)__atomic_add_fetch(&ss_hooks.both_in, 1, __ATOMIC_SEQ_CST);
+}
+
+static void
+ss_changer_hook(int by, int64_t waited_ns)
+{
+	int64_t longest = __atomic_load_n(&ss_hooks.longest_wait_ns, __ATOMIC_SEQ_CST);
+
+	(void)__atomic_add_fetch(&ss_hooks.changers_in, by, __ATOMIC_SEQ_CST);
+	if (by > 0 && __atomic_load_n(&ss_hooks.spawners_in, __ATOMIC_SEQ_CST))
+		(void)__atomic_add_fetch(&ss_hooks.both_in, 1, __ATOMIC_SEQ_CST);
+	while (waited_ns > longest && !__atomic_compare_exchange_n(&ss_hooks.longest_wait_ns, &longest, waited_ns,
+								   0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		;
+}
+
+#define SS_SPAWNER_HOOK(by) ss_spawner_hook(by)
+#define SS_CHANGER_HOOK(by, waited_ns) ss_changer_hook(by, waited_ns)
 #define SS_HOOK(stage) ss_child_hook(stage)
 #define SS_ARM_HOOK() ss_hooks.arm_error
 #define SS_GUARDED(guard) (!(ss_hooks.off & SS_OFF_##guard))
