@@ -80,7 +80,7 @@ enter_leave(void)
 	int i;
 
 	for (i = 0; i < SHORT; i++)
-		if (!ss_spawner_enter(&slot, &pidfd, &owner, epoch))
+		if (!ss_spawner_enter(&slot, &pidfd, &owner, NULL, epoch))
 			(void)ss_slot_leave(slot);
 	return (ss_now() - start) / SHORT;
 }

@@ -45,6 +45,7 @@ class _Lib(Protocol):
     SS_REQUIRE_LOCK: int
     SS_REQUIRE_SEAL: int
     SS_AMONG_OTHERS: int
+    SS_HOLD_CHANGES: int
     SS_EXEC: int
     SS_FAILED: int
     SS_KILLED_BEFORE_EXEC: int
@@ -71,6 +72,9 @@ class _Lib(Protocol):
     SS_LOCK_DIFFER: int
     SS_LOCK_UNSEEN: int
     SS_LOCK_PASS: int
+    SS_LOCK_FORKED: int
+    SS_LOCK_UNBOUNDED: int
+    SS_LOCK_OFTEN: int
     SS_CALL_NONE: int
     SS_CALL_RAW: int
     SS_CALL_SEAL: int
@@ -95,7 +99,10 @@ class _Lib(Protocol):
     def ss_lock_look(self, facts: Any) -> int: ...
     def ss_lock_status(self, status: Any) -> None: ...
     def ss_credential_change_begin(self, changing: Any, call: int) -> None: ...
-    def ss_credential_change_end(self, changing: Any) -> None: ...
+    def ss_credential_change_end(self, changing: Any, error: int) -> None: ...
+    def ss_credential_change_drop(self, changing: Any) -> None: ...
+    def ss_await_changers(self, ns: int) -> int: ...
+    def ss_seal_hindered(self) -> int: ...
     def ss_change_take(self, change: Any) -> int: ...
     def ss_try(self, feature: int) -> int: ...
     def ss_spawn(self, arena: Any, request: Any, result: Any) -> int: ...
@@ -479,9 +486,26 @@ def is_armed() -> bool:
     return str(lock_status()["state"]) == "armed"
 
 
-def tasks_alike() -> bool:
-    """Compare all threads: whether they have the same credentials. In doubt they do not."""
-    return lib.ss_alike() == 0
+def compare_tasks() -> int:
+    """Compare the credentials of all threads: 0 when they are alike, else an errno (EXDEV: no)."""
+    return lib.ss_alike()
+
+
+def not_alike(error: int | None) -> str | None:
+    """Return what such a comparison says against the seal, None for nothing."""
+    if error is None or error == errno.EXDEV:
+        return "sealed, but threads differed then"
+    return f"sealed, but threads could not be compared: {os.strerror(error)}" if error else None
+
+
+def await_changers(seconds: float) -> bool:
+    """Wait without the GIL until no change is under way; False if it took longer than that."""
+    return lib.ss_await_changers(int(seconds * 1e9)) == 0
+
+
+def changes_are_refused() -> bool:
+    """Return whether a filter that we did not make refuses changes of credentials here."""
+    return lib.ss_seal_hindered() != 0
 
 
 def call_name(call: int) -> str:
@@ -501,27 +525,36 @@ def covered() -> dict[str, bool]:
     return found
 
 
+def _text(raw: Any) -> str:
+    text: bytes = ffi.string(raw)
+    return text.decode("utf-8", "replace")
+
+
 def lock_status() -> dict[str, Any]:
     """Return the state of the credential lock as plain values."""
     raw = ffi.new("struct ss_lock_status *")
     lib.ss_lock_status(raw)
     armed = raw.armed
-    counts = ("exports", "objects", "slots", "patched", "captured", "unsearched", "foreign")
+    counts = ("exports", "objects", "slots", "patched", "foreign")
     own = ("changes", "epoch", "other_namespaces", "spawners", "changers", "overlaps")
-    told = {name: ffi.string(getattr(armed, name)).decode("utf-8", "replace")
-            for name in ("captured_in", "foreign_name", "foreign_in")}  # fmt: skip
+    found, names = armed.searched, covered()
     return {
         "state": _ARM_STATES[armed.state],
         "errno": armed.error,
         **{name: getattr(armed, name) for name in counts},
-        **told,
-        "captured_at": armed.captured_at,
+        "captured": found.captured,
+        "captured_at": found.captured_at,
+        "captured_in": _text(found.captured_in),
+        "unsearched": found.unsearched,
+        "foreign_name": _text(armed.foreign_name),
+        "foreign_in": _text(armed.foreign_in),
         **{name: getattr(raw, name) for name in own},
         "changer_waits": bool(raw.changer_waits),
         "arming_us": armed.took_ns // 1000,
         "wait": raw.wait_ns / 1e9,
-        "covered": [name for name, is_covered in covered().items() if is_covered],
-        "missing": [name for name, is_covered in covered().items() if not is_covered],
+        "guard_foreign": bool(raw.guards_foreign),
+        "covered": [name for name, is_covered in names.items() if is_covered],
+        "missing": [name for name, is_covered in names.items() if not is_covered],
     }
 
 
@@ -532,16 +565,16 @@ class Changing:
 
     def __init__(self, call: int) -> None:
         """Nothing is held yet."""
-        self._raw = ffi.gc(ffi.new(_CHANGING), lib.ss_credential_change_end)
+        self._raw = ffi.gc(ffi.new(_CHANGING), lib.ss_credential_change_drop)
         self._call = call
 
     def begin(self) -> None:
         """Wait until no child shares our memory, without the GIL."""
         lib.ss_credential_change_begin(self._raw, self._call)
 
-    def end(self) -> None:
-        """Let spawns share memory again; doing it twice is no error."""
-        lib.ss_credential_change_end(self._raw)
+    def end(self, error: int) -> None:
+        """Let spawns share memory again; doing it twice is no error. ``error``: errno, 0, or -1."""
+        lib.ss_credential_change_end(self._raw, error)
 
     @property
     def waited_ns(self) -> int:
@@ -552,6 +585,29 @@ class Changing:
     def killed(self) -> int:
         """How many of them were killed, because it took too long."""
         return int(self._raw.seen.killed)
+
+
+class More(NamedTuple):
+    """What a change may change beside ids and capabilities. None: could not be read.
+
+    ``groups`` are given when there are at most 32.
+    """
+
+    fsuid: int | None
+    fsgid: int | None
+    ngroups: int | None
+    groups: tuple[int, ...] | None
+
+
+_UNREAD = 0xFFFFFFFF
+
+
+def _more(raw: Any) -> More:
+    fsuid, fsgid, count = (
+        None if one == _UNREAD else int(one) for one in (raw.fsuid, raw.fsgid, raw.ngroups)
+    )
+    room = len(raw.groups)
+    return More(fsuid, fsgid, count, None if count is None or count > room else tuple(raw.groups[0:count]))
 
 
 class Change(NamedTuple):
@@ -568,6 +624,9 @@ class Change(NamedTuple):
     killed: int
     before: Credentials
     after: Credentials
+    more_before: More
+    more_after: More
+    text: str
 
 
 def take_change() -> Change | int | None:
@@ -588,6 +647,9 @@ def take_change() -> Change | int | None:
         raw.killed,
         _credentials(raw.before),
         _credentials(raw.after),
+        _more(raw.more_before),
+        _more(raw.more_after),
+        _text(raw.text),
     )
 
 

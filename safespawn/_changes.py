@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import atexit
 import errno
+import itertools
+import threading
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from . import _binding, _lock, _probe, audit
 from ._spec import Credentials
+from .audit import _record
+
+#: Whether this thread is writing such records just now.
+_busy = threading.local()
 
 #: How many of a call's arguments are numbers that say something; the others are addresses.
 _NUMBERS = {
@@ -23,14 +29,25 @@ _NUMBERS = {
 }  # fmt: skip
 
 
-def _creds(creds: Credentials) -> dict[str, Any]:
+def _state(creds: Credentials, more: _binding.More) -> dict[str, Any]:
+    groups = more.groups if more.groups is not None else more.ngroups
     return {
-        "uids": [creds.ruid, creds.euid, creds.suid],
-        "gids": [creds.rgid, creds.egid, creds.sgid],
+        "uids": [creds.ruid, creds.euid, creds.suid, more.fsuid],
+        "gids": [creds.rgid, creds.egid, creds.sgid, more.fsgid],
+        "groups": list(groups) if isinstance(groups, tuple) else {"count": groups},
         "eff": f"{creds.effective:x}",
         "prm": f"{creds.permitted:x}",
         "inh": f"{creds.inheritable:x}",
     }
+
+
+def _arguments(change: _binding.Change) -> list[int | str]:
+    """Return those that say something. Ids are numbers of 32 bits, however they were passed."""
+    if change.text:
+        return [_record.text(change.text.encode("utf-8", "surrogateescape"))]
+    ids = change.call.startswith("set") and change.call not in ("setns", "setgroups")
+    bits = 0xFFFFFFFF if ids else 0xFFFFFFFFFFFFFFFF
+    return [value & bits for value in change.arguments[: _NUMBERS.get(change.call, 0)]]
 
 
 def _fields(change: _binding.Change, wait: _lock.Wait | None) -> Mapping[str, Any]:
@@ -38,18 +55,20 @@ def _fields(change: _binding.Change, wait: _lock.Wait | None) -> Mapping[str, An
     if wait is not None and wait.tid == change.tid:  # Python waited before it made the call
         waited_ns, killed = waited_ns + wait.ns, killed + wait.killed
     through = "psx" if change.by_psx else "syscall" if change.by_syscall else "libc"
+    if change.call in ("credential_change", "seal"):
+        through = "bracket"
     return {
         "who": _probe.who(None),
         "change": {
             "call": change.call,
             "through": through,
-            "args": list(change.arguments[: _NUMBERS.get(change.call, 0)]),
+            "args": _arguments(change),
             "tid": change.tid,
             "at_ns": change.time_ns,
             "errno": change.errno,
             "name": errno.errorcode.get(change.errno, ""),
-            "before": _creds(change.before),
-            "after": _creds(change.after),
+            "before": _state(change.before, change.more_before),
+            "after": _state(change.after, change.more_after),
             "waited_ns": waited_ns,
             "killed": killed,
         },
@@ -61,14 +80,34 @@ def _lost_fields(count: int) -> Mapping[str, Any]:
 
 
 def record(wait: _lock.Wait | None = None) -> None:
-    """Leave the records of all changes that have none yet; ``wait`` is that of the last one."""
-    for seen in _lock.fetch():
+    """Leave the records of all changes that have none yet; ``wait`` is that of the last one.
+
+    Whoever keeps the records may change credentials to do it (a logging handler that switches
+    users): those changes are left to the next time.
+    """
+    if getattr(_busy, "recording", False):
+        return
+    _busy.recording = True
+    try:
+        _record_all(wait)
+    finally:
+        _busy.recording = False
+
+
+def _record_all(wait: _lock.Wait | None) -> None:
+    for seen in itertools.islice(_lock.fetch(), 128):
         if isinstance(seen, int):
             audit.emit("cred.change", audit.new_id(), partial(_lost_fields, seen))
         else:
             audit.emit("cred.change", audit.new_id(), partial(_fields, seen, wait))
 
 
-_lock.on_change(record)
+def _hear() -> None:
+    """Open the ledger that the environment asks for while we still may: the change may be a drop."""
+    if not getattr(_busy, "recording", False):
+        audit.is_heard()
+
+
+_lock.on_change(record, _hear)
 # Before the ledger is closed: what was registered later runs earlier.
 atexit.register(record)

@@ -30,8 +30,11 @@
  * else) finds another's pid there, and keeps out.
  */
 
-#define SS_SLOTS 128u
+#define SS_SOME_GROUPS 32u /* more are counted only */
+#define SS_TEXT_BYTES 128
+#define SS_SLOTS 1024u
 #define SS_SPAWNERS_MAX 64u /* the other slots are for children with memory of their own */
+#define SS_HOLD_NS 20000000ll /* that a spawn tries to hold changes off, after some got in its way */
 #define SS_CHANGES 128u              /* kept until Python fetches them */
 #define SS_CHANGE_WAIT_NS 100000000ll /* the default bound of a changer's wait */
 #define SS_CHANGE_GRACE_NS 50000000ll /* from SIGKILL until a changer goes ahead */
@@ -42,6 +45,7 @@
 #define SS_KCMP_VM 1 /* kcmp(2) */
 
 /* The lock word: spawners in the low bits, changers above them, and one flag. */
+#define SS_EPOCH_ANY UINT64_MAX
 #define SS_SPAWNER 1u
 #define SS_SPAWNERS 0xffu
 #define SS_CHANGER 0x100u
@@ -63,8 +67,14 @@ struct ss_slot {
 	uint32_t killed;       /* its child was killed for a changer, before it ran execve */
 	const int32_t *pidfd;  /* where the kernel puts the child's; NULL: not our window */
 	const uint32_t *owner; /* the futex that the kernel marks when the child has left */
-	uint32_t *moved;       /* where its child looks whether the epoch has moved */
+	uint32_t *moved;       /* where a child with memory of its own looks; NULL: it shares ours */
 	int32_t tid;           /* of the spawner */
+};
+
+/* What the ids of struct ss_creds do not say: for the audit only. */
+struct ss_more {
+	uint32_t fsuid, fsgid, ngroups; /* UINT32_MAX: could not be read */
+	uint32_t groups[SS_SOME_GROUPS];
 };
 
 /* One change that was seen, for the audit. seq is its number plus one once it is whole. */
@@ -77,16 +87,21 @@ struct ss_change {
 	int64_t waited_ns;
 	uint32_t killed; /* children that its wait cost */
 	struct ss_creds before, after;
+	struct ss_more more_before, more_after;
+	char text[SS_TEXT_BYTES]; /* a path, where the call takes one */
 };
 
 struct ss_lock {
 	int32_t pid; /* whose; 0: the kernel has cleared it, for a forked process */
+	int64_t since_ns; /* when it became that process's: pids are used again */
 	uint32_t word;
 	uint32_t stain; /* a change that no comparison of threads would show: its call + 1 */
 	uint32_t overlaps; /* changes that went ahead although a child of others shared memory */
 	uint32_t watchers;
 	uint64_t epoch;
 	uint64_t verified; /* the epoch at which all threads were alike, plus one */
+	uint64_t verified_adds, verified_subs; /* and the objects that were loaded then */
+	uint64_t looked;   /* the epoch of the last look, plus one */
 	uint64_t changes;  /* seen */
 	uint64_t taken;    /* of these, by Python; the ring may have lost some before */
 	struct ss_slot slots[SS_SLOTS];
@@ -139,6 +154,7 @@ ss_lock_map(void)
 		return error;
 	}
 	lock->pid = ss_getpid();
+	lock->since_ns = ss_now();
 	__atomic_store_n(&ss_lock, lock, __ATOMIC_RELEASE);
 	return 0;
 }
@@ -154,8 +170,9 @@ ss_lock_ours(void)
 	if (!lock)
 		return NULL;
 	/* Cleared by the kernel: we were forked, and are the first to use it. */
-	if (__atomic_load_n(&lock->pid, __ATOMIC_ACQUIRE) == 0)
-		(void)__atomic_compare_exchange_n(&lock->pid, &whose, pid, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+	if (__atomic_load_n(&lock->pid, __ATOMIC_ACQUIRE) == 0 &&
+	    __atomic_compare_exchange_n(&lock->pid, &whose, pid, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		__atomic_store_n(&lock->since_ns, ss_now(), __ATOMIC_SEQ_CST);
 	return __atomic_load_n(&lock->pid, __ATOMIC_ACQUIRE) == pid ? lock : NULL;
 }
 
@@ -202,10 +219,12 @@ ss_slot_take(struct ss_lock *lock)
 
 /*
  * Joins the spawners, with all signals blocked. Returns 0, or -EBUSY when a changer is in
- * or waiting, when there is no room, or when something changed since epoch.
+ * or waiting, when there is no room, or when something changed since epoch (SS_EPOCH_ANY:
+ * that is for the caller). pidfd and owner: of a child that shares our memory, or NULL.
  */
 static int
-ss_spawner_enter(struct ss_slot **ret_slot, const int32_t *pidfd, const uint32_t *owner, uint64_t epoch)
+ss_spawner_enter(struct ss_slot **ret_slot, const int32_t *pidfd, const uint32_t *owner,
+		 uint32_t *moved, uint64_t epoch)
 {
 	struct ss_lock *lock = ss_lock_ours();
 	struct ss_slot *slot;
@@ -221,7 +240,7 @@ ss_spawner_enter(struct ss_slot **ret_slot, const int32_t *pidfd, const uint32_t
 					      __ATOMIC_SEQ_CST));
 	SS_SPAWNER_HOOK(1);
 	slot = ss_slot_take(lock);
-	if (!slot || ss_epoch_of(lock) != epoch) {
+	if (!slot || (epoch != SS_EPOCH_ANY && ss_epoch_of(lock) != epoch)) {
 		if (slot)
 			__atomic_store_n(&slot->state, SS_SLOT_FREE, __ATOMIC_RELEASE);
 		ss_spawner_uncount(lock);
@@ -230,10 +249,30 @@ ss_spawner_enter(struct ss_slot **ret_slot, const int32_t *pidfd, const uint32_t
 	slot->killed = 0;
 	slot->pidfd = pidfd;
 	slot->owner = owner;
+	slot->moved = moved;
 	slot->tid = (int32_t)ss_sys0(SYS_gettid);
 	__atomic_store_n(&slot->state, SS_SLOT_HELD, __ATOMIC_RELEASE);
 	*ret_slot = slot;
 	return 0;
+}
+
+/*
+ * Holds changes off for a child with memory of its own, because some came between again and
+ * again. Tries for a moment to find none under way. At the bound the child is told that the
+ * epoch has moved, and the change goes ahead. Returns NULL when that was in vain.
+ */
+static struct ss_slot *
+ss_hold(uint32_t *moved)
+{
+	const int64_t until = ss_now() + SS_HOLD_NS;
+	struct ss_slot *slot;
+
+	while (ss_spawner_enter(&slot, NULL, NULL, moved, SS_EPOCH_ANY)) {
+		if (ss_now() >= until)
+			return NULL;
+		(void)ss_sys0(SYS_sched_yield);
+	}
+	return slot;
 }
 
 /*
@@ -289,7 +328,7 @@ static long
 ss_foreign_child(int32_t tid)
 {
 	char path[64], text[1024], *at;
-	long fd, bytes, pid = 0;
+	long fd, bytes, pid = 0, found = -ESRCH;
 
 	ss_child_number(path + ss_child_copy_text(path, 32, "/proc/self/task/"), tid);
 	at = path;
@@ -298,20 +337,20 @@ ss_foreign_child(int32_t tid)
 	(void)ss_child_copy_text(at, 16, "/children");
 	if ((fd = ss_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0)) < 0)
 		return fd;
-	bytes = ss_sys3(SYS_read, fd, text, sizeof(text) - 1);
-	(void)ss_sys1(SYS_close, fd); /* read only */
-	text[bytes > 0 ? bytes : 0] = 0;
-	for (at = text; *at; at++) {
-		if (*at >= '0' && *at <= '9') {
-			pid = pid * 10 + (*at - '0');
-			continue;
+	while (found == -ESRCH && (bytes = ss_sys3(SYS_read, fd, text, sizeof(text))) > 0) {
+		for (at = text; at < text + bytes && found == -ESRCH; at++) {
+			if (*at >= '0' && *at <= '9') {
+				pid = pid * 10 + (*at - '0'); /* may go on in the next piece */
+				continue;
+			}
+			/* tid waits for the one that it shares memory with, whose pid is its own meanwhile. */
+			if (pid && ss_sys5(SYS_kcmp, ss_getpid(), pid, SS_KCMP_VM, 0, 0) == 0)
+				found = ss_sys2(SYS_pidfd_open, pid, 0);
+			pid = 0;
 		}
-		/* It waits for the one that it shares memory with; its pid is its own meanwhile. */
-		if (pid && ss_sys5(SYS_kcmp, ss_getpid(), pid, SS_KCMP_VM, 0, 0) == 0)
-			return ss_sys2(SYS_pidfd_open, pid, 0);
-		pid = 0;
 	}
-	return -ESRCH;
+	(void)ss_sys1(SYS_close, fd); /* read only */
+	return found;
 }
 
 /* Whether the child of a slot can run on our memory no more, because of execve or death. */
@@ -339,8 +378,10 @@ ss_slot_kill(struct ss_slot *slot, int32_t pidfd)
 		(void)ss_sys4(SYS_pidfd_send_signal, pidfd, SIGCONT, NULL, 0); /* or it has ended */
 		return;
 	}
-	slot->killed = 1;
-	(void)ss_sys4(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0); /* the same */
+	if (ss_sys4(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
+		slot->killed = 1; /* its owner sees that only when we are done with the slot */
+	else
+		(void)ss_sys4(SYS_pidfd_send_signal, pidfd, SIGCONT, NULL, 0); /* as above, or refused */
 }
 
 /*
@@ -353,9 +394,21 @@ static uint32_t
 ss_slot_preempt(struct ss_slot *slot, int may_drop)
 {
 	const int is_ours = slot->pidfd != NULL;
-	long pidfd = is_ours ? __atomic_load_n(slot->pidfd, __ATOMIC_ACQUIRE) : ss_foreign_child(slot->tid);
+	long pidfd = -1;
 	int left;
 
+	if (slot->moved) { /* nothing of ours is shared: enough that the child is told */
+		__atomic_store_n(slot->moved, 1, __ATOMIC_SEQ_CST);
+		return SS_SLOT_DROPPED;
+	}
+	/*
+	 * clone(2) stores a number even if it fails afterwards (pids.max): until the child has
+	 * named itself there may be no such descriptor, or another thread has it by now.
+	 */
+	if (!is_ours)
+		pidfd = ss_foreign_child(slot->tid);
+	else if (__atomic_load_n(slot->owner, __ATOMIC_SEQ_CST))
+		pidfd = __atomic_load_n(slot->pidfd, __ATOMIC_ACQUIRE);
 	if (pidfd < 0)
 		return !is_ours && may_drop ? SS_SLOT_DROPPED : SS_SLOT_HELD;
 	if (!slot->killed)
@@ -384,7 +437,7 @@ ss_preempt(struct ss_lock *lock, int may_drop)
 		was = slot->killed;
 		state = ss_slot_preempt(slot, may_drop);
 		killed += !was && slot->killed;
-		if (state == SS_SLOT_DROPPED && !slot->pidfd && !slot->killed)
+		if (state == SS_SLOT_DROPPED && !slot->moved && !slot->pidfd && !slot->killed)
 			(void)__atomic_add_fetch(&lock->overlaps, 1, __ATOMIC_RELAXED);
 		__atomic_store_n(&slot->state, state, __ATOMIC_RELEASE);
 		if (state == SS_SLOT_DROPPED)
@@ -410,6 +463,7 @@ ss_change_sleep(struct ss_lock *lock, uint32_t word, int64_t ns)
 struct ss_changing {
 	struct ss_lock *lock;
 	int32_t pid; /* who began it: a forked child has nothing to end */
+	int64_t since_ns; /* which may have the same pid, in a namespace of its own */
 	struct ss_change seen;
 };
 
@@ -474,13 +528,15 @@ ss_changer_enter(struct ss_changing *c)
 	}
 	c->seen.waited_ns = start ? ss_now() - start : 0;
 	SS_CHANGER_HOOK(1, c->seen.waited_ns);
-	ss_epoch_move(lock);
+	if (c->seen.call) /* without a name: a wrapper inside does it */
+		ss_epoch_move(lock);
 }
 
 static void
-ss_changer_leave(struct ss_lock *lock)
+ss_changer_leave(struct ss_lock *lock, int call)
 {
-	ss_epoch_move(lock);
+	if (call)
+		ss_epoch_move(lock);
 	SS_CHANGER_HOOK(-1, 0);
 	(void)__atomic_sub_fetch(&lock->word, SS_CHANGER, __ATOMIC_SEQ_CST);
 }
@@ -498,6 +554,20 @@ ss_change_keep(struct ss_lock *lock, const struct ss_change *seen)
 	__atomic_store_n(&place->seq, number + 1, __ATOMIC_SEQ_CST);
 }
 
+/* setfs*id asked for an id that is none names the present one, and getgroups counts or fills. */
+static void
+ss_more_read(struct ss_more *more)
+{
+	const long fsuid = ss_sys1(SYS_setfsuid, -1), fsgid = ss_sys1(SYS_setfsgid, -1);
+	const long count = ss_sys2(SYS_getgroups, 0, NULL);
+
+	more->fsuid = fsuid < 0 && fsuid > -4096 ? UINT32_MAX : (uint32_t)fsuid;
+	more->fsgid = fsgid < 0 && fsgid > -4096 ? UINT32_MAX : (uint32_t)fsgid;
+	more->ngroups = count < 0 ? UINT32_MAX : (uint32_t)count;
+	if (count > 0 && count <= (long)SS_SOME_GROUPS)
+		(void)ss_sys2(SYS_getgroups, SS_SOME_GROUPS, more->groups);
+}
+
 static void
 ss_change_begin(struct ss_changing *c, int call, uint32_t through)
 {
@@ -508,9 +578,13 @@ ss_change_begin(struct ss_changing *c, int call, uint32_t through)
 	if (!c->lock)
 		return;
 	c->pid = ss_getpid();
+	c->since_ns = __atomic_load_n(&c->lock->since_ns, __ATOMIC_SEQ_CST);
 	c->seen.tid = (int32_t)ss_sys0(SYS_gettid);
 	ss_changer_enter(c);
+	if (!call)
+		return;
 	(void)ss_child_read_creds(&c->seen.before); /* zeros say that it could not be read */
+	ss_more_read(&c->seen.more_before);
 	c->seen.before.epoch = ss_epoch_of(c->lock);
 }
 
@@ -520,15 +594,18 @@ ss_change_end(struct ss_changing *c, int error)
 	struct timespec now = {0, 0};
 
 	/* A fork in between: the lock may be the child's already, but nobody has entered it there. */
-	if (!c->lock || c->pid != ss_getpid())
+	if (!c->lock || c->pid != ss_getpid() ||
+	    c->since_ns != __atomic_load_n(&c->lock->since_ns, __ATOMIC_SEQ_CST))
 		return;
 	(void)ss_sys2(SYS_clock_gettime, CLOCK_REALTIME, &now); /* good arguments */
 	c->seen.time_ns = now.tv_sec * 1000000000ll + now.tv_nsec;
 	c->seen.error = error;
-	(void)ss_child_read_creds(&c->seen.after);
-	if (c->seen.call) /* without a name: another wrapper inside keeps what it sees */
+	if (c->seen.call) {
+		(void)ss_child_read_creds(&c->seen.after);
+		ss_more_read(&c->seen.more_after);
 		ss_change_keep(c->lock, &c->seen);
-	ss_changer_leave(c->lock);
+	}
+	ss_changer_leave(c->lock, c->seen.call);
 }
 
 /* ----------------------------------------------------------- for raw callers */
@@ -545,10 +622,33 @@ ss_credential_change_begin(struct ss_changing *c, int call)
 }
 
 SS_API void
-ss_credential_change_end(struct ss_changing *c)
+ss_credential_change_end(struct ss_changing *c, int error)
 {
-	ss_change_end(c, 0);
+	ss_change_end(c, error);
 	c->lock = NULL;
+}
+
+/* The same for whatever forgot to end it. */
+SS_API void
+ss_credential_change_drop(struct ss_changing *c)
+{
+	ss_credential_change_end(c, ECANCELED);
+}
+
+/* Waits until no changer is in or waiting: 0, or -ETIMEDOUT after ns. */
+SS_API int
+ss_await_changers(int64_t ns)
+{
+	struct ss_lock *lock = ss_lock_ours();
+	const int64_t until = ss_now() + ns;
+	uint32_t word;
+
+	while (lock && ((word = __atomic_load_n(&lock->word, __ATOMIC_SEQ_CST)) & (SS_CHANGERS | SS_CHANGER_WAITS))) {
+		if (ss_now() >= until)
+			return -ETIMEDOUT;
+		ss_change_sleep(lock, word, SS_CHANGE_POLL_NS);
+	}
+	return 0;
 }
 
 /* Copies the change with that number: 1, or 0 when it is being written or is there no more. */

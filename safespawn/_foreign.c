@@ -9,7 +9,7 @@
  * is started. [T-27 foreign-locked]
  */
 
-#define SS_FOREIGN_WAIT_NS 1000000000ll /* for changers to finish */
+#define SS_FOREIGN_WAIT_NS 5000000ll /* for changers to finish: one may need what our caller holds */
 
 /* The function that a call of vfork goes on to; called by the gate. */
 static void *__attribute__((used))
@@ -38,14 +38,14 @@ ss_foreign_enter(struct ss_slot **ret_slot)
 		if (answer == SS_LOCK_HOLDS) {
 			const uint64_t mask = ss_block_all();
 
-			if (!ss_spawner_enter(ret_slot, NULL, NULL, facts.epoch))
+			if (!ss_spawner_enter(ret_slot, NULL, NULL, NULL, facts.epoch))
 				return 0; /* with signals blocked: until the caller is done */
 			ss_unblock(mask);
 			answer = SS_LOCK_CHANGING;
 		}
 		if (answer != SS_LOCK_CHANGING)
 			return -EAGAIN;
-		(void)ss_sys0(SYS_sched_yield);
+		(void)ss_await_changers(SS_CHANGE_POLL_NS);
 	} while (ss_now() < until);
 	return -EAGAIN;
 }

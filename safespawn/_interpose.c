@@ -25,6 +25,7 @@
 #define SS_SETTLE_PASS_NS 100000000ll /* a call bound just now may store its slot late */
 #define SS_SCAN_BYTES 65536u
 #define SS_SCAN_MAX (64ull << 30) /* a mapping above this is not searched */
+#define SS_SCAN_BLIND (256ull << 20) /* the same where we may not see which pages exist */
 #define SS_NAME_BYTES 128
 
 #if defined(__x86_64__)
@@ -65,13 +66,21 @@ struct ss_pass {
 	int32_t error;
 };
 
+/* What a search for pointers came to: how many, the first of them, and what was not searched. */
+struct ss_searched {
+	uint32_t captured, unsearched;
+	uint64_t captured_at;
+	char captured_in[SS_NAME_BYTES];
+};
+
 /* All that is known of the interposition; Python reads it. */
 struct ss_armed {
 	int32_t state; /* SS_ARM_... */
 	int32_t error;
-	uint32_t exports, objects, slots, patched, captured, unsearched, foreign, functions;
-	uint64_t captured_at;
-	char captured_in[SS_NAME_BYTES], foreign_name[32], foreign_in[SS_NAME_BYTES];
+	uint32_t exports, objects, slots, patched;
+	struct ss_searched searched;
+	uint32_t foreign;
+	char foreign_name[32], foreign_in[SS_NAME_BYTES];
 	int64_t took_ns;
 };
 
@@ -362,6 +371,18 @@ ss_exports_intact(void)
 
 /* -------------------------------------------------------------- the bound slots */
 
+/*
+ * Whether a store to the slot would work: the kernel adds 0 to it atomically, and says EFAULT
+ * where we would die (FUTEX_WAKE_OP of futex(2), with FUTEX_OP_ADD; it wakes nobody).
+ */
+static int
+ss_can_store(uintptr_t *slot)
+{
+	uint32_t nobody = 0;
+
+	return ss_sys6(SYS_futex, &nobody, 5 | SS_FUTEX_PRIVATE, 0, 0, slot, 1u << 28) != -EFAULT;
+}
+
 /* Stores a wrapper. Read-only relocations are opened for it, once for each object. */
 static int
 ss_slot_store(const struct ss_object *o, uintptr_t *slot, void *wrapper, int *is_open)
@@ -373,6 +394,13 @@ ss_slot_store(const struct ss_object *o, uintptr_t *slot, void *wrapper, int *is
 		if ((error = ss_protect(o->relro, o->relro_end, PROT_READ | PROT_WRITE)))
 			return error;
 		*is_open = 1;
+	}
+	if ((at < o->relro || at >= o->relro_end) && !ss_can_store(slot)) {
+		/* The program has closed that page itself. */
+		if ((error = ss_protect(at, at + sizeof(*slot), PROT_READ | PROT_WRITE)))
+			return error;
+		__atomic_store_n(slot, (uintptr_t)wrapper, __ATOMIC_SEQ_CST);
+		return ss_protect(at, at + sizeof(*slot), PROT_READ);
 	}
 	__atomic_store_n(slot, (uintptr_t)wrapper, __ATOMIC_SEQ_CST);
 	return 0;
@@ -431,6 +459,50 @@ ss_object_bind(const struct ss_object *o, struct ss_pass *pass)
 		(void)ss_protect(o->relro, o->relro_end, PROT_READ);
 }
 
+/* The address of a function that an object defines, by its own table; NULL when it has none. */
+static void *
+ss_symbol(const struct ss_object *o, const char *name)
+{
+	uint32_t i;
+
+	for (i = 0; i < o->symbols_count; i++)
+		if (o->symbols[i].st_shndx != SHN_UNDEF && o->symbols[i].st_value &&
+		    !strcmp(o->strings + o->symbols[i].st_name, name))
+			return (void *)(o->base + o->symbols[i].st_value);
+	return NULL;
+}
+
+static void
+ss_real_set(struct ss_hook *hook, void *real)
+{
+	hook->real = real;
+	hook->complement = ~(uintptr_t)real;
+	if (!ss_below || (uintptr_t)real <= ss_below)
+		ss_below = (uintptr_t)real - 1;
+	if ((uintptr_t)real >= ss_above)
+		ss_above = (uintptr_t)real + 1;
+}
+
+/*
+ * libpsx may come later than we: looked at whenever objects were loaded. Without dlopen or
+ * dlsym, which would wait for a library that another thread is loading.
+ */
+static int
+ss_arm_psx(const struct ss_object *o)
+{
+	unsigned i;
+
+	if (!o->soname || strcmp(o->soname, "libpsx.so.2") || ss_hooked[SS_CALL_PSX_SYSCALL3].real)
+		return 0;
+	for (i = SS_CALL_PSX_SYSCALL3; i <= SS_CALL_PSX_SYSCALL; i++) {
+		void *real = ss_symbol(o, ss_hooked[i].name);
+
+		if (real)
+			ss_real_set(&ss_hooked[i], real);
+	}
+	return ss_hooked[SS_CALL_PSX_SYSCALL3].real ? ss_exports_rewrite(o) : 0;
+}
+
 static int
 ss_pass_object(struct dl_phdr_info *info, size_t size, void *argument)
 {
@@ -442,6 +514,8 @@ ss_pass_object(struct dl_phdr_info *info, size_t size, void *argument)
 	pass->subs = info->dlpi_subs;
 	pass->objects++;
 	ss_object_read(&object, info);
+	if (!pass->error)
+		pass->error = ss_arm_psx(&object);
 	pass->libcs += object.soname && !strcmp(object.soname, ss_libc_soname);
 	if ((uintptr_t)ss_hooked < object.low || (uintptr_t)ss_hooked >= object.high)
 		ss_object_bind(&object, pass);
@@ -491,9 +565,9 @@ static void
 ss_find_foreign(void)
 {
 	struct ss_search_object found;
+	uint32_t count = 0;
 	unsigned i;
 
-	ss_armed.foreign = 0;
 	for (i = 1; i < SS_CALL_SECCOMP; i++) {
 		void *seen = ss_hooked[i].real ? dlsym(RTLD_DEFAULT, ss_hooked[i].name) : NULL;
 
@@ -502,10 +576,11 @@ ss_find_foreign(void)
 		if (ss_is_canonical_plt(&found.object, ss_hooked[i].name, (uintptr_t)seen) ||
 		    ss_is_a_copy_of_us(&found))
 			continue;
-		ss_armed.foreign++;
+		count++;
 		(void)ss_child_copy_text(ss_armed.foreign_name, sizeof(ss_armed.foreign_name), ss_hooked[i].name);
 		memcpy(ss_armed.foreign_in, found.name, sizeof(found.name));
 	}
+	__atomic_store_n(&ss_armed.foreign, count, __ATOMIC_SEQ_CST);
 }
 
 enum ss_scan_how { SS_SCAN_NOT, SS_SCAN_WHOLE, SS_SCAN_OWN };
@@ -515,6 +590,7 @@ struct ss_scan {
 	uintptr_t *words; /* SS_SCAN_BYTES */
 	uint64_t *pages;  /* entries of /proc/self/pagemap, SS_SCAN_BYTES */
 	int pagemap, memory;  /* /proc/self/pagemap, mem */
+	struct ss_searched *found;
 	uintptr_t frame;
 	uintptr_t skip[3][2];
 };
@@ -535,13 +611,19 @@ static void
 ss_scan_chunk(const struct ss_scan *scan, uintptr_t from, size_t bytes, const char *name)
 {
 	const struct iovec to = {scan->words, bytes}, what = {(void *)from, bytes};
+	const size_t page = ss_pages(1);
 	long got = ss_sys6(SYS_process_vm_readv, ss_getpid(), &to, 1, &what, 1, 0);
 	size_t i;
 
 	if (got == -EPERM || got == -ENOSYS) /* a sandbox: there is another way */
 		got = ss_sys4(SYS_pread64, scan->memory, scan->words, bytes, from);
+	if (got < (long)bytes && bytes > page) { /* a hole, or the first page is gone: page by page */
+		for (i = 0; i < bytes; i += page)
+			ss_scan_chunk(scan, from + i, page, name);
+		return;
+	}
 	if (got <= 0) {
-		ss_armed.unsearched += got != -EFAULT && got != -EIO;
+		scan->found->unsearched += got != -EFAULT && got != -EIO;
 		return;
 	}
 	for (i = 0; i < (size_t)got / sizeof(uintptr_t); i++) {
@@ -549,9 +631,9 @@ ss_scan_chunk(const struct ss_scan *scan, uintptr_t from, size_t bytes, const ch
 
 		if (!ss_hook_for(scan->words[i]) || ss_scan_skips(scan, at))
 			continue;
-		if (!ss_armed.captured++) {
-			ss_armed.captured_at = at;
-			(void)ss_child_copy_text(ss_armed.captured_in, SS_NAME_BYTES, name);
+		if (!scan->found->captured++) {
+			scan->found->captured_at = at;
+			(void)ss_child_copy_text(scan->found->captured_in, SS_NAME_BYTES, name);
 		}
 	}
 }
@@ -572,17 +654,21 @@ ss_scan_mapping(const struct ss_scan *scan, uintptr_t from, uintptr_t to, const 
 	const size_t most = SS_SCAN_BYTES / sizeof(uint64_t);
 	uintptr_t at, end;
 
-	if (to - from > SS_SCAN_MAX) {
-		ss_armed.unsearched++;
+	if (scan->pagemap < 0 && how == SS_SCAN_OWN)
+		return; /* files, mostly: nothing would be found there */
+	if (to - from > (scan->pagemap < 0 ? SS_SCAN_BLIND : SS_SCAN_MAX)) {
+		scan->found->unsearched++;
 		return;
 	}
 	for (at = from; at < to;) {
 		size_t count = (to - at) / page, i, run;
 
 		count = count < most ? count : most;
-		if (ss_sys4(SYS_pread64, scan->pagemap, scan->pages, count * sizeof(uint64_t),
-			    at / page * sizeof(uint64_t)) != (long)(count * sizeof(uint64_t))) {
-			ss_armed.unsearched++;
+		if (scan->pagemap < 0) {
+			memset(scan->pages, 0xff, count * sizeof(uint64_t));
+		} else if (ss_sys4(SYS_pread64, scan->pagemap, scan->pages, count * sizeof(uint64_t),
+				   at / page * sizeof(uint64_t)) != (long)(count * sizeof(uint64_t))) {
+			scan->found->unsearched++;
 			return;
 		}
 		for (i = 0, end = at + count * page; at < end; at += run * page, i += run) {
@@ -691,11 +777,13 @@ static int
 ss_find_captured(const void *frame)
 {
 	const size_t bytes = 2 * SS_SCAN_BYTES;
+	struct ss_searched found;
 	struct ss_scan scan;
 	int error;
 
-	ss_armed.captured = ss_armed.unsearched = 0;
+	memset(&found, 0, sizeof(found));
 	memset(&scan, 0, sizeof(scan));
+	scan.found = &found;
 	scan.words = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (scan.words == MAP_FAILED)
 		return errno;
@@ -706,12 +794,20 @@ ss_find_captured(const void *frame)
 	scan.skip[2][0] = (uintptr_t)&ss_gate_real;
 	scan.skip[2][1] = (uintptr_t)(&ss_gate_real + 1);
 	scan.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	scan.memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC); /* -1: only the second way is closed */
-	error = scan.pagemap < 0 ? errno : ss_scan_maps(&scan);
+	scan.memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+	/* Neither can be had after a drop of privileges (dumpable is 0): other ways, or fewer. */
+	error = ss_scan_maps(&scan);
 	(void)close(scan.pagemap); /* read only, as the next */
 	(void)close(scan.memory);
 	(void)munmap(scan.words, bytes); /* our own mapping */
-	return error;
+	if (error)
+		return error;
+	/* Told only when it is whole: until then what was found before stands. */
+	ss_armed.searched.captured_at = found.captured_at;
+	memcpy(ss_armed.searched.captured_in, found.captured_in, SS_NAME_BYTES);
+	__atomic_store_n(&ss_armed.searched.unsearched, found.unsearched, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&ss_armed.searched.captured, found.captured, __ATOMIC_SEQ_CST);
+	return 0;
 }
 
 /* ----------------------------------------------------------------------- arming */
@@ -731,6 +827,17 @@ ss_arming_lock(void)
 	}
 }
 
+/* The same for whoever may hold the loader's lock, which who arms may wait for. */
+static int
+ss_arming_try(void)
+{
+	const int32_t pid = ss_getpid();
+	int32_t whose = __atomic_load_n(&ss_arming, __ATOMIC_RELAXED);
+
+	return whose != pid &&
+	       __atomic_compare_exchange_n(&ss_arming, &whose, pid, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
 static void
 ss_arming_unlock(void)
 {
@@ -748,32 +855,8 @@ ss_find_real(void *handle, unsigned from, unsigned to)
 
 		if (!real)
 			continue;
-		ss_hooked[i].real = real;
-		ss_hooked[i].complement = ~(uintptr_t)real;
-		ss_armed.functions++;
-		if (!ss_below || (uintptr_t)real <= ss_below)
-			ss_below = (uintptr_t)real - 1;
-		if ((uintptr_t)real >= ss_above)
-			ss_above = (uintptr_t)real + 1;
+		ss_real_set(&ss_hooked[i], real);
 	}
-}
-
-/* libpsx may come later than we: looked for whenever objects were loaded. */
-static int
-ss_arm_psx(void)
-{
-	struct ss_search_object psx;
-	void *handle;
-	int error = 0;
-
-	if (ss_hooked[SS_CALL_PSX_SYSCALL3].real || !(handle = dlopen("libpsx.so.2", RTLD_LAZY | RTLD_NOLOAD)))
-		return 0;
-	ss_find_real(handle, SS_CALL_PSX_SYSCALL3, SS_CALL_PSX_SYSCALL);
-	if (ss_hooked[SS_CALL_PSX_SYSCALL3].real &&
-	    ss_object_of(ss_hooked[SS_CALL_PSX_SYSCALL3].real, &psx))
-		error = ss_exports_rewrite(&psx.object);
-	(void)dlclose(handle); /* only what RTLD_NOLOAD counted; the library stays */
-	return error;
 }
 
 /* Whether the loader now finds the wrappers; ENOEXEC when it does not, as for an IFUNC. */
@@ -822,20 +905,22 @@ ss_arm_exports(int foreign)
 	if (!error)
 		error = ss_exports_found(handle, last);
 	(void)dlclose(handle); /* counts only; libc stays */
-	return error ? error : ss_arm_psx();
+	return error;
 }
 
-/* All slots that are bound; whatever was being loaded meanwhile is loaded by then. */
+/* All slots that are bound. libpsx, met last, may be bound to in objects met before it. */
 static int
 ss_pass_run(void)
 {
 	struct ss_pass pass;
-	void *barrier = dlopen(NULL, RTLD_LAZY | RTLD_NOLOAD);
+	const void *psx = ss_hooked[SS_CALL_PSX_SYSCALL3].real;
 
-	if (barrier)
-		(void)dlclose(barrier);
 	memset(&pass, 0, sizeof(pass));
 	(void)dl_iterate_phdr(ss_pass_object, &pass);
+	if (psx != ss_hooked[SS_CALL_PSX_SYSCALL3].real && !pass.error) {
+		memset(&pass, 0, sizeof(pass));
+		(void)dl_iterate_phdr(ss_pass_object, &pass);
+	}
 	ss_last_pass = pass;
 	ss_armed.objects = pass.objects;
 	ss_armed.slots = pass.slots;
@@ -843,14 +928,51 @@ ss_pass_run(void)
 	return pass.error;
 }
 
+/* Waits for every dlopen that is under way: the loader's lock is taken for its whole length. */
+static void
+ss_loader_barrier(void)
+{
+	void *ourselves = dlopen(NULL, RTLD_LAZY | RTLD_NOLOAD);
+
+	if (ourselves)
+		(void)dlclose(ourselves); /* counts only */
+}
+
+/*
+ * The loader's locks are not reset at fork: in a child that was forked beside other threads
+ * one of them may be held for ever, and we must not ask for it.
+ */
+static int32_t ss_fork_beside, ss_loader_unsure;
+
+static void
+ss_fork_prepare(void)
+{
+	ss_fork_beside = ss_has_others();
+}
+
+/* Also takes the lock's memory over, before a vfork child of somebody else can. */
+static void
+ss_fork_child(void)
+{
+	ss_loader_unsure |= ss_fork_beside;
+	(void)ss_lock_ours();
+}
+
 static int
 ss_arm_locked(int foreign, const void *frame)
 {
 	int error;
 
+	if (ss_loader_unsure)
+		return EDEADLK;
+	if (!ss_lock && (error = pthread_atfork(ss_fork_prepare, NULL, ss_fork_child)))
+		return error;
 	if ((error = -ss_lock_map()))
 		return error;
-	if ((error = SS_ARM_HOOK()) || (error = ss_arm_exports(foreign)) || (error = ss_pass_run()))
+	if ((error = SS_ARM_HOOK()) || (error = ss_arm_exports(foreign)))
+		return error;
+	ss_loader_barrier();
+	if ((error = ss_pass_run()))
 		return error;
 	ss_find_foreign();
 	if ((error = ss_find_captured(frame)))
@@ -862,8 +984,8 @@ ss_arm_locked(int foreign, const void *frame)
 
 /*
  * Puts the wrappers in place, or looks once more at what was bound and captured when they
- * are. foreign: vfork and posix_spawn too. Returns 0, or a positive errno: then nothing is
- * relied on, and the state says so.
+ * are. foreign: vfork and posix_spawn too. wait_ns: the bound of a change, 0 to leave it.
+ * Returns 0, or a positive errno: then the lock is relied on only if it was before.
  */
 SS_API int
 ss_arm(int foreign, int64_t wait_ns)
@@ -873,10 +995,13 @@ ss_arm(int foreign, int64_t wait_ns)
 
 	ss_arming_lock();
 	error = ss_arm_locked(foreign || ss_hooked[SS_CALL_VFORK].real, __builtin_frame_address(0));
-	__atomic_store_n(&ss_change_wait_ns, wait_ns, __ATOMIC_RELAXED);
+	if (wait_ns)
+		__atomic_store_n(&ss_change_wait_ns, wait_ns, __ATOMIC_RELAXED);
 	ss_armed.error = error;
 	ss_armed.took_ns = ss_now() - start;
-	__atomic_store_n(&ss_armed.state, error ? SS_ARM_UNLOCKABLE : SS_ARM_ARMED, __ATOMIC_RELEASE);
+	/* Armed once is armed: what a later look could not see is as it was, or ss_lock_look sees it. */
+	if (!error || ss_armed.state != SS_ARM_ARMED)
+		__atomic_store_n(&ss_armed.state, error ? SS_ARM_UNLOCKABLE : SS_ARM_ARMED, __ATOMIC_RELEASE);
 	ss_arming_unlock();
 	return error;
 }

@@ -21,7 +21,12 @@ enum {
 	SS_LOCK_DIFFER,     /* threads differ: detail is the tid */
 	SS_LOCK_UNSEEN,     /* the threads could not be looked at: error says why */
 	SS_LOCK_PASS,       /* bound slots could not be rewritten: error says why */
+	SS_LOCK_FORKED,     /* forked beside other threads: the loader cannot be asked */
+	SS_LOCK_UNBOUNDED,  /* no signal can be sent by pidfd, so no wait has a bound: error */
+	SS_LOCK_OFTEN,      /* many threads, and changes too often to compare them each time */
 };
+
+#define SS_MANY_TASKS 64u
 
 struct ss_lock_facts {
 	int32_t why, error;
@@ -39,10 +44,13 @@ ss_objects_look(struct ss_lock_facts *f)
 
 	memset(&now, 0, sizeof(now));
 	(void)dl_iterate_phdr(ss_count_objects, &now);
+	f->error = ss_last_pass.error;
+	if (f->error)
+		return SS_LOCK_PASS;
 	if (now.adds != ss_last_pass.adds || now.subs != ss_last_pass.subs || is_late) {
-		ss_arming_lock();
-		if (!(error = ss_arm_psx()))
-			error = ss_pass_run();
+		if (!ss_arming_try()) /* who has it may wait for the loader's lock, and we may hold that */
+			return SS_LOCK_UNSETTLED;
+		error = ss_pass_run();
 		if (!error && is_late)
 			ss_settled_ns = 0;
 		ss_arming_unlock();
@@ -60,20 +68,29 @@ ss_lock_covers(struct ss_lock_facts *f)
 		return SS_LOCK_HOLDS;
 	if (!ss_exports_intact())
 		return SS_LOCK_EXPORTS;
-	if (ss_armed.foreign)
+	if (__atomic_load_n(&ss_armed.foreign, __ATOMIC_SEQ_CST))
 		return SS_LOCK_FOREIGN;
-	f->detail = ss_armed.captured;
-	if (ss_armed.captured)
+	f->detail = __atomic_load_n(&ss_armed.searched.captured, __ATOMIC_SEQ_CST);
+	if (f->detail)
 		return SS_LOCK_CAPTURED;
-	if (ss_armed.unsearched)
+	if (__atomic_load_n(&ss_armed.searched.unsearched, __ATOMIC_SEQ_CST))
 		return SS_LOCK_UNSEARCHED;
 	return ss_objects_look(f);
+}
+
+static int
+ss_are_many(void)
+{
+	uint32_t tasks;
+
+	return ss_count_tasks(&tasks) != 0 || tasks > SS_MANY_TASKS;
 }
 
 /* tasks-alike (T-25): once for every epoch, because it costs as much as a fork with many threads. */
 static int
 ss_lock_verify(struct ss_lock *lock, struct ss_lock_facts *f)
 {
+	const uint64_t adds = ss_last_pass.adds, subs = ss_last_pass.subs;
 	int32_t differs = 0;
 
 	if (!SS_GUARDED(TASKS_ALIKE))
@@ -81,8 +98,14 @@ ss_lock_verify(struct ss_lock *lock, struct ss_lock_facts *f)
 	f->detail = (int64_t)__atomic_load_n(&lock->stain, __ATOMIC_SEQ_CST) - 1;
 	if (f->detail >= 0)
 		return SS_LOCK_STAINED;
-	if (__atomic_load_n(&lock->verified, __ATOMIC_SEQ_CST) == f->epoch + 1)
+	/* A library that has come since may have changed its thread by itself, in its constructor. */
+	if (__atomic_load_n(&lock->verified, __ATOMIC_SEQ_CST) == f->epoch + 1 &&
+	    __atomic_load_n(&lock->verified_adds, __ATOMIC_SEQ_CST) == adds &&
+	    __atomic_load_n(&lock->verified_subs, __ATOMIC_SEQ_CST) == subs)
 		return SS_LOCK_HOLDS;
+	/* With many threads it costs more than a fork: not at the first look after each change. */
+	if (__atomic_exchange_n(&lock->looked, f->epoch + 1, __ATOMIC_SEQ_CST) != f->epoch + 1 && ss_are_many())
+		return SS_LOCK_OFTEN;
 	f->error = ss_tasks_alike(&differs);
 	f->detail = differs;
 	if (f->error)
@@ -90,11 +113,16 @@ ss_lock_verify(struct ss_lock *lock, struct ss_lock_facts *f)
 	/* Only if nothing changed meanwhile: then it was like that all the time. */
 	if (ss_epoch_of(lock) != f->epoch)
 		return SS_LOCK_CHANGING;
+	__atomic_store_n(&lock->verified_adds, adds, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&lock->verified_subs, subs, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&lock->verified, f->epoch + 1, __ATOMIC_SEQ_CST);
 	return SS_LOCK_HOLDS;
 }
 
-/* Whether all threads are alike, as far as that can be seen: 0, or the errno that says not. */
+/*
+ * Whether all threads are alike, as far as that can be seen: 0, EXDEV when they are not, or
+ * the errno of the look.
+ */
 SS_API int
 ss_alike(void)
 {
@@ -130,6 +158,12 @@ ss_lock_look(struct ss_lock_facts *f)
 		return f->why = SS_LOCK_NOT_OURS;
 	if (__atomic_load_n(&lock->word, __ATOMIC_SEQ_CST) & (SS_CHANGERS | SS_CHANGER_WAITS))
 		return f->why = SS_LOCK_CHANGING;
+	if (ss_loader_unsure)
+		return f->why = SS_LOCK_FORKED;
+	/* A sandbox may refuse it. No process has -1 for a descriptor: EBADF is the good answer. */
+	if ((f->error = -(int)ss_sys4(SYS_pidfd_send_signal, -1, 0, NULL, 0)) != EBADF)
+		return f->why = SS_LOCK_UNBOUNDED;
+	f->error = 0;
 	if ((f->why = ss_lock_covers(f)))
 		return f->why;
 	/* After a late pass only, and that needs its time. */
@@ -142,7 +176,7 @@ ss_lock_look(struct ss_lock_facts *f)
 struct ss_lock_status {
 	struct ss_armed armed;
 	uint64_t changes, epoch, other_namespaces;
-	uint32_t spawners, changers, changer_waits, overlaps;
+	uint32_t spawners, changers, changer_waits, overlaps, guards_foreign;
 	int64_t wait_ns;
 };
 
@@ -161,6 +195,7 @@ ss_lock_status(struct ss_lock_status *ret)
 	ret->spawners = word & SS_SPAWNERS;
 	ret->changers = (word & SS_CHANGERS) / SS_CHANGER;
 	ret->changer_waits = (word & SS_CHANGER_WAITS) != 0;
+	ret->guards_foreign = ss_hooked[SS_CALL_VFORK].real != NULL;
 	ret->wait_ns = ss_change_wait_ns;
 }
 

@@ -128,6 +128,7 @@ enum {
 	SS_PINNED = 1 << 18,
 	SS_REQUIRE_LOCK = 1 << 19,
 	SS_REQUIRE_SEAL = 1 << 20,
+	SS_HOLD_CHANGES = 1 << 22, /* of credentials, while a child has memory of its own */
 	SS_AMONG_OTHERS = 1 << 21, /* other threads run: they must not wait for our child */
 };
 
@@ -1878,10 +1879,12 @@ ss_window_watched(struct ss_window *w)
 	struct ss_slot *slot = NULL;
 	int error;
 
-	if (lock && (w->flags & SS_AMONG_OTHERS) && !(w->flags & SS_SHARE_MEMORY))
-		slot = ss_watch(lock, &report->moved, w->epoch);
-	else
+	if (lock && (w->flags & SS_AMONG_OTHERS) && !(w->flags & SS_SHARE_MEMORY)) {
+		slot = w->flags & SS_HOLD_CHANGES ? ss_hold(&report->moved) : NULL;
+		slot = slot ? slot : ss_watch(lock, &report->moved, w->epoch);
+	} else {
 		report->moved = ss_epoch_of(lock) != w->epoch;
+	}
 	error = ss_window_held(w);
 	if (slot)
 		(void)ss_slot_leave(slot);
@@ -1902,7 +1905,7 @@ ss_window_shielded(struct ss_window *w)
 		return -EBUSY;
 	if (!(w->flags & SS_REQUIRE_LOCK))
 		return ss_window_watched(w);
-	if ((error = ss_spawner_enter(&slot, &w->pidfd, &ss_report_of(w->arena)->owner, w->epoch)))
+	if ((error = ss_spawner_enter(&slot, &w->pidfd, &ss_report_of(w->arena)->owner, NULL, w->epoch)))
 		return error;
 	error = ss_window_held(w);
 	w->preempted = ss_slot_leave(slot);

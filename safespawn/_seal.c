@@ -340,7 +340,7 @@ ss_seal_enter(void)
 }
 
 /* Refused already: by a sandbox, or by the seal of the process that we come from. */
-static int
+SS_API int
 ss_seal_hindered(void)
 {
 	const long answer = ss_sys1(SYS_setfsuid, -1);

@@ -19,6 +19,7 @@ from . import (
     _environ,
     _executable,
     _identity,
+    _lock,
     _probe,
     _streams,
     audit,
@@ -115,6 +116,7 @@ class _Job:
 def start(request: Request) -> Process:
     """Start a validated request; see :func:`spawn`."""
     _child.reap_abandoned()
+    _lock.settle()
     _changes.record()
     deadline_ns = 0
     if request.deadline is not None:
@@ -122,7 +124,7 @@ def start(request: Request) -> Process:
     if request.has_options:
         named_descriptors(request)
     job = _Job(request, audit.new_id(), deadline_ns, _probe.look())
-    _settle_identity(job)
+    job.identity = _wanted(request, job.seen)
     _settle_environment(job)
     _decide(job)
     streams = _streams.prepare(request, job.seen.standard_open)
@@ -156,12 +158,12 @@ def named_descriptors(request: Request) -> None:
                 raise ValueError(f"fds: target {target} is not below the limit of open files, {limit}")
 
 
-def _settle_identity(job: _Job) -> None:
-    if not job.request.asks_identity:
-        return
-    wanted = _identity.wanted(job.request)
-    if guards.needed(wanted, job.seen.credentials, _probe.held_groups()):
-        job.identity = wanted
+def _wanted(request: Request, seen: _binding.Seen) -> Identity:
+    """Return what the child is to become; KEEP if we are that already, wholly."""
+    if not request.asks_identity:
+        return KEEP
+    wanted = _identity.wanted(request)
+    return wanted if guards.needed(wanted, seen.credentials, _probe.held_groups()) else KEEP
 
 
 def _settle_environment(job: _Job) -> None:
@@ -183,7 +185,7 @@ def _decide(job: _Job) -> None:
 def _accept(job: _Job, decision: Decision) -> None:
     job.decision = decision
     if decision.strategy is None:
-        _refuse(job, decision.verdicts[-1])
+        _refuse(job, next(one for one in reversed(decision.verdicts) if one.result == "deny"))
 
 
 def _refuse(job: _Job, verdict: Verdict) -> NoReturn:
@@ -237,7 +239,7 @@ def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Out
     outcome, tries = _binding.spawn(plan, slot), EPOCH_TRIES
     while (why := _begins_anew(outcome)) is not None and (why != "epoch" or tries > 0):
         tries -= why == "epoch"  # the others come once: after them no memory is shared
-        plan = _apart(job, plan, outcome, why)
+        plan = _apart(job, plan, slot, outcome, why)
         outcome = _binding.spawn(plan, slot)
     changed = (outcome.stage, outcome.errno) == ("pin", errno.ESTALE) and not outcome.stuck
     if changed and job.program is not None:
@@ -257,19 +259,28 @@ def _begins_anew(outcome: _binding.Outcome) -> guards.Loss | None:
     return "epoch" if (outcome.outcome, outcome.stage) == ("race-detected", "epoch") else None
 
 
-def _apart(job: _Job, plan: _binding.Plan, outcome: _binding.Outcome, why: guards.Loss) -> _binding.Plan:
+def _apart(
+    job: _Job, plan: _binding.Plan, slot: _binding.Slot, outcome: _binding.Outcome, why: guards.Loss
+) -> _binding.Plan:
     """Return the plan without shared memory, for the state of the credential lock that is now.
 
     Only if our own credentials are still those that the decision and its record rest on.
     """
+    if outcome.stuck:  # killed, and asleep in the kernel: reaped on a later spawn
+        child = _child.Child(job.sid, unrecorded=True)
+        child.adopt(slot)
+        _child.abandon(child)
     seen, lost = _probe.look(), guards.lost(job.request, job.decision, why)
-    if seen.credentials != job.seen.credentials:
+    if seen.credentials != job.seen.credentials or _wanted(job.request, seen) != job.identity:
         job.outcome = outcome
         job.decision = job.decision._replace(verdicts=lost.verdicts)
         _fail(job, "race-detected", "birth" if why == "proof" else outcome.stage, errno.ESTALE)
     job.seen = seen
     _accept(job, lost)
-    return plan._replace(flags=plan.flags & ~_SHARED | _company(job), seen=seen)
+    flags = plan.flags & ~_SHARED | _company(job)
+    if why == "epoch" and not job.identity.changes:
+        flags |= _LIB.SS_HOLD_CHANGES  # or changes that come all the time would let no spawn through
+    return plan._replace(flags=flags, seen=seen)
 
 
 def _announce(job: _Job, plan: _binding.Plan) -> None:

@@ -136,7 +136,7 @@ ss_unshare_matters(unsigned long flags)
 }
 
 static int
-ss_seccomp_matters(long operation, long flags, uint32_t *ret_through)
+ss_seccomp_matters(uint32_t operation, uint32_t flags, uint32_t *ret_through)
 {
 	if (operation != 0 && operation != 1) /* SECCOMP_SET_MODE_STRICT, _FILTER */
 		return 0;
@@ -147,7 +147,7 @@ ss_seccomp_matters(long operation, long flags, uint32_t *ret_through)
 
 /* KEYCTL_JOIN_SESSION_KEYRING, KEYCTL_SESSION_TO_PARENT: keyctl(2). */
 static int
-ss_keyctl_matters(long operation, uint32_t *ret_through)
+ss_keyctl_matters(uint32_t operation, uint32_t *ret_through)
 {
 	*ret_through |= SS_UNCOMPARABLE;
 	return operation == 1 || operation == 18;
@@ -189,9 +189,9 @@ ss_number_matters(long number, const long *a, uint32_t *ret_through)
 	case SS_CALL_UNSHARE:
 		return ss_unshare_matters((unsigned long)a[0]) ? call : 0;
 	case SS_CALL_SECCOMP:
-		return ss_seccomp_matters(a[0], a[1], ret_through) ? call : 0;
+		return ss_seccomp_matters((uint32_t)a[0], (uint32_t)a[1], ret_through) ? call : 0;
 	case SS_CALL_KEYCTL:
-		return ss_keyctl_matters(a[0], ret_through) ? call : 0;
+		return ss_keyctl_matters((uint32_t)a[0], ret_through) ? call : 0;
 	case SS_CALL_LANDLOCK:
 	case SS_CALL_LSM:
 		*ret_through |= SS_UNCOMPARABLE;
@@ -253,16 +253,66 @@ SS_WRAP1(SETUID, setuid, uid_t)
 SS_WRAP1(SETEUID, seteuid, uid_t)
 SS_WRAP1(SETGID, setgid, gid_t)
 SS_WRAP1(SETEGID, setegid, gid_t)
-SS_WRAP1(CHROOT, chroot, const char *)
 SS_WRAP2(SETREUID, setreuid, uid_t, uid_t)
 SS_WRAP2(SETREGID, setregid, gid_t, gid_t)
 SS_WRAP2(SETGROUPS, setgroups, size_t, const gid_t *)
-SS_WRAP2(INITGROUPS, initgroups, const char *, gid_t)
 SS_WRAP2(CAPSET, capset, void *, const void *)
 SS_WRAP2(SETNS, setns, int, int)
-SS_WRAP2(PIVOT_ROOT, pivot_root, const char *, const char *)
 SS_WRAP3(SETRESUID, setresuid, uid_t)
 SS_WRAP3(SETRESGID, setresgid, gid_t)
+
+/* A path of the caller's, for the record: read by the kernel, for it may lead nowhere. */
+static void
+ss_wrap_text(struct ss_changing *c, const char *path)
+{
+	const struct iovec to = {c->seen.text, sizeof(c->seen.text) - 1};
+	const struct iovec from = {(void *)(uintptr_t)path, sizeof(c->seen.text) - 1};
+	unsigned i;
+
+	if (!c->lock || ss_sys6(SYS_process_vm_readv, ss_getpid(), &to, 1, &from, 1, 0) > 0)
+		return;
+	/* It may end right before a page that is not there: one byte after the other. */
+	for (i = 0; i < sizeof(c->seen.text) - 1; i++) {
+		const struct iovec one = {c->seen.text + i, 1}, at = {(void *)(uintptr_t)(path + i), 1};
+
+		if (ss_sys6(SYS_process_vm_readv, ss_getpid(), &one, 1, &at, 1, 0) != 1 || !c->seen.text[i])
+			return;
+	}
+}
+
+static int
+ss_wrap_chroot(const char *path)
+{
+	struct ss_changing c;
+
+	ss_wrap_begin(&c, SS_CALL_CHROOT, 0, 0, 0, 0);
+	ss_wrap_text(&c, path);
+	return (int)ss_wrap_end(&c, SS_REAL(CHROOT, int (*)(const char *))(path));
+}
+
+static int
+ss_wrap_pivot_root(const char *root, const char *old)
+{
+	struct ss_changing c;
+
+	ss_wrap_begin(&c, SS_CALL_PIVOT_ROOT, 0, 0, 0, 0);
+	ss_wrap_text(&c, root);
+	return (int)ss_wrap_end(&c, SS_REAL(PIVOT_ROOT, int (*)(const char *, const char *))(root, old));
+}
+
+/* It reads files, where a thread can be cancelled: that would leave the lock taken for ever. */
+static int
+ss_wrap_initgroups(const char *user, gid_t group)
+{
+	struct ss_changing c;
+	int answer, state;
+
+	(void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	ss_wrap_begin(&c, SS_CALL_INITGROUPS, 0, (uint64_t)(uintptr_t)user, group, 0);
+	answer = (int)ss_wrap_end(&c, SS_REAL(INITGROUPS, int (*)(const char *, gid_t))(user, group));
+	(void)pthread_setcancelstate(state, &state);
+	return answer;
+}
 
 /* These answer the old id, so -1 is no error: setfsuid(2). */
 static int
@@ -325,6 +375,8 @@ ss_wrap_slow_syscall(long number, long a, long b, long d, long e, long f, long g
 	if (!call)
 		return SS_REAL(SYSCALL, long (*)(long, ...))(number, a, b, d, e, f, g);
 	ss_wrap_begin(&c, call, through, (uint64_t)a, (uint64_t)b, (uint64_t)d);
+	if (call == SS_CALL_CHROOT || call == SS_CALL_PIVOT_ROOT)
+		ss_wrap_text(&c, (const char *)a);
 	return ss_wrap_end(&c, SS_REAL(SYSCALL, long (*)(long, ...))(number, a, b, d, e, f, g));
 }
 

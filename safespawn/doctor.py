@@ -70,15 +70,23 @@ def _listed(names: list[str] | None) -> str:
     return ", ".join(names) if names else "none"
 
 
+#: Covered when others' spawns are: guards.arm(guard_foreign=True).
+FOREIGN = ("vfork", "posix_spawn", "posix_spawnp")
+
+
 def _lock_rows(lock: dict[str, Any]) -> dict[str, str]:
     rows = {"state": str(lock["state"])}
     if lock["state"] == "armed":
         rows |= {
             "covered": _listed(lock["covered"]),
-            "not there": _listed(lock["missing"]),
+            "by number": "the same, and seccomp, keyctl, landlock_restrict_self, lsm_set_self_attr by syscall()",
+            "not covered": _listed([name for name in lock["missing"] if name not in FOREIGN])
+            + " (not there, or not loaded)",
+            "vfork, posix_spawn": "guarded" if lock["guard_foreign"] else "not asked for: guard_foreign",
             "searched": f"{lock['objects']} objects with {lock['slots']} bound calls, {lock['patched']} led "
             f"to us, and {lock['exports']} exported symbols, in {lock['arming_us'] / 1000:.1f} ms",
-            "taken before": f"{lock['captured']} pointers to such functions",
+            "taken before": f"{lock['captured']} pointers to such functions; {lock['unsearched']} mappings "
+            "were not searched",
             "others before us": f"{lock['foreign']} functions of another interposer, "
             f"{lock['other_namespaces']} objects in other link namespaces",
             "a change waits": f"at most {lock['wait']:g} s for children; {lock['changes']} changes seen",

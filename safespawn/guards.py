@@ -147,21 +147,26 @@ _HOLDS = {
 }
 
 
+def _unproven(facts: Facts, proofs: dict[str, str | None]) -> str:
+    """Say why no proof that is accepted holds: in the words of the weakest of them."""
+    if facts.alone is None:
+        return str(proofs["single-threaded"])
+    weakest = next((proof for proof in reversed(proofs) if _accepted(proof)), None)
+    seen = proofs["single-threaded"] or "one thread"
+    required = f"{PROOFS[_Requirement.rank]!r} is required" if _Requirement.rank else ""
+    if weakest in (None, "single-threaded"):
+        return f"{seen}, and {required}"
+    why = f"{seen}, so a privilege could change in the window: {proofs[weakest]}"
+    return f"{why} ({required})" if required else why
+
+
 def _prove(facts: Facts) -> tuple[str | None, Verdict]:
     """Return the proof that holds, if any, and what was seen."""
     name = "alone-or-apart"
     proofs = _proofs(facts)
-    held = [proof for proof, why in proofs.items() if why is None]
-    if not held:
-        if facts.alone is None:
-            return None, Verdict(name, "deny", str(proofs["single-threaded"]))
-        seen = f"{proofs['single-threaded']}, so a privilege could change in the window"
-        return None, Verdict(name, "deny", f"{seen}: {facts.unlocked}")
-    proof = next((proof for proof in held if _accepted(proof)), None)
+    proof = next((proof for proof, why in proofs.items() if why is None and _accepted(proof)), None)
     if proof is None:
-        return None, Verdict(
-            name, "deny", f"{PROOFS[_Requirement.rank]!r} is required, {held[0]!r} is not enough"
-        )
+        return None, Verdict(name, "deny", _unproven(facts, proofs))
     if facts.memory_shared is not True:
         what = "does not share" if facts.memory_shared is False else "could not be tried for sharing"
         return None, Verdict(name, "deny", f"CLONE_VM {what} memory here")
@@ -178,7 +183,7 @@ def decide(request: Request, facts: Facts) -> Decision:
         verdicts: tuple[Verdict, ...] = (
             Verdict("drop-apart", "deny", f"{why}, so it gets memory of its own"),
         )
-        if facts.filtered:
+        if facts.filtered and request.strategy != "vfork":
             verdicts += (Verdict("changes-sealed", "allow", "no_new_privs is set, as the seal demands"),)
         return Decision(None if request.strategy == "vfork" else "fork", None, verdicts)
     proof, verdict = _prove(facts)
@@ -245,13 +250,13 @@ def trusted(nodes: tuple[PathNode, ...], euid: int) -> Verdict:
     return Verdict("path-trusted", "allow", "every component is root's or ours, and only ours to write")
 
 
-def arm(*, wait: float = _lock.CHANGE_WAIT, guard_foreign: bool = False) -> dict[str, Any]:
+def arm(*, wait: float | None = None, guard_foreign: bool = False) -> dict[str, Any]:
     """Arm the credential lock, or look again at what it covers; return :func:`status` of it.
 
     From then on every change of credentials that goes through libc waits until no child
-    shares our memory, at most ``wait`` seconds (more than 0, at most 60): then a child that
-    has not reached its program is killed, its spawn tried again without shared memory, and
-    the change goes ahead. Importing safespawn arms it, unless the environment has
+    shares our memory, at most ``wait`` seconds (from 0.001 to 60; 0.1 unless it was set
+    before): then a child that has not reached its program is killed, its spawn tried again
+    without shared memory, and the change goes ahead. Importing safespawn arms it, unless the environment has
     ``SAFESPAWN_ARM=0``; the earlier, the fewer pointers to libc's functions can have been
     taken before. Arming again searches for those anew.
 
@@ -259,8 +264,9 @@ def arm(*, wait: float = _lock.CHANGE_WAIT, guard_foreign: bool = False) -> dict
     safe too: beside other threads the first becomes fork, the second goes under the lock and
     answers EAGAIN where that cannot be had. It cannot be undone.
 
-    If arming fails the state is ``unlockable``, with the reason; nothing else changes.
-    Raises TypeError or ValueError for a bad ``wait``.
+    If arming fails the state is ``unlockable``, with the reason, and no memory is shared among
+    threads for it; wrappers that are in place already stay. If it was armed before it still is.
+    Raises TypeError or ValueError for a bad argument.
     """
     _lock.arm(wait=wait, guard_foreign=guard_foreign)
     return _lock.status()
@@ -310,7 +316,8 @@ def status() -> dict[str, Any]:
 
     ``lock`` has: ``state`` (``off``, ``armed``, ``unlockable``) and ``errno`` of what failed;
     ``problems`` (what keeps it from covering everything, and what to do about it) and ``why``,
-    the first of them; ``covered`` and ``missing`` (functions); ``objects`` (loaded, searched),
+    the first of them; ``covered`` and ``missing`` (functions),
+    ``guard_foreign``; ``objects`` (loaded, searched),
     ``slots`` (calls bound in them), ``patched`` (of those, led to us), ``exports`` (symbols
     rewritten); ``captured`` (pointers taken before), ``captured_at`` and ``captured_in`` (the
     first), ``unsearched`` (mappings that were not searched); ``foreign`` (functions of another

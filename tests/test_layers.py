@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("safespawn._errors", "safespawn._checks", "safespawn._environ"),
     ("safespawn._native_ffi",),
     ("safespawn._binding",),
+    ("safespawn._lock_words",),
     ("safespawn._lock",),
     ("safespawn._probe",),
     ("safespawn.audit._ledger",),

@@ -48,7 +48,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (audit.open, "path, mode='require'"),
     (audit.context, "**tags"),
     (audit.Ledger.close, "self"),
-    (guards.arm, "*, wait=0.1, guard_foreign=False"),
+    (guards.arm, "*, wait=None, guard_foreign=False"),
     (guards.credential_change, ""),
     (guards.require, "proof"),
     (guards.seal, ""),
