@@ -603,11 +603,10 @@ _UNREAD = 0xFFFFFFFF
 
 
 def _more(raw: Any) -> More:
-    fsuid, fsgid, count = (
-        None if one == _UNREAD else int(one) for one in (raw.fsuid, raw.fsgid, raw.ngroups)
-    )
-    room = len(raw.groups)
-    return More(fsuid, fsgid, count, None if count is None or count > room else tuple(raw.groups[0:count]))
+    told = (raw.fsuid, raw.fsgid, raw.ngroups)
+    fsuid, fsgid, count = (None if one == _UNREAD else int(one) for one in told)
+    fits = count is not None and count <= len(raw.groups)
+    return More(fsuid, fsgid, count, tuple(raw.groups[0:count]) if fits else None)
 
 
 class Change(NamedTuple):

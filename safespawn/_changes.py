@@ -7,6 +7,7 @@ are fetched after each change that Python makes, before each spawn, and at exit.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import itertools
 import threading
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from . import _binding, _lock, _probe, audit
+from ._errors import AuditError
 from ._spec import Credentials
 from .audit import _record
 
@@ -41,7 +43,7 @@ def _state(creds: Credentials, more: _binding.More) -> dict[str, Any]:
     }
 
 
-def _arguments(change: _binding.Change) -> list[int | str]:
+def _arguments(change: _binding.Change) -> list[Any]:
     """Return those that say something. Ids are numbers of 32 bits, however they were passed."""
     if change.text:
         return [_record.text(change.text.encode("utf-8", "surrogateescape"))]
@@ -104,7 +106,9 @@ def _record_all(wait: _lock.Wait | None) -> None:
 
 def _hear() -> None:
     """Open the ledger that the environment asks for while we still may: the change may be a drop."""
-    if not getattr(_busy, "recording", False):
+    if getattr(_busy, "recording", False):
+        return
+    with contextlib.suppress(AuditError):  # then every spawn is refused; the change is not ours to
         audit.is_heard()
 
 

@@ -63,9 +63,8 @@ def arm(*, wait: float | None = None, guard_foreign: bool = False) -> None:
     if wait is not None and not 0.001 <= wait <= 60:
         raise ValueError(f"wait must be from 0.001 to 60 seconds, not {wait!r}")
     if not isinstance(guard_foreign, bool):
-        raise TypeError(
-            f"guard_foreign must be a bool, not {guard_foreign!r} ({type(guard_foreign).__name__})"
-        )
+        kind = type(guard_foreign).__name__
+        raise TypeError(f"guard_foreign must be a bool, not {guard_foreign!r} ({kind})")
     _binding.arm(foreign=guard_foreign, wait_ns=int((wait or 0) * 1e9))
     seen = _binding.lock_status()
     if seen["exports"]:  # also when the rest has failed: then C waits all the same
@@ -79,7 +78,7 @@ class _Function:
 
     def __init__(self, real: Callable[..., Any]) -> None:
         """Take over name, documentation and signature."""
-        functools.update_wrapper(self, real)
+        functools.update_wrapper(self, real)  # type: ignore[arg-type]  # any object will do
         self._real = real
 
     def __reduce__(self) -> str:
@@ -197,10 +196,9 @@ def is_sealed() -> bool:
 def unsealed() -> str | None:
     """Return why the seal is no proof, None if it is one."""
     if not _binding.is_sealed():
-        refused = _binding.changes_are_refused()
-        return (
-            "a filter that was inherited refuses changes, and user= fails here" if refused else "not sealed"
-        )
+        if _binding.changes_are_refused():
+            return "not sealed by us, but a filter that was inherited refuses changes: user= fails here"
+        return "not sealed"
     return _binding.not_alike(_Sealed.error)
 
 

@@ -79,7 +79,8 @@ def _lock_rows(lock: dict[str, Any]) -> dict[str, str]:
     if lock["state"] == "armed":
         rows |= {
             "covered": _listed(lock["covered"]),
-            "by number": "the same, and seccomp, keyctl, landlock_restrict_self, lsm_set_self_attr by syscall()",
+            "by number": "the same by syscall(), and seccomp, keyctl, landlock_restrict_self, "
+            "lsm_set_self_attr",
             "not covered": _listed([name for name in lock["missing"] if name not in FOREIGN])
             + " (not there, or not loaded)",
             "vfork, posix_spawn": "guarded" if lock["guard_foreign"] else "not asked for: guard_foreign",
