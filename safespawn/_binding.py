@@ -573,7 +573,7 @@ class Changing:
         lib.ss_credential_change_begin(self._raw, self._call)
 
     def end(self, error: int) -> None:
-        """Let spawns share memory again; doing it twice is no error. ``error``: errno, 0, or -1."""
+        """Let spawns share memory again; doing it twice is no error. ``error``: its errno, or 0."""
         lib.ss_credential_change_end(self._raw, error)
 
     @property

@@ -8,6 +8,7 @@ the GIL, and what the wrappers saw is fetched.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import posix
@@ -139,7 +140,7 @@ def _bracket(call: int) -> Iterator[None]:
         changing.begin()
         yield
     except BaseException as problem:
-        error = getattr(problem, "errno", None) or -1
+        error = getattr(problem, "errno", None) or errno.ECANCELED
         raise
     finally:
         changing.end(error)

@@ -185,7 +185,10 @@ out["grown MiB"] = (resident() - memory) / 2**20
         timeout=120,
         strategy=strategy,
     )
-    assert out["after"] == out["before"]
+    (fds, maps), (fds_after, maps_after) = out["before"], out["after"]
+    assert fds_after == fds
+    # The interpreter's own arenas come and go; one mapping lost in a hundred spawns would be ten.
+    assert maps_after <= maps + 3
     assert out["grown MiB"] < 2
 
 
