@@ -97,7 +97,7 @@ def record(wait: _lock.Wait | None = None) -> None:
 
 
 def _record_all(wait: _lock.Wait | None) -> None:
-    for seen in itertools.islice(_lock.fetch(), 128):
+    for seen in itertools.islice(_lock.fetch(), 1024):
         if isinstance(seen, int):
             audit.emit("cred.change", audit.new_id(), partial(_lost_fields, seen))
         else:

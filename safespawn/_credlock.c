@@ -451,7 +451,8 @@ ss_preempt(struct ss_lock *lock, int may_drop)
 static void
 ss_change_sleep(struct ss_lock *lock, uint32_t word, int64_t ns)
 {
-	const struct timespec left = {0, ns < SS_CHANGE_POLL_NS || ns > 999999999ll ? SS_CHANGE_POLL_NS : ns};
+	/* Until the bound; past it, and for bounds above a second, again and again. */
+	const struct timespec left = {0, ns <= 0 || ns > 999999999ll ? SS_CHANGE_POLL_NS : ns};
 
 	/* Woken, timed out, interrupted, changed meanwhile or refused: the caller looks again. */
 	(void)ss_sys4(SYS_futex, &lock->word, SS_FUTEX_WAIT | SS_FUTEX_PRIVATE, word, &left);

@@ -77,6 +77,8 @@ def arm(*, wait: float | None = None, guard_foreign: bool = False) -> None:
 class _Function:
     """Stands in for a function of `os`. Like it, no method when it is a class's attribute."""
 
+    is_guarded = True
+
     def __init__(self, real: Callable[..., Any]) -> None:
         """Take over name, documentation and signature."""
         functools.update_wrapper(self, real)  # type: ignore[arg-type]  # any object will do
@@ -123,7 +125,7 @@ def _replace(names: tuple[str, ...], how: type[_Function]) -> None:
     """Put ours in the place of functions of `os`, where nobody else has put theirs."""
     for name in names:
         real = getattr(posix, name, None)
-        if real is None or isinstance(real, _Function):
+        if real is None or hasattr(real, "is_guarded"):  # by another copy of this module, perhaps
             continue
         ours = how(real)
         if getattr(os, name, None) is real:

@@ -783,7 +783,7 @@ def test_status_names_a_pointer_taken_before(built: Path, name: str) -> None:
     assert out["captured"] == 1
     assert out["place"].endswith(HELD[name])
     assert out["why"].startswith("1 pointers to functions that change credentials were taken before arming (first at 0x")
-    assert "arm again" in out["why"]
+    assert "guards.arm()" in out["why"]
     assert out["proof"] in out["why"]
     assert out["spawn"] == "fork"
 
@@ -1041,7 +1041,9 @@ def test_fork_in_a_thread(built: Path) -> None:
     assert out["child"]["fetched"] == []
     assert out["child"]["seen"] == ["seteuid", "seteuid"]
     assert out["child"]["lock"] == ["armed", 2, 0, 0, False]
-    assert (out["child"]["code"], out["child"]["proof"]) == (0, "holds")
+    # The loader's own locks are not reset at fork, so nothing is said about the objects there.
+    assert out["child"]["code"] == 0
+    assert out["child"]["proof"].startswith("forked beside other threads")
     assert out["parent"] == [[], 0, 0, 0, "holds", 0]
 
 

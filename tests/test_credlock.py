@@ -368,11 +368,11 @@ out["after"] = lock()
             "lock": [0, 0, False],
             "changes": 0,
             "alone": "single-threaded",
-            "together": "locked",
-            "again": "locked",
-            "epoch moved": 4,  # os.seteuid waits, and then calls what waits itself
+            "together": None,  # forked beside other threads: see test_lock_edges.py
+            "again": None,
+            "epoch moved": 2,
         },
-        "then": [[0, 0, False], "locked"] if holder == "changer itself" else None,
+        "then": [[0, 0, False], None] if holder == "changer itself" else None,
         "after": [0, 0, False],
     }
 
@@ -505,7 +505,7 @@ out["strategies"] = [report.strategy for report in reports]
 out["why"], out["lock"] = proof(), lock()
 os.seteuid(0)
 out["changes go on"] = lock()
-lib.ss_credential_change_end(lost)
+lib.ss_credential_change_end(lost, 0)
 out["mended"] = safespawn.run(["/bin/true"]).report.strategy
 """
     )
@@ -615,7 +615,7 @@ out["in time"] = time.monotonic() - start < 20
 thread.join()
 seen, = _lock.fetch()
 out["seen"] = [seen.killed, seen.waited_ns >= 50_000_000]
-out.update(result, why=reasons[-1], lock=lock(), overlaps=lock("overlaps"))
+out.update(result, why=any("waited too long" in reason for reason in reasons), lock=lock(), overlaps=lock("overlaps"))
 """,
         script=str(script),
         call=call,
@@ -627,7 +627,7 @@ out.update(result, why=reasons[-1], lock=lock(), overlaps=lock("overlaps"))
         "output": "",
         "strategy": "fork",
         "proof": None,
-        "why": "change-bounded: a change of credentials waited too long, and the child was killed for it",
+        "why": True,
         "lock": [0, 0, False],
         "overlaps": 0,
     }
@@ -637,7 +637,7 @@ out.update(result, why=reasons[-1], lock=lock(), overlaps=lock("overlaps"))
 def test_no_program_runs_twice_under_pressure(in_hooks, program, tmp_path):
     """300 children are killed, or not, at about the moment of their exec: each program runs exactly once.
 
-    The environment is so large that execve takes as long as the bound lets a change wait.
+    The environment is so large that execve takes about as long as one of the bounds lets a change wait.
     """
     lines = tmp_path / "lines"
     script = program(f'#!/bin/sh\necho "$1" >> {lines}\n')
@@ -645,7 +645,6 @@ def test_no_program_runs_twice_under_pressure(in_hooks, program, tmp_path):
         helpers.PARKED
         + """
 import ctypes
-guards.arm(wait=0.001)
 stop = threading.Event()
 prctl = credchanges.libc.prctl
 
@@ -661,6 +660,8 @@ changer = threading.Thread(target=change)
 changer.start()
 counts = {}
 for i in range(300):
+    if i % 50 == 0:  # from far below what an execve takes to far above
+        assert lib.ss_arm(0, 50_000 << (i // 50)) == 0
     env = {f"X{n}": "y" * 1000 for n in range(600 + i % 10 * 100)}
     try:
         done = safespawn.run([script, str(i)], env=env)
@@ -1118,7 +1119,7 @@ out["patched then"] = hasattr(os.setuid, "__wrapped__")
     }
 
 
-@pytest.mark.parametrize("wait", [0, -1, 60.1, float("nan"), float("inf"), "1", True, None, b"1"])
+@pytest.mark.parametrize("wait", [0, -1, 0.0009, 60.1, float("nan"), float("inf"), "1", True, b"1"])
 def test_arguments_of_arm(wait):
     """A wait that is no number of seconds in range is refused, and told in the message; nothing changes."""
     from safespawn import guards
@@ -1285,14 +1286,14 @@ out["tids"] = [os.getpid(), tid]
         ["setegid", "libc", [0], us, 0, ""],
         ["setfsgid", "syscall", [7], other, 0, ""],
         ["setns", "libc", [2**64 - 1, credchanges.UTS], us, out["raised"], errno.errorcode[out["raised"]]],
-        ["credential_change", "libc", [], us, 0, ""],
+        ["credential_change", "bracket", [], us, 0, ""],
     ]
     assert [(c["before"]["gids"], c["after"]["gids"]) for c in found] == [
-        ([0, 0, 0], [0, 65534, 0]),
-        ([0, 65534, 0], [0, 0, 0]),
-        ([0, 0, 0], [0, 0, 0]),
-        ([0, 0, 0], [0, 0, 0]),
-        ([0, 0, 0], [5, 5, 5]),
+        ([0, 0, 0, 0], [0, 65534, 0, 65534]),
+        ([0, 65534, 0, 65534], [0, 0, 0, 0]),
+        ([0, 0, 0, 0], [0, 0, 0, 7]),  # the last is what setfsgid sets
+        ([0, 0, 0, 0], [0, 0, 0, 0]),
+        ([0, 0, 0, 0], [5, 5, 5, 5]),
     ]
     times = [c["at_ns"] for c in found]
     assert times == sorted(times)
