@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
-import itertools
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -73,8 +72,14 @@ def _fields(change: _binding.Change, wait: _lock.Wait | None) -> Mapping[str, An
             "after": _state(change.after, change.more_after),
             "waited_ns": waited_ns,
             "killed": killed,
+            **_aside(),
         },
     }
+
+
+def _aside() -> dict[str, int]:
+    count, _busy.aside = getattr(_busy, "aside", 0), 0
+    return {"by_recorder": count} if count else {}
 
 
 def _lost_fields(count: int) -> Mapping[str, Any]:
@@ -82,26 +87,34 @@ def _lost_fields(count: int) -> Mapping[str, Any]:
 
 
 def record(wait: _lock.Wait | None = None) -> None:
-    """Leave the records of all changes that have none yet; ``wait`` is that of the last one.
-
-    Whoever keeps the records may change credentials to do it (a logging handler that switches
-    users): those changes are left to the next time.
-    """
+    """Leave the records of all changes that have none yet; ``wait`` is that of the last one."""
     if getattr(_busy, "recording", False):
         return
     _busy.recording = True
     try:
-        _record_all(wait)
+        for seen in list(_lock.fetch()):
+            _record_one(seen, wait)
+        _set_own_aside()
     finally:
         _busy.recording = False
 
 
-def _record_all(wait: _lock.Wait | None) -> None:
-    for seen in itertools.islice(_lock.fetch(), 1024):
-        if isinstance(seen, int):
-            audit.emit("cred.change", audit.new_id(), partial(_lost_fields, seen))
+def _record_one(seen: _binding.Change | int, wait: _lock.Wait | None) -> None:
+    make = partial(_lost_fields, seen) if isinstance(seen, int) else partial(_fields, seen, wait)
+    audit.emit("cred.change", audit.new_id(), make)
+
+
+def _set_own_aside() -> None:
+    """Count what keeping the records has changed itself, such as a handler that switches users.
+
+    A record of these would make as many again, without end. The next record tells how many.
+    """
+    own = threading.get_native_id()
+    for seen in list(_lock.fetch()):
+        if isinstance(seen, _binding.Change) and seen.tid == own:
+            _busy.aside = getattr(_busy, "aside", 0) + 1
         else:
-            audit.emit("cred.change", audit.new_id(), partial(_fields, seen, wait))
+            _record_one(seen, None)
 
 
 def _hear() -> None:

@@ -78,6 +78,7 @@ class _Function:
     """Stands in for a function of `os`. Like it, no method when it is a class's attribute."""
 
     is_guarded = True
+    __wrapped__: Callable[..., Any]
 
     def __init__(self, real: Callable[..., Any]) -> None:
         """Take over name, documentation and signature."""
@@ -124,11 +125,12 @@ class _Retries(_Function):
 def _replace(names: tuple[str, ...], how: type[_Function]) -> None:
     """Put ours in the place of functions of `os`, where nobody else has put theirs."""
     for name in names:
-        real = getattr(posix, name, None)
-        if real is None or hasattr(real, "is_guarded"):  # by another copy of this module, perhaps
+        found = getattr(posix, name, None)
+        if found is None:
             continue
-        ours = how(real)
-        if getattr(os, name, None) is real:
+        # Guarded already: by us, or by another copy of this module.
+        ours = found if hasattr(found, "is_guarded") else how(found)
+        if getattr(os, name, None) is ours.__wrapped__:
             setattr(os, name, ours)
         setattr(posix, name, ours)
 
