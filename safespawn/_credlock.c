@@ -35,6 +35,7 @@
 #define SS_SLOTS 1024u
 #define SS_SPAWNERS_MAX 64u /* the other slots are for children with memory of their own */
 #define SS_HOLD_NS 20000000ll /* that a spawn tries to hold changes off, after some got in its way */
+#define SS_HOLD_SPINS 200u
 #define SS_CHANGES 128u              /* kept until Python fetches them */
 #define SS_CHANGE_WAIT_NS 100000000ll /* the default bound of a changer's wait */
 #define SS_CHANGE_GRACE_NS 50000000ll /* from SIGKILL until a changer goes ahead */
@@ -44,12 +45,13 @@
 #define SS_FUTEX_WAKE 1
 #define SS_KCMP_VM 1 /* kcmp(2) */
 
-/* The lock word: spawners in the low bits, changers above them, and one flag. */
+/* The lock word: spawners in the low bits, changers above them, and two flags. */
 #define SS_EPOCH_ANY UINT64_MAX
 #define SS_SPAWNER 1u
 #define SS_SPAWNERS 0xffu
 #define SS_CHANGER 0x100u
 #define SS_CHANGERS 0x3fffff00u
+#define SS_SPAWNER_WAITS 0x40000000u /* for the changers that are in: no other may begin */
 #define SS_CHANGER_WAITS 0x80000000u
 
 enum {
@@ -217,6 +219,22 @@ ss_slot_take(struct ss_lock *lock)
 	return NULL;
 }
 
+/* One spawner more: 0, or -EBUSY. One that has waited comes before changers that wait. */
+static int
+ss_spawner_count(struct ss_lock *lock, int has_waited)
+{
+	const uint32_t in_the_way = has_waited ? SS_CHANGERS : SS_CHANGERS | SS_CHANGER_WAITS;
+	uint32_t word = __atomic_load_n(&lock->word, __ATOMIC_SEQ_CST), next;
+
+	do {
+		if ((word & in_the_way) || (word & SS_SPAWNERS) >= SS_SPAWNERS_MAX)
+			return -EBUSY;
+		next = (has_waited ? word & ~SS_SPAWNER_WAITS : word) + SS_SPAWNER;
+	} while (!__atomic_compare_exchange_n(&lock->word, &word, next, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+	SS_SPAWNER_HOOK(1);
+	return 0;
+}
+
 /*
  * Joins the spawners, with all signals blocked. Returns 0, or -EBUSY when a changer is in
  * or waiting, when there is no room, or when something changed since epoch (SS_EPOCH_ANY:
@@ -228,17 +246,9 @@ ss_spawner_enter(struct ss_slot **ret_slot, const int32_t *pidfd, const uint32_t
 {
 	struct ss_lock *lock = ss_lock_ours();
 	struct ss_slot *slot;
-	uint32_t word;
 
-	if (!lock)
+	if (!lock || ss_spawner_count(lock, epoch == SS_EPOCH_ANY))
 		return -EBUSY;
-	word = __atomic_load_n(&lock->word, __ATOMIC_SEQ_CST);
-	do {
-		if ((word & (SS_CHANGERS | SS_CHANGER_WAITS)) || (word & SS_SPAWNERS) >= SS_SPAWNERS_MAX)
-			return -EBUSY;
-	} while (!__atomic_compare_exchange_n(&lock->word, &word, word + SS_SPAWNER, 0, __ATOMIC_SEQ_CST,
-					      __ATOMIC_SEQ_CST));
-	SS_SPAWNER_HOOK(1);
 	slot = ss_slot_take(lock);
 	if (!slot || (epoch != SS_EPOCH_ANY && ss_epoch_of(lock) != epoch)) {
 		if (slot)
@@ -256,6 +266,14 @@ ss_spawner_enter(struct ss_slot **ret_slot, const int32_t *pidfd, const uint32_t
 	return 0;
 }
 
+/* No spawner waits any more: whoever it held off goes on. */
+static void
+ss_hold_end(struct ss_lock *lock)
+{
+	(void)__atomic_fetch_and(&lock->word, ~SS_SPAWNER_WAITS, __ATOMIC_SEQ_CST);
+	ss_lock_wake(lock);
+}
+
 /*
  * Holds changes off for a child with memory of its own, because some came between again and
  * again. Tries for a moment to find none under way. At the bound the child is told that the
@@ -265,14 +283,22 @@ static struct ss_slot *
 ss_hold(uint32_t *moved)
 {
 	const int64_t until = ss_now() + SS_HOLD_NS;
+	struct ss_lock *lock = ss_lock_ours();
 	struct ss_slot *slot;
+	unsigned i;
 
-	while (ss_spawner_enter(&slot, NULL, NULL, moved, SS_EPOCH_ANY)) {
-		if (ss_now() >= until)
-			return NULL;
+	while (lock && ss_now() < until) {
+		/* Those that are in go on, and others may join them; when all have left none begins. */
+		(void)__atomic_fetch_or(&lock->word, SS_SPAWNER_WAITS, __ATOMIC_SEQ_CST);
+		for (i = 0; i < SS_HOLD_SPINS; i++)
+			if (!(__atomic_load_n(&lock->word, __ATOMIC_RELAXED) & SS_CHANGERS) &&
+			    !ss_spawner_enter(&slot, NULL, NULL, moved, SS_EPOCH_ANY))
+				return slot;
 		(void)ss_sys0(SYS_sched_yield);
 	}
-	return slot;
+	if (lock)
+		ss_hold_end(lock);
+	return NULL;
 }
 
 /*
@@ -475,7 +501,9 @@ ss_changer_join(struct ss_lock *lock, uint32_t *ret_word)
 	uint32_t word = __atomic_load_n(&lock->word, __ATOMIC_SEQ_CST);
 
 	for (;;) {
-		const int may_join = !(word & SS_SPAWNERS) || !SS_GUARDED(CHANGES_WAIT);
+		/* libpsx has all threads change at once: those may join the one that waits for them. */
+		const int held_off = (word & SS_SPAWNER_WAITS) && !(word & SS_CHANGERS);
+		const int may_join = (!(word & SS_SPAWNERS) && !held_off) || !SS_GUARDED(CHANGES_WAIT);
 		const uint32_t next =
 		    may_join ? (word & ~SS_CHANGER_WAITS) + SS_CHANGER : word | SS_CHANGER_WAITS;
 
@@ -523,6 +551,8 @@ ss_changer_enter(struct ss_changing *c)
 	while (!ss_changer_join(lock, &word)) {
 		now = ss_now();
 		start = start ? start : now;
+		if (now - start >= ss_change_wait_ns && (word & SS_SPAWNER_WAITS))
+			ss_hold_end(lock); /* its thread may be gone */
 		if (now - start >= ss_change_wait_ns && SS_GUARDED(CHANGE_BOUNDED))
 			c->seen.killed += ss_preempt(lock, now - start >= ss_change_wait_ns + SS_CHANGE_GRACE_NS);
 		ss_change_sleep(lock, word, ss_change_wait_ns - (now - start));

@@ -961,6 +961,7 @@ ss_fork_child(void)
 static int
 ss_arm_locked(int foreign, const void *frame)
 {
+	const int is_new = !ss_hooked[SS_CALL_SETUID].real || (foreign && !ss_hooked[SS_CALL_VFORK].real);
 	int error;
 
 	if (ss_loader_unsure)
@@ -978,7 +979,8 @@ ss_arm_locked(int foreign, const void *frame)
 	if ((error = ss_find_captured(frame)))
 		return error;
 	/* A thread that was just binding a call may store the real address after our pass. */
-	ss_settled_ns = ss_has_others() ? ss_now() + SS_SETTLE_PASS_NS : 0;
+	if (is_new)
+		ss_settled_ns = ss_has_others() ? ss_now() + SS_SETTLE_PASS_NS : 0;
 	return 0;
 }
 

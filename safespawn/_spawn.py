@@ -278,7 +278,7 @@ def _apart(
     job.seen = seen
     _accept(job, lost)
     flags = plan.flags & ~_SHARED | _company(job)
-    if why == "epoch" and not job.identity.changes:
+    if why == "epoch":
         flags |= _LIB.SS_HOLD_CHANGES  # or changes that come all the time would let no spawn through
     return plan._replace(flags=flags, seen=seen)
 

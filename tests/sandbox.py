@@ -18,6 +18,7 @@ _X86_64 = {
     "unshare": 272,
     "set_robust_list": 273,
     "waitid": 247,
+    "pidfd_send_signal": 424,
 }
 _AARCH64 = {
     "clone3": 435,
@@ -29,6 +30,7 @@ _AARCH64 = {
     "unshare": 97,
     "set_robust_list": 99,
     "waitid": 95,
+    "pidfd_send_signal": 424,
 }
 NUMBERS = _X86_64 if os.uname().machine == "x86_64" else _AARCH64
 
