@@ -395,19 +395,23 @@ ss_slot_child_left(const struct ss_slot *slot, int32_t pidfd)
  * has not left our memory when we look will never execute an instruction of the program,
  * so that the spawner may start it once more; one that has left is let go on.
  */
-static void
+static int
 ss_slot_kill(struct ss_slot *slot, int32_t pidfd)
 {
-	if (ss_sys4(SYS_pidfd_send_signal, pidfd, SIGSTOP, NULL, 0) < 0)
-		return; /* it has ended */
+	long answer = ss_sys4(SYS_pidfd_send_signal, pidfd, SIGSTOP, NULL, 0);
+
+	if (answer < 0)
+		return answer == -ESRCH ? 0 : (int)answer; /* it has ended, or we may not */
 	if (ss_slot_child_left(slot, pidfd)) {
 		(void)ss_sys4(SYS_pidfd_send_signal, pidfd, SIGCONT, NULL, 0); /* or it has ended */
-		return;
+		return 0;
 	}
-	if (ss_sys4(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
+	answer = ss_sys4(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+	if (answer == 0)
 		slot->killed = 1; /* its owner sees that only when we are done with the slot */
 	else
 		(void)ss_sys4(SYS_pidfd_send_signal, pidfd, SIGCONT, NULL, 0); /* as above, or refused */
+	return answer == -ESRCH ? 0 : (int)answer;
 }
 
 /*
@@ -417,11 +421,11 @@ ss_slot_kill(struct ss_slot *slot, int32_t pidfd)
  * sleeps in the kernel, from where it never comes back to our code.
  */
 static uint32_t
-ss_slot_preempt(struct ss_slot *slot, int may_drop)
+ss_slot_preempt(struct ss_slot *slot, int may_drop, uint32_t *ret_overlaps)
 {
 	const int is_ours = slot->pidfd != NULL;
 	long pidfd = -1;
-	int left;
+	int left, error = 0;
 
 	if (slot->moved) { /* nothing of ours is shared: enough that the child is told */
 		__atomic_store_n(slot->moved, 1, __ATOMIC_SEQ_CST);
@@ -435,14 +439,18 @@ ss_slot_preempt(struct ss_slot *slot, int may_drop)
 		pidfd = ss_foreign_child(slot->tid);
 	else if (__atomic_load_n(slot->owner, __ATOMIC_SEQ_CST))
 		pidfd = __atomic_load_n(slot->pidfd, __ATOMIC_ACQUIRE);
-	if (pidfd < 0)
-		return !is_ours && may_drop ? SS_SLOT_DROPPED : SS_SLOT_HELD;
+	if (pidfd < 0) {
+		*ret_overlaps = !is_ours && may_drop;
+		return *ret_overlaps ? SS_SLOT_DROPPED : SS_SLOT_HELD;
+	}
 	if (!slot->killed)
-		ss_slot_kill(slot, (int32_t)pidfd);
+		error = ss_slot_kill(slot, (int32_t)pidfd);
 	left = !slot->killed && ss_slot_child_left(slot, (int32_t)pidfd);
 	if (!is_ours)
 		(void)ss_sys1(SYS_close, pidfd); /* a pidfd: nothing to lose */
-	return left || (slot->killed && may_drop) ? SS_SLOT_DROPPED : SS_SLOT_HELD;
+	/* Refused: we have fewer privileges than the child already, and to wait protects nothing. */
+	*ret_overlaps = error && !left && may_drop;
+	return left || (slot->killed && may_drop) || *ret_overlaps ? SS_SLOT_DROPPED : SS_SLOT_HELD;
 }
 
 /* change-bounded (T-22): goes through the spawners. Returns how many children were killed. */
@@ -455,16 +463,15 @@ ss_preempt(struct ss_lock *lock, int may_drop)
 
 	for (i = 0; i < SS_SLOTS; i++) {
 		struct ss_slot *slot = &lock->slots[i];
-		uint32_t state = SS_SLOT_HELD, was;
+		uint32_t state = SS_SLOT_HELD, was, overlaps = 0;
 
 		if (!__atomic_compare_exchange_n(&slot->state, &state, SS_SLOT_BUSY, 0, __ATOMIC_ACQUIRE,
 						 __ATOMIC_RELAXED))
 			continue;
 		was = slot->killed;
-		state = ss_slot_preempt(slot, may_drop);
+		state = ss_slot_preempt(slot, may_drop, &overlaps);
 		killed += !was && slot->killed;
-		if (state == SS_SLOT_DROPPED && !slot->moved && !slot->pidfd && !slot->killed)
-			(void)__atomic_add_fetch(&lock->overlaps, 1, __ATOMIC_RELAXED);
+		(void)__atomic_add_fetch(&lock->overlaps, overlaps, __ATOMIC_RELAXED);
 		__atomic_store_n(&slot->state, state, __ATOMIC_RELEASE);
 		if (state == SS_SLOT_DROPPED)
 			ss_spawner_uncount(lock);

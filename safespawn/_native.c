@@ -2578,6 +2578,7 @@ ss_try(int feature)
 static SS_CHILD void
 ss_child_probe(void *argument)
 {
+	(void)SS_HOOK(SS_STAGE_BIRTH);
 	__atomic_store_n((uint32_t *)argument, 1, __ATOMIC_RELAXED);
 	ss_child_exit();
 }
@@ -2610,7 +2611,8 @@ ss_memory_shared(uint64_t proof, uint64_t epoch)
 	w.epoch = epoch;
 	if (!(error = ss_window_run(&w))) {
 		ss_reap(&w, &result);
-		error = __atomic_load_n(word, __ATOMIC_RELAXED) ? 1 : 0;
+		/* Killed before it could write (a change waited, or somebody's signal): it has said nothing. */
+		error = __atomic_load_n(word, __ATOMIC_RELAXED) ? 1 : result.exit_code == CLD_EXITED ? 0 : -EAGAIN;
 	}
 	ss_arena_free(&arena);
 	return error;

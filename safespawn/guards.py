@@ -200,7 +200,11 @@ Loss = Literal["proof", "preempted", "epoch"]
 _LOST = {
     "single-threaded": Verdict("alone-or-apart", "deny", "a thread appeared between decision and clone"),
     "sealed": Verdict("changes-sealed", "deny", "the seal was not to be seen at the clone"),
-    "locked": Verdict("changes-wait", "deny", "a change of credentials came between decision and clone"),
+    "locked": Verdict(
+        "changes-wait",
+        "deny",
+        "a change of credentials came between decision and clone, or too many spawns are under way",
+    ),
 }
 _PREEMPTED = Verdict(
     "change-bounded", "deny", "a change of credentials waited too long, and the child was killed for it"

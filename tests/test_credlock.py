@@ -1429,3 +1429,48 @@ with audit.open(ledger):
     assert len(by_event["spawn.denied"]) == 2
     assert all(why in text for text in by_event["spawn.denied"])
     assert why in by_event["spawn.intent"][0]
+
+
+@pytest.mark.threat("T-22")
+def test_change_by_a_thread_that_may_not_kill_the_child(in_hooks):
+    """Who has fewer privileges than the child already is not kept waiting for it: that would protect nothing."""
+    out = in_hooks(
+        helpers.PARKED
+        + """
+guards.arm(wait=0.1)
+begin = threading.Event()
+
+def lesser():
+    begin.wait()
+    credchanges.raw("setresuid", 65534, 65534, 65534)  # past the lock, after the threads were compared
+    credchanges.CALLS["prctl-keepcaps"].make()
+
+changer = threading.Thread(target=lesser)
+changer.start()
+thread = parked_spawn(["/bin/echo", "ran"])
+begin.set()
+changer.join(30)
+out["waits"], out["overlaps"] = changer.is_alive(), lock("overlaps")
+os.write(release, b".")
+thread.join()
+changer.join()
+out.update(result, lock=lock())
+"""
+    )
+    assert out.pop("proof", None) is None or out["strategy"] == "vfork"
+    assert (out["waits"], out["overlaps"], out["lock"]) == (False, 1, [0, 0, False])
+
+
+def test_trial_that_is_killed_says_nothing(in_hooks):
+    """The child that tries whether memory is shared is killed, as for a change: it is tried again later."""
+    out = in_hooks(
+        COMPANY
+        + """
+from safespawn import _probe
+hooks.signal_stage, hooks.signal = stage("birth"), signal.SIGKILL
+out["tried"] = _probe._memory_shared(lib.SS_REQUIRE_LOCK, _probe.look())
+hooks.signal_stage = 0
+out["then"] = safespawn.run(["/bin/true"]).report.strategy
+"""
+    )
+    assert out == {"tried": None, "then": "vfork"}
