@@ -5,8 +5,9 @@
  * child starts sharing memory while such a change is under way. It is a group lock:
  * any number of spawners or any number of changers, never both.
  *
- *  - A spawner never waits: when a changer is in or waiting it is told so, and its
- *    child gets memory of its own.
+ *  - A spawner that wants to share memory never waits: when a changer is in or waiting it
+ *    is told so, and its child gets memory of its own. Only one that has lost such a child
+ *    to a change waits for a moment, so that changes all the time do not keep it out.
  *  - A changer waits for the spawners, before libc starts to change one thread after
  *    the other. [T-21 changes-wait]
  *  - That wait is bounded: past it the children that have not run execve yet are
@@ -22,7 +23,7 @@
  * mutex, allocates nothing and has no thread-local storage (the first use of it may
  * allocate). libc's errno is what the wrapped function left.
  *
- * The state lies in a page that the kernel clears in every forked child
+ * The state lies in pages that the kernel clears in every forked child
  * (MADV_WIPEONFORK, Linux 4.14), because the threads that held the lock are not there. It
  * is never shared with a forked process, which may have fewer privileges than we: what our
  * own forked children must know is written to the page that each of them has for its
