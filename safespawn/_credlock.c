@@ -35,7 +35,7 @@
 #define SS_TEXT_BYTES 128
 #define SS_SLOTS 1024u
 #define SS_SPAWNERS_MAX 64u /* the other slots are for children with memory of their own */
-#define SS_HOLD_NS 20000000ll /* that a spawn tries to hold changes off, after some got in its way */
+#define SS_HOLD_NS 100000000ll /* that a spawn tries to hold changes off, after some got in its way */
 #define SS_HOLD_SPINS 200u
 #define SS_CHANGES 128u              /* kept until Python fetches them */
 #define SS_CHANGE_WAIT_NS 100000000ll /* the default bound of a changer's wait */

@@ -2578,7 +2578,7 @@ ss_try(int feature)
 static SS_CHILD void
 ss_child_probe(void *argument)
 {
-	(void)SS_HOOK(SS_STAGE_BIRTH);
+	(void)SS_HOOK(SS_STAGE_PREPARE); /* a stage that no other child comes to */
 	__atomic_store_n((uint32_t *)argument, 1, __ATOMIC_RELAXED);
 	ss_child_exit();
 }

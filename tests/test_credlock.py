@@ -1467,7 +1467,7 @@ def test_trial_that_is_killed_says_nothing(in_hooks):
         COMPANY
         + """
 from safespawn import _probe
-hooks.signal_stage, hooks.signal = stage("birth"), signal.SIGKILL
+hooks.signal_stage, hooks.signal = stage("prepare"), signal.SIGKILL
 out["tried"] = _probe._memory_shared(lib.SS_REQUIRE_LOCK, _probe.look())
 hooks.signal_stage = 0
 out["then"] = safespawn.run(["/bin/true"]).report.strategy
