@@ -213,7 +213,7 @@ main(void)
 #: In front of snippets that fork: `child` runs in a forked process and its answer is returned.
 #: Whoever hangs is killed by its own alarm, and then there is no answer.
 FORKED = """
-def alarm(seconds=20):
+def alarm(seconds=15):
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(seconds)
 
@@ -510,7 +510,6 @@ safespawn.run(["/bin/true"])
 threads = [threading.Thread(target=target) for target in {"loading": [loading], "arming": [arming, loading]}[by]]
 for thread in threads:
     thread.start()
-alarm = lambda: (signal.signal(signal.SIGALRM, signal.SIG_DFL), signal.alarm(8))
 answers = []
 while len(answers) < 50 and -signal.SIGALRM not in answers:
     answers.append(forked(child))
@@ -903,7 +902,7 @@ out.update(ways=ways, why=sorted(why), wrong=wrong, lock=lock(), overlaps=lock("
         user=user,
     )
     print(out["ways"], out["why"])
-    # On a quiet machine it is 40; where others have the processors a spawn may find no gap.
+    # On a quiet machine it is 39 or 40; where others have the processors a spawn may find no gap.
     assert out["ways"].get("fork", 0) + out["ways"].get("vfork", 0) >= 30
     assert set(out["ways"]) <= {"fork", "vfork", "race at epoch"}
     assert "epoch-agrees" in out["why"]
