@@ -321,7 +321,7 @@ def test_report_of_removed_variables() -> None:
 
 
 #: The sanitizer's library stands before libc, so the lock is off: see test_catch_matrix.py.
-needs_lock = pytest.mark.skipif(helpers.PRELOAD is not None, reason="a sanitizer is preloaded")
+needs_lock = pytest.mark.skipif(bool(helpers.PRELOAD), reason="a sanitizer is preloaded")
 
 
 @needs_lock
