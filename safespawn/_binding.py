@@ -481,11 +481,6 @@ def look_at_lock() -> tuple[int, int, int]:
     return raw.why, raw.error, raw.detail
 
 
-def is_armed() -> bool:
-    """Whether the wrappers are in place."""
-    return str(lock_status()["state"]) == "armed"
-
-
 def compare_tasks() -> int:
     """Compare the credentials of all threads: 0 when they are alike, else an errno (EXDEV: no)."""
     return lib.ss_alike()

@@ -95,7 +95,7 @@ static int64_t ss_settled_ns; /* when the last pass that counts may be made; 0: 
 static uintptr_t ss_below, ss_above;
 static int32_t ss_arming; /* the pid of who arms or looks at all objects, or 0 */
 
-/* Before each wrapper of a copy of this library: so that another copy knows it. */
+/* Stands among the constants of every copy of this library, so that another copy knows it. */
 #define SS_MARK "safespawn-credential-lock"
 static const char ss_mark[] __attribute__((used)) = SS_MARK;
 
@@ -770,8 +770,9 @@ ss_scan_maps(struct ss_scan *scan)
 
 /*
  * Looks for addresses of the real functions in all memory that is or was writable and has
- * no file of others behind it: each is a pointer that somebody took before we came, and calls past us. Not in our own table, not
- * in our own frames and what is left of deeper ones, not in the buffer.
+ * no file of others behind it: each is a pointer that somebody took before we came, and
+ * calls past us. Not in our own table, not in our own frames and what is left of deeper
+ * ones, not in the buffer.
  */
 static int
 ss_find_captured(const void *frame)

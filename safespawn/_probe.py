@@ -74,14 +74,15 @@ def sharing_proof(seen: _binding.Seen) -> int:
 def facts(seen: _binding.Seen, *, changes_credentials: bool, try_sharing: bool = True) -> Facts:
     """Return what a decision rests on; an error while looking is a fact too."""
     proof = sharing_proof(seen)
+    needless = "not needed by one thread" if seen.alone else None
     return Facts(
         seen.alone,
         seen.threads,
         changes_credentials,
         _memory_shared(proof, seen) if proof and try_sharing else None,
         os.strerror(seen.errno) if seen.alone is None else None,
-        _lock.unsealed(),
-        "not needed by one thread" if seen.alone else _lock.describe(seen),
+        needless or _lock.unsealed(),
+        needless or _lock.describe(seen),
         _binding.is_sealed(),
     )
 

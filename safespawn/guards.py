@@ -332,7 +332,8 @@ def status() -> dict[str, Any]:
     """
     facts = _probe.facts(_probe.look(), changes_credentials=False)
     decision = decide(Request((b"true",)), facts)
-    proofs = {**_proofs(facts), "locked": _lock.why_not()}
+    # Those that one thread does not need are looked at here all the same.
+    proofs = {**_proofs(facts), "sealed": _lock.unsealed(), "locked": _lock.why_not()}
     return {
         "required": PROOFS[_Requirement.rank],
         "proofs": {

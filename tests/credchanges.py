@@ -358,3 +358,11 @@ RAW: dict[str, Callable[[], object]] = {
     "ipc namespace": lambda: raw("unshare", 0x08000000),
     "cgroup namespace": lambda: raw("unshare", 0x02000000),
 }
+
+
+def opening(fifo: str) -> ctypes.Array[ctypes.c_char]:
+    """Return file actions of posix_spawn(3) that hold the child in the open of a FIFO, as descriptor 0."""
+    actions = ctypes.create_string_buffer(1024)  # more than either libc's has
+    libc.posix_spawn_file_actions_init(actions)
+    libc.posix_spawn_file_actions_addopen(actions, 0, fifo.encode(), os.O_RDONLY, 0)
+    return actions

@@ -52,15 +52,11 @@ values = json.loads({values!r})
 globals().update(values)
 """
 
-#: Goes in front of snippets for the test core that need a child waiting before its execve:
-#: `parked_spawn` starts one in a thread of its own, a byte to `release` lets it go on, and what
-#: came of the spawn is in `result`. `until` looks again and again, and gives others the processor.
-PARKED = """
-import credchanges, select, threading
+#: For snippets about the credential lock: `until` looks again and again, and gives others the
+#: processor; `lock` tells who is in it.
+LOCK_TOOLS = """
+import credchanges, threading
 from safespawn import guards
-ready, parked = os.pipe()
-go, release = os.pipe()
-result, reasons = {}, []
 
 def until(holds):
     end = time.monotonic() + 30
@@ -68,6 +64,20 @@ def until(holds):
         assert time.monotonic() < end, "it never came to that"
         time.sleep(0)
     return held
+
+def lock(name=None):
+    status = _binding.lock_status()
+    return [status[key] for key in ("spawners", "changers", "changer_waits")] if name is None else status[name]
+"""
+
+#: Goes in front of snippets for the test core that need a child waiting before its execve:
+#: `parked_spawn` starts one in a thread of its own, a byte to `release` lets it go on, and what
+#: came of the spawn is in `result`.
+PARKED = LOCK_TOOLS + """
+import select
+ready, parked = os.pipe()
+go, release = os.pipe()
+result, reasons = {}, []
 
 def spawner(argv, options):
     try:
@@ -88,10 +98,6 @@ def parked_spawn(argv, **options):
     os.read(ready, 1)
     hooks.park_stage = 0  # not the next one, if it is tried again
     return thread
-
-def lock(name=None):
-    status = _binding.lock_status()
-    return [status[key] for key in ("spawners", "changers", "changer_waits")] if name is None else status[name]
 
 def changer_waits():
     return lock("changer_waits")

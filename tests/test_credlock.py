@@ -30,20 +30,8 @@ company.start()
 """
 
 #: For processes without the test core.
-TOOLS = """
-import credchanges, threading
-from safespawn import _lock, guards
-
-def until(holds):
-    end = time.monotonic() + 30
-    while not (held := holds()):
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0)
-    return held
-
-def lock(name=None):
-    status = _binding.lock_status()
-    return [status[key] for key in ("spawners", "changers", "changer_waits")] if name is None else status[name]
+TOOLS = helpers.LOCK_TOOLS + """
+from safespawn import _lock
 
 def proof():
     return guards.status()["proofs"]["locked"]
@@ -1168,9 +1156,7 @@ import ctypes
 from safespawn import _lock
 guards.arm(wait=0.1, guard_foreign=True)
 libc = credchanges.libc
-actions = ctypes.create_string_buffer(1024)
-libc.posix_spawn_file_actions_init(actions)
-libc.posix_spawn_file_actions_addopen(actions, 0, fifo.encode(), os.O_RDONLY, 0)
+actions = credchanges.opening(fifo)
 pid = ctypes.c_int()
 
 def foreign():

@@ -781,9 +781,7 @@ import ctypes
 from safespawn import _lock
 guards.arm(wait=0.1, guard_foreign=True)
 libc = credchanges.libc
-actions = ctypes.create_string_buffer(1024)
-libc.posix_spawn_file_actions_init(actions)
-libc.posix_spawn_file_actions_addopen(actions, 0, fifo.encode(), os.O_RDONLY, 0)
+actions = credchanges.opening(fifo)
 pid, before = ctypes.c_int(), []
 
 def foreign():

@@ -13,18 +13,12 @@ import helpers
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it changes credentials")
 
-#: Keeps a second thread alive, and has a way to wait for something without sleeping for it.
+#: Keeps a second thread alive.
 COMPANY = """
 import threading
 from safespawn import guards
 hold = threading.Event()
 threading.Thread(target=hold.wait, daemon=True).start()
-
-def until(holds):
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0)
 """
 
 
