@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safespawn import _checks
+from safespawn import _checks, _privileges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from safespawn._spec import Request
+    from safespawn._spec import IdMap, Request
 
 EXPECTED = (TypeError, ValueError, OSError)
 OPTIONS = sorted(_checks._OPTIONS)  # noqa: SLF001 - the table under test
@@ -38,12 +38,14 @@ NUMBERS = {
     "nice": (-20, 19),
     "pdeathsig": (1, 64),
     "sigmask": (0, 2**64 - 1),
+    "caps": (0, 2**64 - 1),
+    "securebits": (0, 2**8 - 1),
 }
 FLAGS = ("start_new_session", "restore_signals", "no_new_privs", "pin")
 CHOICES = {
     "env_policy": ("inherit", "scrub", "user"),
     "path_policy": ("any", "trusted"),
-    "strategy": ("auto", "vfork", "fork"),
+    "strategy": ("auto", "vfork", "launcher", "fork"),
     "on_unproven": ("fork", "refuse"),
 }
 
@@ -115,8 +117,40 @@ def _check_scalars(made: Request) -> None:
     for account in (made.user, made.group, *(made.extra_groups or ())):
         assert account is None or (isinstance(account, str) and account) or 0 <= int(account) < 2**32 - 1
     assert made.executable is None or _is_string(made.executable)
-    assert made.cwd is None or _is_string(made.cwd) or 0 <= int(made.cwd) < 2**31
+    for place in (made.cwd, made.root, made.cgroup):
+        assert place is None or _is_string(place) or (type(place) is int and 0 <= place < 2**31)
     assert made.deadline is None or 0 < made.deadline < float("inf")
+
+
+def _check_map(lines: IdMap | None) -> None:
+    if lines is None:
+        return
+    assert 1 <= len(lines) <= 340
+    for side in (0, 1):
+        ranges = sorted((line[side], line[side] + line[2]) for line in lines)
+        assert all(0 <= first < end <= 2**32 - 1 for first, end in ranges)
+        assert all(end <= ranges[i + 1][0] for i, (_, end) in enumerate(ranges[:-1]))
+
+
+def _check_confinement(made: Request) -> None:
+    assert made.securebits is None or not made.securebits & _privileges.SECUREBITS["keep_caps"]
+    if made.scheduler is not None:
+        policy, priority = made.scheduler
+        assert (1 <= priority <= 99) if policy in (os.SCHED_FIFO, os.SCHED_RR) else priority == 0
+    # In the kernel's order, each once.
+    assert list(made.namespaces) == [name for name in _privileges.NAMESPACES if name in made.namespaces]
+    assert "user" in made.namespaces or (made.map_users is None and made.map_groups is None)
+    _check_map(made.map_users)
+    _check_map(made.map_groups)
+    if made.landlock is not None:
+        assert 1 <= made.landlock.abi <= 5
+        for paths in (made.landlock.read, made.landlock.write, made.landlock.execute):
+            assert all(map(_is_string, paths))
+    if made.seccomp is not None:
+        assert type(made.seccomp) is bytes
+        assert 0 < len(made.seccomp) <= 8 * 4096
+        assert len(made.seccomp) % 8 == 0
+    assert made.root is None or made.path_policy != "trusted"
 
 
 def check(argv: object, options: Mapping[str, Any]) -> Request | None:
@@ -127,6 +161,7 @@ def check(argv: object, options: Mapping[str, Any]) -> Request | None:
         return None
     _check_lists(made)
     _check_scalars(made)
+    _check_confinement(made)
     return made
 
 
@@ -167,6 +202,11 @@ ANYTHING = st.recursive(
     ),
     max_leaves=8,
 )
+IDS = st.sampled_from([0, 1, 9, 1000, 2**32 - 2, 2**32 - 1]) | st.integers(-1, 20)
+LINES = st.lists(st.tuples(IDS, IDS, IDS) | st.lists(IDS, max_size=4).map(tuple), max_size=4)
+MAPS = st.none() | st.dictionaries(st.sampled_from(["users", "groups", "uids"]), LINES, max_size=2)
+NAMESPACES = st.sampled_from([*_privileges.NAMESPACES, "User", "all", ""])
+DIRECTORIES = TEXTS | st.integers(-1, 9) | st.just(Path("/"))
 #: Right often enough that the checks of one option against another are reached.
 LIKELY: dict[str, st.SearchStrategy[Any]] = {
     **{name: st.booleans() for name in FLAGS},
@@ -180,6 +220,23 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
         st.integers(-1, 17), st.integers(-2, 2**64) | st.lists(st.integers(-2, 2**64), max_size=3), max_size=3
     ),
     "sigmask": st.lists(st.integers(0, 65), max_size=4),
+    "root": DIRECTORIES,
+    "cgroup": DIRECTORIES,
+    "scheduler": st.integers(-1, 7) | st.tuples(st.integers(-1, 7), st.none() | st.integers(-1, 100)),
+    "caps": st.lists(
+        st.sampled_from([*_privileges.CAPABILITIES, "CAP_KILL", "all", "cap_", ""]) | st.integers(-1, 64),
+        max_size=4,
+    ),
+    "securebits": st.lists(st.sampled_from([*_privileges.SECUREBITS, "NoRoot", ""]), max_size=3),
+    "namespaces": st.lists(NAMESPACES, max_size=3)
+    | st.dictionaries(NAMESPACES, st.none() | MAPS, max_size=3)
+    | st.fixed_dictionaries({"user": MAPS}),
+    "landlock": st.dictionaries(
+        st.sampled_from(["abi", "read", "write", "execute", "all"]),
+        st.integers(-1, 9) | st.lists(TEXTS | st.just(Path("/usr")), max_size=3),
+        max_size=4,
+    ),
+    "seccomp": st.binary(max_size=32) | st.integers(0, 4097).map(lambda count: bytes(8 * count)),
     "env_allow": st.lists(TEXTS, max_size=3),
     "extra_groups": st.lists(NUMBERS_ANY | TEXTS, max_size=3),
     "deadline": st.floats(allow_nan=True) | NUMBERS_ANY,

@@ -46,6 +46,11 @@ class _Lib(Protocol):
     SS_REQUIRE_SEAL: int
     SS_AMONG_OTHERS: int
     SS_HOLD_CHANGES: int
+    SS_SET_SCHEDULER: int
+    SS_SET_CAPS: int
+    SS_SET_SECUREBITS: int
+    SS_LAUNCH: int
+    SS_BOUND_LATER: int
     SS_EXEC: int
     SS_FAILED: int
     SS_KILLED_BEFORE_EXEC: int
@@ -90,6 +95,7 @@ class _Lib(Protocol):
     SS_TRY_MOVE_PAGES: int
 
     def ss_stage_name(self, stage: int) -> Any: ...
+    def ss_launcher_digest(self) -> Any: ...
     def ss_look(self, facts: Any) -> int: ...
     def ss_memory_shared(self, proof: int, epoch: int) -> int: ...
     def ss_call_name(self, call: int) -> Any: ...
@@ -221,6 +227,9 @@ class Plan(NamedTuple):
     groups: Sequence[int] = ()
     cpus: bytes = b""
     rlimits: Sequence[tuple[int, int, int]] = ()
+    #: The working directory inside another root, and the lines of a user namespace's maps.
+    texts: Mapping[str, bytes] = {}
+    filter: bytes = b""
 
 
 class Outcome(NamedTuple):
@@ -322,6 +331,17 @@ _OUTCOMES = {
 _STAGES: tuple[str, ...] = tuple(ffi.string(lib.ss_stage_name(i)).decode() for i in range(lib.SS_STAGE_COUNT))
 
 
+def extension_path() -> str:
+    """Return the file of the compiled core."""
+    return str(_native_ffi.__file__)
+
+
+def launcher_digest() -> str:
+    """Return the SHA-256 of the launcher that was built with the core, in hex."""
+    digest: bytes = ffi.string(lib.ss_launcher_digest())
+    return digest.decode("ascii")
+
+
 def stages() -> tuple[str, ...]:
     """Return the names of all stages, in the order in which a spawn goes through them."""
     return _STAGES
@@ -413,6 +433,7 @@ def spawn(plan: Plan, slot: Slot) -> Outcome:
     keep += _put_lists(r, plan)
     r.flags = plan.flags
     r.exec_fd = r.cwd_fd = r.terminal_fd = -1
+    r.root_fd = r.cgroup_fd = r.landlock_fd = r.launcher_fd = r.parent_fd = -1
     for name, value in plan.numbers.items():
         setattr(r, name, value)
     plan.seen.expect_in(r)
@@ -432,6 +453,12 @@ def _put_lists(r: Any, plan: Plan) -> list[Any]:
     if plan.cpus:
         keep.append(ffi.from_buffer("uint8_t[]", plan.cpus))
         r.cpus, r.cpus_bytes = keep[-1], len(plan.cpus)
+    if plan.filter:
+        keep.append(ffi.from_buffer("uint8_t[]", plan.filter))
+        r.filter, r.nfilter = keep[-1], len(plan.filter) // 8
+    for name, text in plan.texts.items():
+        keep.append(ffi.new(_CHARS, text))
+        setattr(r, name, keep[-1])
     return keep
 
 

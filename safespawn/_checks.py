@@ -5,134 +5,54 @@ Pure: looks at values only, never at the system.
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import resource
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from . import _confine
 from ._spec import DEVNULL, PIPE, STDOUT, Request
+from ._values import FD_MAX, ID_MAX, STRING_MAX, choice, flag, integer, iterable, mapping, ranged, shown, text
 
-#: MAX_ARG_STRLEN of the kernel (include/uapi/linux/binfmts.h), 32 pages of 4 KiB.
-STRING_MAX = 32 * 4096
-#: (uid_t) -1 means "leave as it is" in setresuid(2), so it is nobody's id.
-ID_MAX = 2**32 - 2
-FD_MAX = 2**31 - 1
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001 - a repr may raise anything: a huge int does
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def text(name: str, value: object, *, empty: bool = False) -> bytes:
-    """Return str, bytes or a path as bytes without NUL, no longer than execve(2) takes."""
-    if not isinstance(value, (str, bytes, os.PathLike)):
-        raise TypeError(f"{name} must be str, bytes or a path, not {_shown(value)} ({type(value).__name__})")
-    try:
-        data = os.fsencode(value)
-    except (TypeError, UnicodeEncodeError) as problem:
-        raise ValueError(f"{name} cannot be encoded: {_shown(value)} ({problem})") from problem
-    if b"\0" in data:
-        raise ValueError(f"{name} has a NUL byte in it: {_shown(value)}")
-    if not data and not empty:
-        raise ValueError(f"{name} is empty: {_shown(value)}")
-    if len(data) >= STRING_MAX:
-        raise OSError(
-            errno.E2BIG, f"{name} has {len(data)} bytes, execve takes {STRING_MAX - 1}: {_shown(value)}"
-        )
-    return data
-
-
-def integer(name: str, value: object, low: int, high: int) -> int:
-    """Return an int (no bool) between ``low`` and ``high``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, not {_shown(value)} ({type(value).__name__})")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be from {low} to {high}, not {_shown(value)}")
-    return value
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {_shown(value)} ({type(value).__name__})")
-    return value
-
-
-def _choice(*names: str) -> Callable[[str, object], str]:
-    def check(name: str, value: object) -> str:
-        if value not in names:
-            raise ValueError(f"{name} must be one of {', '.join(names)}, not {_shown(value)}")
-        return str(value)
-
-    return check
-
-
-def _ranged(low: int, high: int) -> Callable[[str, object], int]:
-    return lambda name, value: integer(name, value, low, high)
-
-
-def _iterable(name: str, value: object) -> Iterable[Any]:
-    if type(value) is list or type(value) is tuple:
-        return value  # asking an abstract class takes a microsecond
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
-        raise TypeError(f"{name} must be a sequence, not {_shown(value)} ({type(value).__name__})")
-    return value
-
-
-def _mapping(name: str, value: object) -> Mapping[Any, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping, not {_shown(value)} ({type(value).__name__})")
-    return value
 
 
 def arguments(value: object) -> tuple[bytes, ...]:
     """Return the argument vector; its first element names the program, so it is not empty."""
     argv = []
-    for i, item in enumerate(_iterable("argv", value)):
+    for i, item in enumerate(iterable("argv", value)):
         plain = item.encode() if type(item) is str and item.isascii() else None
         if not plain or b"\0" in plain or len(plain) >= STRING_MAX:
             plain = text(f"argv[{i}]", item, empty=i > 0)
         argv.append(plain)
     if not argv:
-        raise ValueError(f"argv is empty: {_shown(value)}")
+        raise ValueError(f"argv is empty: {shown(value)}")
     return tuple(argv)
 
 
 def _environment(name: str, value: object) -> tuple[tuple[bytes, bytes], ...]:
     pairs: dict[bytes, bytes] = {}
-    for key, item in _mapping(name, value).items():
+    for key, item in mapping(name, value).items():
         encoded = text(f"{name} name", key)
         if b"=" in encoded:
-            raise ValueError(f"{name} name has '=' in it: {_shown(key)}")
-        pairs[encoded] = text(f"{name}[{_shown(key)}]", item, empty=True)
+            raise ValueError(f"{name} name has '=' in it: {shown(key)}")
+        pairs[encoded] = text(f"{name}[{shown(key)}]", item, empty=True)
     return tuple(pairs.items())
-
-
-def _cwd(name: str, value: object) -> bytes | int:
-    if isinstance(value, int):
-        return integer(name, value, 0, FD_MAX)
-    return text(name, value)
 
 
 def _descriptor_of(name: str, value: Any) -> int:
     try:
         number = value.fileno()
     except (OSError, ValueError) as problem:  # closed, or no file of the system at all
-        raise ValueError(f"{name} has no descriptor: {_shown(value)} ({problem})") from problem
+        raise ValueError(f"{name} has no descriptor: {shown(value)} ({problem})") from problem
     return integer(f"{name}.fileno()", number, 0, FD_MAX)
 
 
 def _stream(name: str, value: object) -> int:
     if isinstance(value, bool) or not (isinstance(value, int) or hasattr(value, "fileno")):
         raise TypeError(
-            f"{name} must be a descriptor, a file or a constant, not {_shown(value)} ({type(value).__name__})"
+            f"{name} must be a descriptor, a file or a constant, not {shown(value)} ({type(value).__name__})"
         )
     number = value if isinstance(value, int) else _descriptor_of(name, value)
     if number in (PIPE, DEVNULL) or (number == STDOUT and name == "stderr"):
@@ -142,10 +62,10 @@ def _stream(name: str, value: object) -> int:
 
 def _fds(name: str, value: object) -> tuple[tuple[int, int], ...]:
     pairs = []
-    for target, source in _mapping(name, value).items():
+    for target, source in mapping(name, value).items():
         pairs.append(
             (
-                integer(f"{name}[{_shown(target)}]", source, 0, FD_MAX),
+                integer(f"{name}[{shown(target)}]", source, 0, FD_MAX),
                 integer(f"{name} target", target, 3, FD_MAX),
             )
         )
@@ -153,13 +73,13 @@ def _fds(name: str, value: object) -> tuple[tuple[int, int], ...]:
 
 
 def _pass_fds(name: str, value: object) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(integer(name, fd, 0, FD_MAX) for fd in _iterable(name, value)))
+    return tuple(dict.fromkeys(integer(name, fd, 0, FD_MAX) for fd in iterable(name, value)))
 
 
 def _cpus(name: str, value: object) -> tuple[int, ...]:
-    cpus = tuple(sorted({integer(name, cpu, 0, 65535) for cpu in _iterable(name, value)}))
+    cpus = tuple(sorted({integer(name, cpu, 0, 65535) for cpu in iterable(name, value)}))
     if not cpus:
-        raise ValueError(f"{name} is empty: {_shown(value)}")
+        raise ValueError(f"{name} is empty: {shown(value)}")
     return cpus
 
 
@@ -170,21 +90,21 @@ def _limit(name: str, value: object) -> int:
 
 def _rlimits(name: str, value: object) -> tuple[tuple[int, int, int], ...]:
     limits = []
-    for key, item in _mapping(name, value).items():
+    for key, item in mapping(name, value).items():
         number = integer(f"{name} resource", key, 0, resource.RLIMIT_RTPRIO + 1)
-        pair = (item, item) if isinstance(item, int) else tuple(_iterable(f"{name}[{key}]", item))
+        pair = (item, item) if isinstance(item, int) else tuple(iterable(f"{name}[{key}]", item))
         if len(pair) != 2:
-            raise ValueError(f"{name}[{key}] must be one number or (soft, hard), not {_shown(item)}")
+            raise ValueError(f"{name}[{key}] must be one number or (soft, hard), not {shown(item)}")
         soft, hard = (_limit(f"{name}[{key}]", part) for part in pair)
         if soft > hard:
-            raise ValueError(f"{name}[{key}]: soft limit above hard limit: {_shown(item)}")
+            raise ValueError(f"{name}[{key}]: soft limit above hard limit: {shown(item)}")
         limits.append((number, soft, hard))
     return tuple(limits)
 
 
 def _signal_mask(name: str, value: object) -> int:
     mask = 0
-    for number in _iterable(name, value):
+    for number in iterable(name, value):
         mask |= 1 << (integer(name, number, 1, signal.NSIG - 1) - 1)
     return mask
 
@@ -192,41 +112,41 @@ def _signal_mask(name: str, value: object) -> int:
 def _account(name: str, value: object) -> str | int:
     if isinstance(value, str):
         if not value or "\0" in value:
-            raise ValueError(f"{name} is no name: {_shown(value)}")
+            raise ValueError(f"{name} is no name: {shown(value)}")
         return value
     return integer(name, value, 0, ID_MAX)
 
 
 def _groups(name: str, value: object) -> tuple[str | int, ...]:
-    return tuple(_account(name, group) for group in _iterable(name, value))
+    return tuple(_account(name, group) for group in iterable(name, value))
 
 
 def _names(name: str, value: object) -> frozenset[bytes]:
-    return frozenset(text(name, item) for item in _iterable(name, value))
+    return frozenset(text(name, item) for item in iterable(name, value))
 
 
 def _digest(name: str, value: object) -> str:
     if not isinstance(value, str) or not DIGEST.fullmatch(value):
-        raise ValueError(f"{name} must be 'sha256:' and 64 hex digits, not {_shown(value)}")
+        raise ValueError(f"{name} must be 'sha256:' and 64 hex digits, not {shown(value)}")
     return value
 
 
 def _seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {_shown(value)} ({type(value).__name__})")
+        raise TypeError(f"{name} must be a number of seconds, not {shown(value)} ({type(value).__name__})")
     if not 0 < value <= 86400 * 365:  # no for nan too
-        raise ValueError(f"{name} must be a positive number of seconds, not {_shown(value)}")
+        raise ValueError(f"{name} must be a positive number of seconds, not {shown(value)}")
     return float(value)
 
 
 def _tags(name: str, value: object) -> tuple[tuple[str, str], ...]:
     tags = []
-    for key, item in _mapping(name, value).items():
+    for key, item in mapping(name, value).items():
         if not (isinstance(key, str) and isinstance(item, str)):
-            raise TypeError(f"{name} must map str to str, not {_shown(key)} to {_shown(item)}")
+            raise TypeError(f"{name} must map str to str, not {shown(key)} to {shown(item)}")
         if len(key) + len(item) > 1024:
             raise ValueError(
-                f"{name}: a tag of {len(key) + len(item)} characters, at most 1024: {_shown(key)}"
+                f"{name}: a tag of {len(key) + len(item)} characters, at most 1024: {shown(key)}"
             )
         tags.append((key, item))
     return tuple(tags)
@@ -236,34 +156,42 @@ def _tags(name: str, value: object) -> tuple[tuple[str, str], ...]:
 _OPTIONS: dict[str, tuple[Callable[[str, Any], Any], bool]] = {
     "executable": (text, True),
     "env": (_environment, True),
-    "cwd": (_cwd, True),
+    "cwd": (_confine.directory, True),
+    "root": (_confine.directory, True),
     "stdin": (_stream, True),
     "stdout": (_stream, True),
     "stderr": (_stream, True),
     "fds": (_fds, True),
     "pass_fds": (_pass_fds, False),
-    "start_new_session": (_flag, False),
-    "process_group": (_ranged(0, 2**22), True),
-    "controlling_terminal": (_ranged(0, FD_MAX), True),
-    "umask": (_ranged(0, 0o777), True),
-    "nice": (_ranged(-20, 19), True),
+    "start_new_session": (flag, False),
+    "process_group": (ranged(0, 2**22), True),
+    "controlling_terminal": (ranged(0, FD_MAX), True),
+    "umask": (ranged(0, 0o777), True),
+    "nice": (ranged(-20, 19), True),
+    "scheduler": (_confine.scheduler, True),
     "cpu_affinity": (_cpus, True),
     "rlimits": (_rlimits, True),
-    "pdeathsig": (_ranged(1, signal.NSIG - 1), True),
-    "restore_signals": (_flag, False),
+    "cgroup": (_confine.directory, True),
+    "pdeathsig": (ranged(1, signal.NSIG - 1), True),
+    "restore_signals": (flag, False),
     "sigmask": (_signal_mask, True),
-    "no_new_privs": (_flag, False),
+    "no_new_privs": (flag, False),
     "user": (_account, True),
     "group": (_account, True),
     "extra_groups": (_groups, True),
-    "env_policy": (_choice("inherit", "scrub", "user"), False),
+    "caps": (_confine.caps, True),
+    "securebits": (_confine.securebits, True),
+    "namespaces": (_confine.namespaces, True),
+    "landlock": (_confine.landlock, True),
+    "seccomp": (_confine.seccomp, True),
+    "env_policy": (choice("inherit", "scrub", "user"), False),
     "env_allow": (_names, False),
-    "pin": (_flag, False),
+    "pin": (flag, False),
     "digest": (_digest, True),
-    "path_policy": (_choice("any", "trusted"), False),
+    "path_policy": (choice("any", "trusted"), False),
     "deadline": (_seconds, True),
-    "strategy": (_choice("auto", "vfork", "fork"), False),
-    "on_unproven": (_choice("fork", "refuse"), False),
+    "strategy": (choice("auto", "vfork", "launcher", "fork"), False),
+    "on_unproven": (choice("fork", "refuse"), False),
     "audit_tags": (_tags, True),
 }
 
@@ -278,9 +206,11 @@ def request(argv: object, options: Mapping[str, Any]) -> Request:
     for name, value in options.items():
         check, none_allowed = _OPTIONS.get(name, (None, False))
         if check is None:
-            raise TypeError(f"no such option: {name}={_shown(value)}")
+            raise TypeError(f"no such option: {name}={shown(value)}")
         if value is not None or not none_allowed:
             given[name] = check(name, value)
+    if "namespaces" in given:
+        given["namespaces"], given["map_users"], given["map_groups"] = given["namespaces"]
     made = Request(arguments(argv), **given, has_options=bool(given))
     if given:
         _fit_together(made)
@@ -307,3 +237,7 @@ def _fit_together(made: Request) -> None:
         )
     if made.env_allow and made.env_policy == "inherit":
         raise ValueError(f"env_allow={sorted(made.env_allow)} means nothing with env_policy='inherit'")
+    if made.root is not None and made.path_policy == "trusted":
+        raise ValueError(
+            f"path_policy='trusted' and root={shown(made.root)}: paths inside another root cannot be judged"
+        )

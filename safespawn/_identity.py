@@ -7,7 +7,7 @@ import os
 import pwd
 
 from ._environ import Pairs
-from ._spec import KEEP, Identity, Request
+from ._spec import KEEP, Credentials, Identity, IdMap, Request
 
 
 def _gid(group: str | int) -> int:
@@ -49,6 +49,35 @@ def wanted(request: Request) -> Identity:
         raise ValueError(f"user={uid} has no account to take a group from: give group= too")
     gid = _gid(request.group) if request.group is not None else account.pw_gid if account else None
     return Identity(None if uid is None else int(uid), gid, _groups(request, account, gid))
+
+
+def _through(lines: IdMap, outside: int, option: str) -> int:
+    """Return what an id of ours is inside a user namespace. Raises ValueError if it is nothing."""
+    for inside, first, count in lines:
+        if first <= outside < first + count:
+            return inside + outside - first
+    raise ValueError(
+        f"namespaces: our own id {outside} is not mapped into the user namespace: give {option}="
+    )
+
+
+def maps(request: Request, creds: Credentials) -> tuple[IdMap, IdMap]:
+    """Return the maps of users and groups of a new user namespace: as given, or ours to themselves."""
+    own = ((creds.euid, creds.euid, 1),), ((creds.egid, creds.egid, 1),)
+    return request.map_users or own[0], request.map_groups or own[1]
+
+
+def inside(request: Request, creds: Credentials) -> Identity:
+    """Return who the child is to be inside its user namespace: identity-whole (T-12) there too.
+
+    What is not given stays what it is, under its number inside. Raises as :func:`wanted`, and
+    ValueError for an id of ours that is not mapped.
+    """
+    users, groups = maps(request, creds)
+    given = wanted(request)
+    uid = _through(users, creds.euid, "user") if given.uid is None else given.uid
+    gid = _through(groups, creds.egid, "group") if given.gid is None else given.gid
+    return Identity(uid, gid, given.groups)
 
 
 def home(request: Request) -> Pairs:

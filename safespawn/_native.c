@@ -55,11 +55,13 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -70,7 +72,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "_sys.h"
+#include "_plan.h"
 
 #define SS_API static
 
@@ -78,26 +80,20 @@
 
 #define SS_STACK_BYTES (64u << 10)   /* deepest use seen: under 12 KiB */
 #define SS_KEEP_BYTES (512u << 10)   /* an arena above this is not kept */
-#define SS_INPUT_MAX (64ull << 20)   /* ten times what execve(2) takes */
-#define SS_GROUPS_MAX 65536u         /* NGROUPS_MAX, limits.h of the kernel */
-#define SS_FDS_MAX (1u << 20)        /* default of fs.nr_open, proc(5) */
-#define SS_LISTING_BYTES 4096u
 #define SS_GRACE_NS 1000000000ll     /* from SIGKILL until we stop waiting */
 #define SS_SETTLE_NS 2000000ll       /* for a task that has all but left our memory */
 #define SS_COPY_MAX (1ll << 30)      /* of a program copied to be hashed */
 #define SS_PROC_MAGIC 0x9fa0         /* PROC_SUPER_MAGIC, magic.h */
 #define SS_P_PIDFD 3                 /* waitid(2), Linux 5.4 */
-#define SS_RANGE_CLOEXEC 4u          /* close_range(2), Linux 5.11 */
-#define SS_CAPS_VERSION 0x20080522u  /* _LINUX_CAPABILITY_VERSION_3 */
 #define SS_EXITING 0x4u              /* PF_EXITING and */
 #define SS_FORKNOEXEC 0x40u          /* PF_FORKNOEXEC of linux/sched.h */
 #define SS_FUTEX_WAIT_BITSET 9       /* futex(2) */
 #define SS_FUTEX_ALL 0xffffffffu     /* FUTEX_BITSET_MATCH_ANY */
 #define SS_OWNER_DIED 0x40000000u    /* FUTEX_OWNER_DIED */
-#define SS_WAITERS 0x80000000u       /* FUTEX_WAITERS */
 #define SS_MADV_WIPEONFORK 18
 #define SS_AT_EACCESS 0x200
 #define SS_MFD_CLOEXEC 1u
+#define SS_MFD_ALLOW_SEALING 2u
 #define SS_MFD_NOEXEC_SEAL 8u
 #define SS_SLICE_NS 50000000ll       /* of a bounded wait: see ss_await_release */
 #ifdef __GLIBC__
@@ -105,34 +101,6 @@
 #else
 #define SS_SETID_SIGNAL 34 /* SIGSYNCCALL of musl */
 #endif
-
-enum {
-	SS_SHARE_MEMORY = 1 << 0,
-	SS_REQUIRE_ALONE = 1 << 1,
-	SS_NEW_SESSION = 1 << 2,
-	SS_SET_GROUP = 1 << 3,
-	SS_SET_NICE = 1 << 4,
-	SS_SET_UMASK = 1 << 5,
-	SS_RESTORE_SIGNALS = 1 << 6,
-	SS_SET_SIGMASK = 1 << 7,
-	SS_NO_NEW_PRIVS = 1 << 8,
-	SS_SET_UID = 1 << 9,
-	SS_SET_GID = 1 << 10,
-	SS_SET_GROUPS = 1 << 11,
-	SS_SEARCH = 1 << 12,
-	SS_COPY = 1 << 13,
-	SS_READABLE = 1 << 14,
-	SS_EXEC_TARGET = 1 << 15, /* exec_fd is a target of the map */
-	SS_WALK = 1 << 16,
-	SS_DETAILS = 1 << 17,
-	SS_PINNED = 1 << 18,
-	SS_REQUIRE_LOCK = 1 << 19,
-	SS_REQUIRE_SEAL = 1 << 20,
-	SS_HOLD_CHANGES = 1 << 22, /* of credentials, while a child has memory of its own */
-	SS_AMONG_OTHERS = 1 << 21, /* other threads run: they must not wait for our child */
-};
-
-#define SS_CHANGES_IDS (SS_SET_UID | SS_SET_GID | SS_SET_GROUPS)
 
 enum {
 	SS_EXEC = 1,
@@ -152,54 +120,9 @@ enum {
 
 enum { SS_TRY_CLONE3, SS_TRY_CLOSE_RANGE, SS_TRY_FACCESSAT2, SS_TRY_MOVE_PAGES };
 
-/* The stages, in the order in which a spawn goes through them. */
-#define SS_STAGES(X)                                                            \
-	X(NONE, "none")                                                         \
-	X(PREPARE, "prepare")                                                   \
-	X(CWD_OPEN, "open-cwd")                                                 \
-	X(LOOKUP, "lookup")                                                     \
-	X(CLONE, "clone")                                                       \
-	X(BIRTH, "birth")                                                       \
-	X(SIGNALS, "signals")                                                   \
-	X(SESSION, "session")                                                   \
-	X(GROUP, "process-group")                                               \
-	X(TERMINAL, "terminal")                                                 \
-	X(NICE, "nice")                                                         \
-	X(AFFINITY, "affinity")                                                 \
-	X(UMASK, "umask")                                                       \
-	X(CWD, "cwd")                                                           \
-	X(FDS, "descriptors")                                                   \
-	X(CLOEXEC, "close")                                                     \
-	X(RLIMITS, "rlimits")                                                   \
-	X(GROUPS, "groups")                                                     \
-	X(GID, "gid")                                                           \
-	X(UID, "uid")                                                           \
-	X(CAPS, "caps")                                                         \
-	X(VERIFY, "verify-drop")                                                \
-	X(NO_NEW_PRIVS, "no-new-privs")                                         \
-	X(PDEATHSIG, "pdeathsig")                                               \
-	X(CREDS, "credentials")                                                 \
-	X(PIN, "pin")                                                           \
-	X(MASK, "mask")                                                         \
-	X(EPOCH, "epoch")                                                       \
-	X(EXEC, "exec")
-
-enum {
-#define SS_STAGE_ENUM(name, text) SS_STAGE_##name,
-	SS_STAGES(SS_STAGE_ENUM)
-#undef SS_STAGE_ENUM
-	SS_STAGE_COUNT
-};
-
 enum { SS_PATH_BYTES = 4096, SS_HEAD_BYTES = 256, SS_PARENTS = 64 };
 
 /* -------------------------------------------------------------------- types */
-
-struct ss_creds {
-	uint32_t ruid, euid, suid, rgid, egid, sgid;
-	uint64_t effective, permitted, inheritable;
-	uint64_t epoch; /* of the credential lock, when they were read; 0: not armed */
-};
 
 struct ss_facts {
 	struct ss_creds creds;
@@ -207,38 +130,6 @@ struct ss_facts {
 	uint32_t tasks, open_std;
 	int32_t lock, lock_error; /* when we are not alone: SS_LOCK_... and what goes with it */
 	int64_t lock_detail;
-};
-
-struct ss_fd {
-	int32_t source, target;
-};
-
-struct ss_rlimit {
-	uint64_t resource, soft, hard;
-};
-
-/*
- * What to start. argv and env are argc and envc strings laid end to end, each
- * with its NUL. fds is sorted by target, each target once. deadline_ns is a
- * CLOCK_MONOTONIC time, 0 for none. A descriptor of -1 means "not asked for".
- */
-struct ss_request {
-	const char *path;
-	const char *argv, *env;
-	const struct ss_fd *fds;
-	const uint32_t *groups;
-	const struct ss_rlimit *rlimits;
-	const uint8_t *cpus;
-	uint64_t argv_bytes, env_bytes;
-	uint32_t argc, envc, nfds, ngroups, nrlimits, cpus_bytes;
-	uint64_t flags;
-	uint64_t sigmask;
-	int64_t deadline_ns;
-	int64_t size, mtime_ns, ctime_ns; /* of the program, when it is pinned */
-	int32_t exec_fd, cwd_fd, terminal_fd;
-	int32_t group, nice, pdeathsig;
-	uint32_t umask, uid, gid;
-	struct ss_creds expected;
 };
 
 struct ss_result {
@@ -287,36 +178,6 @@ struct ss_arena {
 	size_t bytes, work_bytes, plan_bytes;
 };
 
-/* set_robust_list(2): what the kernel walks when a task execs or exits. */
-struct ss_robust {
-	struct ss_robust_node {
-		struct ss_robust_node *next;
-	} list;
-	long futex_offset;
-	struct ss_robust_node *pending;
-};
-
-/* The child's word to us: writable in the window, first thing in the work area. */
-struct ss_report {
-	int32_t stage, error;
-	uint32_t handlers_cleared;
-	uint32_t moved; /* the epoch of the credential lock is another than that of the decision */
-	uint32_t owner; /* futex: the child's tid until it execs or dies */
-	struct ss_robust robust;
-	struct ss_robust_node node;
-};
-
-/* What the child reads: lives in the plan area, read-only in the window. */
-struct ss_plan {
-	struct ss_request want; /* pointers lead into the plan area */
-	struct ss_report *report;
-	unsigned char *scratch;
-	char **argv, **envp;
-	uint64_t mask;
-	int32_t parent_pid;
-	int32_t tells; /* the kernel is asked to release report->owner */
-};
-
 struct ss_search {
 	struct ss_lookup want;
 	struct ss_report *report;
@@ -324,1118 +185,18 @@ struct ss_search {
 	int32_t socket;
 };
 
-#ifdef SS_TEST_HOOKS
-#include "_hooks.h"
-#else
-#define SS_HOOK(stage) 0
-#define SS_ARM_HOOK() 0
-#define SS_SPAWNER_HOOK(by) ((void)0)
-#define SS_CHANGER_HOOK(by, waited_ns) ((void)0)
-#define SS_GUARDED(guard) 1
-#endif
-
 /* ==================================================================== child
  *
  * From here to the next double line: code that may run in a child sharing our
  * memory. No lock, no allocation, no stdio, no libc call, no errno, no write
- * outside the report, the scratch area and its own stack. Each step returns 0
- * or a positive errno. Whatever may change credentials goes through the gate (_sys.h).
+ * outside the report, the scratch area and its own stack.
  */
 
-SS_INLINE int
-ss_child_error(long answer)
-{
-	return answer < 0 ? (int)-answer : 0;
-}
+#include "_child.c"
 
-SS_INLINE void
-ss_child_stage(struct ss_report *report, int stage)
-{
-	__atomic_store_n(&report->stage, stage, __ATOMIC_RELAXED);
-}
+#include "_spawned.c"
 
-static SS_CHILD void
-ss_child_exit(void)
-{
-	for (;;)
-		(void)ss_sys1(SYS_exit_group, 127); /* cannot fail */
-}
-
-/* Asks the kernel to release report->owner when this task execs or dies. */
-static SS_CHILD int
-ss_child_arm(struct ss_report *report)
-{
-	report->node.next = &report->robust.list;
-	report->robust.list.next = &report->node;
-	report->robust.futex_offset = (long)((char *)&report->owner - (char *)&report->node);
-	report->robust.pending = NULL;
-	__atomic_store_n(&report->owner, (uint32_t)ss_sys0(SYS_gettid) | SS_WAITERS, __ATOMIC_SEQ_CST);
-	return ss_child_error(ss_sys2(SYS_set_robust_list, &report->robust, sizeof(report->robust)));
-}
-
-static SS_CHILD int
-ss_child_read_creds(struct ss_creds *creds)
-{
-	struct {
-		uint32_t version;
-		int32_t pid;
-	} header = {SS_CAPS_VERSION, 0};
-	struct {
-		uint32_t effective, permitted, inheritable;
-	} caps[2];
-	long answer;
-
-	if ((answer = ss_sys3(SYS_getresuid, &creds->ruid, &creds->euid, &creds->suid)) < 0 ||
-	    (answer = ss_sys3(SYS_getresgid, &creds->rgid, &creds->egid, &creds->sgid)) < 0 ||
-	    (answer = ss_sys2(SYS_capget, &header, caps)) < 0)
-		return ss_child_error(answer);
-	creds->effective = (uint64_t)caps[1].effective << 32 | caps[0].effective;
-	creds->permitted = (uint64_t)caps[1].permitted << 32 | caps[0].permitted;
-	creds->inheritable = (uint64_t)caps[1].inheritable << 32 | caps[0].inheritable;
-	return 0;
-}
-
-/* creds-agree (T-05): ESTALE when our credentials are not the expected ones. */
-static SS_CHILD int
-ss_child_creds_agree(const struct ss_creds *expected)
-{
-	struct ss_creds now;
-	int error = ss_child_read_creds(&now);
-
-	if (error)
-		return error;
-	if (!SS_GUARDED(CREDS_AGREE))
-		return 0;
-	return (now.ruid ^ expected->ruid) | (now.euid ^ expected->euid) |
-			       (now.suid ^ expected->suid) | (now.rgid ^ expected->rgid) |
-			       (now.egid ^ expected->egid) | (now.sgid ^ expected->sgid) ||
-		       now.effective != expected->effective ||
-		       now.permitted != expected->permitted ||
-		       now.inheritable != expected->inheritable
-		   ? ESTALE
-		   : 0;
-}
-
-static SS_CHILD int
-ss_child_default(int signal)
-{
-	const struct ss_sigaction dfl = {0, 0, 0, 0};
-
-	return ss_child_error(ss_sys4(SYS_rt_sigaction, signal, &dfl, NULL, 8));
-}
-
-/*
- * No handler may stay when the mask is restored. Ignored signals survive execve:
- * 32 and 33, which libc ignores in children that it makes, and those that Python
- * ignores for itself (restore_signals of subprocess) go back to the default.
- */
-static SS_CHILD int
-ss_child_signals(const struct ss_plan *plan)
-{
-	struct ss_sigaction now;
-	int error, signal;
-
-	for (signal = 1; signal <= SS_LAST_SIGNAL && !plan->report->handlers_cleared; signal++) {
-		if (signal == SIGKILL || signal == SIGSTOP)
-			continue;
-		if ((error = ss_child_error(ss_sys4(SYS_rt_sigaction, signal, NULL, &now, 8))))
-			return error;
-		if (now.handler > 1 && SS_GUARDED(SIGNALS_BLOCKED) && (error = ss_child_default(signal)))
-			return error;
-	}
-	if ((error = ss_child_default(32)) || (error = ss_child_default(33)))
-		return error;
-	if (!(plan->want.flags & SS_RESTORE_SIGNALS))
-		return 0;
-	if ((error = ss_child_default(SIGPIPE)))
-		return error;
-	return ss_child_default(SIGXFSZ);
-}
-
-static SS_CHILD int
-ss_child_session(const struct ss_plan *plan)
-{
-	if (!(plan->want.flags & SS_NEW_SESSION))
-		return 0;
-	return ss_child_error(ss_sys0(SYS_setsid));
-}
-
-/* After setsid, because a session leader cannot change its group. */
-static SS_CHILD int
-ss_child_group(const struct ss_plan *plan)
-{
-	if (!(plan->want.flags & SS_SET_GROUP))
-		return 0;
-	return ss_child_error(ss_sys2(SYS_setpgid, 0, plan->want.group));
-}
-
-/* After setsid, because only a session leader without a terminal may take one. */
-static SS_CHILD int
-ss_child_terminal(const struct ss_plan *plan)
-{
-	if (plan->want.terminal_fd < 0)
-		return 0;
-	return ss_child_error(ss_sys3(SYS_ioctl, plan->want.terminal_fd, TIOCSCTTY, 0));
-}
-
-static SS_CHILD int
-ss_child_nice(const struct ss_plan *plan)
-{
-	if (!(plan->want.flags & SS_SET_NICE))
-		return 0;
-	return ss_child_error(ss_sys3(SYS_setpriority, PRIO_PROCESS, 0, plan->want.nice));
-}
-
-static SS_CHILD int
-ss_child_affinity(const struct ss_plan *plan)
-{
-	if (!plan->want.cpus_bytes)
-		return 0;
-	return ss_child_error(
-	    ss_sys3(SYS_sched_setaffinity, 0, plan->want.cpus_bytes, plan->want.cpus));
-}
-
-static SS_CHILD int
-ss_child_umask(const struct ss_plan *plan)
-{
-	if (plan->want.flags & SS_SET_UMASK)
-		(void)ss_sys1(SYS_umask, plan->want.umask); /* cannot fail */
-	return 0;
-}
-
-static SS_CHILD int
-ss_child_cwd(const struct ss_plan *plan)
-{
-	if (plan->want.cwd_fd < 0)
-		return 0;
-	return ss_child_error(ss_sys1(SYS_fchdir, plan->want.cwd_fd));
-}
-
-static SS_CHILD int
-ss_child_is_target(const struct ss_plan *plan, int32_t fd)
-{
-	uint32_t low = 0, high = plan->want.nfds;
-
-	while (low < high) {
-		const uint32_t middle = low + (high - low) / 2;
-
-		if (plan->want.fds[middle].target == fd)
-			return 1;
-		if (plan->want.fds[middle].target < fd)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return 0;
-}
-
-/*
- * A copy that placing a target cannot overwrite: above all targets or, where the limit
- * of open files leaves no room there, on a free number between them.
- */
-static SS_CHILD long
-ss_child_lift(const struct ss_plan *plan, int32_t fd)
-{
-	long floor = plan->want.nfds ? plan->want.fds[plan->want.nfds - 1].target + 1 : 3;
-	long got = ss_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, floor);
-
-	if (got != -EINVAL && got != -EMFILE)
-		return got;
-	for (floor = 3; (got = ss_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, floor)) >= 0; floor = got + 1) {
-		if (!ss_child_is_target(plan, (int32_t)got))
-			return got;
-		(void)ss_sys1(SYS_close, got); /* a number that will be filled anyway */
-	}
-	return got;
-}
-
-/*
- * Two passes: first every source that is also somebody's target is lifted, then
- * the targets are filled. dup3 refuses source equal to target, and dup2 would
- * leave close-on-exec set there, so that case clears the flag instead.
- */
-static SS_CHILD int
-ss_child_fds(const struct ss_plan *plan, int32_t *exec_fd)
-{
-	int32_t *lifted = (int32_t *)(void *)plan->scratch;
-	long answer;
-	uint32_t i;
-
-	for (i = 0; i < plan->want.nfds; i++) {
-		const struct ss_fd *fd = &plan->want.fds[i];
-
-		lifted[i] = fd->source;
-		if (fd->source == fd->target || !ss_child_is_target(plan, fd->source))
-			continue;
-		if ((answer = ss_child_lift(plan, fd->source)) < 0)
-			return ss_child_error(answer);
-		lifted[i] = (int32_t)answer;
-	}
-	if (*exec_fd >= 0 && !(plan->want.flags & SS_EXEC_TARGET) &&
-	    ss_child_is_target(plan, *exec_fd)) {
-		if ((answer = ss_child_lift(plan, *exec_fd)) < 0)
-			return ss_child_error(answer);
-		*exec_fd = (int32_t)answer;
-	}
-	for (i = 0; i < plan->want.nfds; i++) {
-		const int32_t target = plan->want.fds[i].target;
-
-		answer = lifted[i] == target ? ss_sys3(SYS_fcntl, target, F_SETFD, 0)
-					     : ss_sys3(SYS_dup3, lifted[i], target, 0);
-		if (answer < 0)
-			return ss_child_error(answer);
-	}
-	return 0;
-}
-
-SS_INLINE int
-ss_child_digits(const char *text, int32_t *ret_fd)
-{
-	int64_t value = 0;
-
-	if (!*text)
-		return 0;
-	for (; *text; text++) {
-		if (*text < '0' || *text > '9' || value > INT32_MAX / 10)
-			return 0;
-		value = value * 10 + (*text - '0');
-	}
-	if (value > INT32_MAX)
-		return 0;
-	*ret_fd = (int32_t)value;
-	return 1;
-}
-
-/* close_range(2) cannot mark before Linux 5.11: walk /proc/self/fd instead. */
-static SS_CHILD int
-ss_child_cloexec_walk(const struct ss_plan *plan)
-{
-	unsigned char *listing = plan->scratch + plan->want.nfds * sizeof(int32_t);
-	const long dir = ss_sys4(SYS_openat, AT_FDCWD, "/proc/self/fd",
-				 O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
-	long bytes, at, answer;
-
-	if (dir < 0)
-		return ss_child_error(dir);
-	while ((bytes = ss_sys3(SYS_getdents64, dir, listing, SS_LISTING_BYTES)) > 0) {
-		for (at = 0; at < bytes;) {
-			/* struct linux_dirent64: u64, s64, u16 length, u8 type, name */
-			const uint16_t length = *(const uint16_t *)(const void *)(listing + at + 16);
-			int32_t fd;
-
-			if (ss_child_digits((const char *)listing + at + 19, &fd) &&
-			    !ss_child_is_target(plan, fd) &&
-			    (answer = ss_sys3(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC)) < 0)
-				return ss_child_error(answer);
-			at += length;
-		}
-	}
-	return ss_child_error(bytes);
-}
-
-/* fds-closed (T-08): every descriptor but the targets goes away at execve. */
-static SS_CHILD int
-ss_child_cloexec(const struct ss_plan *plan)
-{
-	uint32_t first = 0, i;
-	long answer;
-
-	if (!SS_GUARDED(FDS_CLOSED))
-		return 0;
-	for (i = 0; i <= plan->want.nfds; i++) {
-		const uint32_t last =
-		    i < plan->want.nfds ? (uint32_t)plan->want.fds[i].target - 1 : UINT32_MAX;
-
-		/* A target of 0 wraps to the largest value: nothing lies below it. */
-		if (i == plan->want.nfds || (last != UINT32_MAX && first <= last)) {
-			answer = ss_sys3(SYS_close_range, first, last, SS_RANGE_CLOEXEC);
-			if (answer == -ENOSYS || answer == -EINVAL || answer == -EPERM)
-				return ss_child_cloexec_walk(plan);
-			if (answer < 0)
-				return ss_child_error(answer);
-		}
-		if (i < plan->want.nfds)
-			first = (uint32_t)plan->want.fds[i].target + 1;
-	}
-	return 0;
-}
-
-/* Before the ids change, because raising a hard limit takes CAP_SYS_RESOURCE. */
-static SS_CHILD int
-ss_child_rlimits(const struct ss_plan *plan)
-{
-	uint32_t i;
-	int error;
-
-	for (i = 0; i < plan->want.nrlimits; i++) {
-		const struct ss_rlimit *limit = &plan->want.rlimits[i];
-
-		error = ss_child_error(
-		    ss_sys4(SYS_prlimit64, 0, limit->resource, &limit->soft, NULL));
-		if (error)
-			return error;
-	}
-	return 0;
-}
-
-/*
- * Groups first, then gid, then uid: after the uid has gone nothing may change the
- * others. EPERM is no verdict here: an unprivileged caller that asks for the
- * groups it has gets it too, and ss_child_ids_agree tells the two apart.
- */
-static SS_CHILD int
-ss_child_groups(const struct ss_plan *plan)
-{
-	int error;
-
-	if (!(plan->want.flags & SS_SET_GROUPS))
-		return 0;
-	error = ss_child_error(ss_gate2(SYS_setgroups, plan->want.ngroups, plan->want.groups));
-	return error == EPERM ? 0 : error;
-}
-
-static SS_CHILD int
-ss_child_gid(const struct ss_plan *plan)
-{
-	const uint32_t gid = plan->want.gid;
-
-	if (!(plan->want.flags & SS_SET_GID))
-		return 0;
-	return ss_child_error(ss_gate3(SYS_setresgid, gid, gid, gid));
-}
-
-static SS_CHILD int
-ss_child_uid(const struct ss_plan *plan)
-{
-	const uint32_t uid = plan->want.uid;
-
-	if (!(plan->want.flags & SS_SET_UID))
-		return 0;
-	return ss_child_error(ss_gate3(SYS_setresuid, uid, uid, uid));
-}
-
-SS_INLINE int
-ss_child_is_unprivileged(const struct ss_plan *plan)
-{
-	return (plan->want.flags & SS_SET_UID) && plan->want.uid != 0;
-}
-
-/*
- * setresuid clears capabilities only where no securebit and no "keep caps" says
- * otherwise (capabilities(7)), and never the inheritable set: say it outright.
- */
-static SS_CHILD int
-ss_child_caps(const struct ss_plan *plan)
-{
-	const struct {
-		uint32_t version;
-		int32_t pid;
-	} header = {SS_CAPS_VERSION, 0};
-	const uint32_t none[6] = {0, 0, 0, 0, 0, 0};
-
-	if (!ss_child_is_unprivileged(plan))
-		return 0;
-	return ss_child_error(ss_gate2(SYS_capset, &header, none));
-}
-
-static SS_CHILD int
-ss_child_has(const uint32_t *sorted, uint32_t count, uint32_t value)
-{
-	uint32_t low = 0;
-
-	while (low < count) {
-		const uint32_t middle = low + (count - low) / 2;
-
-		if (sorted[middle] == value)
-			return 1;
-		if (sorted[middle] < value)
-			low = middle + 1;
-		else
-			count = middle;
-	}
-	return 0;
-}
-
-static SS_CHILD int
-ss_child_groups_agree(const struct ss_plan *plan)
-{
-	uint32_t *now = (uint32_t *)(void *)plan->scratch;
-	const long count = ss_sys2(SYS_getgroups, 0, NULL);
-	uint32_t i;
-
-	if (count < 0)
-		return ss_child_error(count);
-	if ((uint32_t)count != plan->want.ngroups)
-		return EPERM;
-	if (count && ss_sys2(SYS_getgroups, count, now) != count)
-		return EPERM;
-	/* Ours are sorted, and none is there twice; in a user namespace the kernel's order differs. */
-	for (i = 0; i < plan->want.ngroups; i++)
-		if (!ss_child_has(plan->want.groups, plan->want.ngroups, now[i]))
-			return EPERM;
-	return 0;
-}
-
-/* drop-verified (T-13): EPERM unless we are who we were to become, wholly. */
-static SS_CHILD int
-ss_child_ids_agree(const struct ss_plan *plan)
-{
-	const uint64_t flags = plan->want.flags;
-	const uint32_t uid = plan->want.uid, gid = plan->want.gid;
-	struct ss_creds now;
-	int error;
-
-	if ((error = ss_child_read_creds(&now)))
-		return error;
-	if ((flags & SS_SET_UID) && (now.ruid != uid || now.euid != uid || now.suid != uid))
-		return EPERM;
-	if ((flags & SS_SET_GID) && (now.rgid != gid || now.egid != gid || now.sgid != gid))
-		return EPERM;
-	/* setfs*id cannot fail: asked for an id that is none, it names the present one. */
-	if ((flags & SS_SET_UID) && (uint32_t)ss_gate1(SYS_setfsuid, -1) != uid)
-		return EPERM;
-	if ((flags & SS_SET_GID) && (uint32_t)ss_gate1(SYS_setfsgid, -1) != gid)
-		return EPERM;
-	if (ss_child_is_unprivileged(plan) && (now.effective | now.permitted | now.inheritable))
-		return EPERM;
-	return flags & SS_SET_GROUPS ? ss_child_groups_agree(plan) : 0;
-}
-
-/*
- * Tries to get the old identity back; ENOTRECOVERABLE if any of it can be had. Through
- * the gate, because the EPERM of the seal would say nothing about what we may.
- */
-static SS_CHILD int
-ss_child_regain(const struct ss_plan *plan)
-{
-	const struct ss_creds *was = &plan->want.expected;
-	const uint32_t uids[] = {0, was->ruid, was->euid, was->suid};
-	const uint32_t gids[] = {0, was->rgid, was->egid, was->sgid};
-	const long keep = -1;
-	unsigned i;
-
-	for (i = 0; i < 4; i++) {
-		if (uids[i] != plan->want.uid && (ss_gate3(SYS_setresuid, keep, uids[i], keep) == 0 ||
-						  ss_gate3(SYS_setresuid, uids[i], keep, keep) == 0))
-			return ENOTRECOVERABLE;
-		if ((plan->want.flags & SS_SET_GID) && gids[i] != plan->want.gid &&
-		    (ss_gate3(SYS_setresgid, keep, gids[i], keep) == 0 ||
-		     ss_gate3(SYS_setresgid, gids[i], keep, keep) == 0))
-			return ENOTRECOVERABLE;
-	}
-	return 0;
-}
-
-static SS_CHILD int
-ss_child_verify(const struct ss_plan *plan)
-{
-	int error;
-
-	if (!(plan->want.flags & SS_CHANGES_IDS) || !SS_GUARDED(DROP_VERIFIED))
-		return 0;
-	if ((error = ss_child_ids_agree(plan)))
-		return error;
-	return ss_child_is_unprivileged(plan) ? ss_child_regain(plan) : 0;
-}
-
-static SS_CHILD int
-ss_child_no_new_privs(const struct ss_plan *plan)
-{
-	if (!(plan->want.flags & SS_NO_NEW_PRIVS))
-		return 0;
-	return ss_child_error(ss_gate2(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1));
-}
-
-/*
- * After the ids have changed, because that clears the setting (prctl(2)). A parent
- * that died before it was set sends nothing, so look whether ours is still there.
- */
-static SS_CHILD int
-ss_child_pdeathsig(const struct ss_plan *plan)
-{
-	int error;
-
-	if (!plan->want.pdeathsig)
-		return 0;
-	error = ss_child_error(ss_sys5(SYS_prctl, PR_SET_PDEATHSIG, plan->want.pdeathsig, 0, 0, 0));
-	if (error)
-		return error;
-	return ss_sys0(SYS_getppid) == plan->parent_pid ? 0 : ESRCH;
-}
-
-static SS_CHILD int
-ss_child_creds(const struct ss_plan *plan)
-{
-	if (!(plan->want.flags & SS_CHANGES_IDS))
-		return ss_child_creds_agree(&plan->want.expected);
-	return SS_GUARDED(DROP_VERIFIED) ? ss_child_ids_agree(plan) : 0;
-}
-
-SS_INLINE int64_t
-ss_child_ns(const struct timespec *time)
-{
-	return time->tv_sec * 1000000000ll + time->tv_nsec;
-}
-
-/*
- * exe-pinned (T-14): the descriptor keeps the file, not its content. write(2) to it since
- * it was hashed has moved its ctime, which nobody can set back; then ESTALE. A store to a
- * page that was mapped and dirty before moves nothing: that stays open (R-08).
- */
-static SS_CHILD int
-ss_child_pin(const struct ss_plan *plan, int32_t exec_fd)
-{
-	struct stat now;
-	int error;
-
-	if (!(plan->want.flags & SS_PINNED))
-		return 0;
-	if ((error = ss_child_error(ss_sys4(SYS_newfstatat, exec_fd, "", &now, AT_EMPTY_PATH))))
-		return error;
-	return now.st_size != plan->want.size || ss_child_ns(&now.st_mtim) != plan->want.mtime_ns ||
-		       ss_child_ns(&now.st_ctim) != plan->want.ctime_ns
-		   ? ESTALE
-		   : 0;
-}
-
-/*
- * A stop from the terminal that came while signals were blocked would stop us here, and
- * our parent with us; ignoring a signal throws a pending one away (POSIX, 2.4.3).
- */
-static SS_CHILD int
-ss_child_discard_stops(void)
-{
-	static const int stops[] = {SIGTSTP, SIGTTIN, SIGTTOU};
-	const struct ss_sigaction ignore = {1, 0, 0, 0};
-	struct ss_sigaction was;
-	uint64_t pending = 0;
-	unsigned i;
-	int error;
-
-	if ((error = ss_child_error(ss_sys2(SYS_rt_sigpending, &pending, 8))))
-		return error;
-	for (i = 0; i < sizeof(stops) / sizeof(*stops); i++) {
-		if (!(pending >> (stops[i] - 1) & 1))
-			continue;
-		if ((error = ss_child_error(ss_sys4(SYS_rt_sigaction, stops[i], &ignore, &was, 8))) ||
-		    (error = ss_child_error(ss_sys4(SYS_rt_sigaction, stops[i], &was, NULL, 8))))
-			return error;
-	}
-	return 0;
-}
-
-/* Last before execve, because whatever was held back is delivered now. */
-static SS_CHILD int
-ss_child_mask(const struct ss_plan *plan)
-{
-	const int error = ss_child_discard_stops();
-
-	if (error)
-		return error;
-	return ss_child_error(ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &plan->mask, NULL, 8));
-}
-
-/*
- * epoch-agrees (T-23): ESTALE when a change of credentials that the lock saw has begun or
- * ended since the decision. It may concern what the ids and capabilities do not show, or
- * threads that the change has not reached yet.
- */
-static SS_CHILD int
-ss_child_epoch(const struct ss_plan *plan)
-{
-	return SS_GUARDED(EPOCH_AGREES) && __atomic_load_n(&plan->report->moved, __ATOMIC_SEQ_CST) ? ESTALE : 0;
-}
-
-static SS_CHILD int
-ss_child_execve(const struct ss_plan *plan, int32_t exec_fd)
-{
-	if (exec_fd < 0)
-		return ss_child_error(ss_sys3(SYS_execve, plan->want.path, plan->argv, plan->envp));
-	return ss_child_error(
-	    ss_sys5(SYS_execveat, exec_fd, "", plan->argv, plan->envp, AT_EMPTY_PATH));
-}
-
-#define SS_STEP(name, call)                                                     \
-	do {                                                                    \
-		ss_child_stage(plan->report, SS_STAGE_##name);                  \
-		if ((error = SS_HOOK(SS_STAGE_##name)) || (error = (call)))     \
-			goto fail;                                              \
-	} while (0)
-
-/* The child of ss_spawn: a flat list of steps, then the program, or an errno. */
-static SS_CHILD void
-ss_child_spawn(void *argument)
-{
-	const struct ss_plan *plan = argument;
-	int32_t exec_fd = plan->want.exec_fd;
-	int error;
-
-	ss_child_stage(plan->report, SS_STAGE_BIRTH);
-	if (plan->tells && (error = ss_child_arm(plan->report)))
-		goto fail;
-	SS_STEP(BIRTH, ss_child_creds_agree(&plan->want.expected));
-	SS_STEP(SIGNALS, ss_child_signals(plan));
-	SS_STEP(SESSION, ss_child_session(plan));
-	SS_STEP(GROUP, ss_child_group(plan));
-	SS_STEP(TERMINAL, ss_child_terminal(plan));
-	SS_STEP(NICE, ss_child_nice(plan));
-	SS_STEP(AFFINITY, ss_child_affinity(plan));
-	SS_STEP(UMASK, ss_child_umask(plan));
-	SS_STEP(CWD, ss_child_cwd(plan));
-	SS_STEP(FDS, ss_child_fds(plan, &exec_fd));
-	SS_STEP(CLOEXEC, ss_child_cloexec(plan));
-	SS_STEP(RLIMITS, ss_child_rlimits(plan));
-	SS_STEP(GROUPS, ss_child_groups(plan));
-	SS_STEP(GID, ss_child_gid(plan));
-	SS_STEP(UID, ss_child_uid(plan));
-	SS_STEP(CAPS, ss_child_caps(plan));
-	SS_STEP(VERIFY, ss_child_verify(plan));
-	SS_STEP(NO_NEW_PRIVS, ss_child_no_new_privs(plan));
-	SS_STEP(PDEATHSIG, ss_child_pdeathsig(plan));
-	SS_STEP(CREDS, ss_child_creds(plan));
-	SS_STEP(PIN, ss_child_pin(plan, exec_fd));
-	SS_STEP(MASK, ss_child_mask(plan));
-	SS_STEP(EPOCH, ss_child_epoch(plan));
-	SS_STEP(EXEC, ss_child_execve(plan, exec_fd));
-	error = EPROTO; /* an execve that worked does not return: somebody fakes its answer */
-fail:
-	plan->report->error = error;
-	ss_child_exit();
-}
-
-/* ------------------------------------------------- child: finding the program
- *
- * The same functions serve in the parent (no deadline) and in a child of its own
- * (deadline), which hands the descriptors back over a socket.
- */
-
-static SS_CHILD long
-ss_child_copy_text(char *to, size_t room, const char *from)
-{
-	size_t length = 0;
-
-	while (from[length]) {
-		if (length + 1 >= room)
-			return -ENAMETOOLONG;
-		to[length] = from[length];
-		length++;
-	}
-	to[length] = 0;
-	return (long)length;
-}
-
-/* Writes the path of a candidate: the directory, unless empty, "/", the name. */
-static SS_CHILD int
-ss_child_join(char *to, const char *dir, const char *name)
-{
-	long at = 0;
-
-	if (*dir) {
-		if ((at = ss_child_copy_text(to, SS_PATH_BYTES - 1, dir)) < 0)
-			return ss_child_error(at);
-		if (to[at - 1] != '/')
-			to[at++] = '/';
-	}
-	return ss_child_error(ss_child_copy_text(to + at, SS_PATH_BYTES - (size_t)at, name));
-}
-
-static SS_CHILD void
-ss_child_number(char *to, int32_t value)
-{
-	char digits[12];
-	int count = 0;
-
-	do {
-		digits[count++] = (char)('0' + value % 10);
-		value /= 10;
-	} while (value);
-	while (count)
-		*to++ = digits[--count];
-	*to = 0;
-}
-
-SS_INLINE int
-ss_child_same_file(const struct stat *a, const struct stat *b)
-{
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
-}
-
-SS_INLINE long
-ss_child_stat(int32_t fd, struct stat *ret_stat)
-{
-	return ss_sys4(SYS_newfstatat, fd, "", ret_stat, AT_EMPTY_PATH);
-}
-
-/*
- * Whether closing a file of this file system is known not to wait for anybody. On
- * others close(2) may be a request to a server (FUSE, NFS, SMB): statfs(2) for the
- * numbers. Overlays are as good as what lies under them, and that is not to be seen.
- */
-static SS_CHILD int
-ss_child_is_local(int32_t fd)
-{
-	static const uint32_t local[] = {
-	    0xEF53u,     /* ext2, ext3, ext4 */
-	    0x58465342u, /* xfs */
-	    0x9123683Eu, /* btrfs */
-	    0xF2F52010u, /* f2fs */
-	    0x2FC12FC1u, /* zfs */
-	    0x01021994u, /* tmpfs */
-	    0x858458F6u, /* ramfs */
-	    0xE0F5E1E2u, /* erofs */
-	    0x73717368u, /* squashfs */
-	    0x794C7630u, /* overlayfs */
-	};
-	struct statfs fs;
-	unsigned i;
-
-	if (ss_sys2(SYS_fstatfs, fd, &fs) < 0)
-		return 0;
-	for (i = 0; i < sizeof(local) / sizeof(*local); i++)
-		if ((uint32_t)fs.f_type == local[i])
-			return 1;
-	return 0;
-}
-
-static SS_CHILD void
-ss_child_link_of(char *to, int32_t fd)
-{
-	ss_child_number(to + ss_child_copy_text(to, 32, "/proc/self/fd/"), fd);
-}
-
-/*
- * Somebody holds a lease: wait until it is broken (fcntl(2), F_SETLEASE). By way of a
- * descriptor, so that nobody can put a FIFO there for us to wait on.
- */
-static SS_CHILD long
-ss_child_break_lease(const struct ss_found *found, int32_t at)
-{
-	const long path_fd = ss_sys4(SYS_openat, at, found->path, O_PATH | O_CLOEXEC, 0);
-	struct stat st;
-	char link[32];
-	long fd = -ESTALE;
-
-	if (path_fd < 0)
-		return path_fd;
-	ss_child_link_of(link, (int32_t)path_fd);
-	if (ss_child_stat((int32_t)path_fd, &st) == 0 && S_ISREG(st.st_mode))
-		fd = ss_sys4(SYS_openat, AT_FDCWD, link, O_RDONLY | O_CLOEXEC | O_NOCTTY, 0);
-	(void)ss_sys1(SYS_close, path_fd); /* waits for nobody */
-	return fd;
-}
-
-/*
- * exe-held (T-18): opens the program for reading and keeps that over the window: a
- * lease must break here, with nothing shared, and no write lease can be taken while
- * the descriptor is open. The report says where that was not possible: a program that
- * may be run but not read, and under a deadline one on a file system where we might
- * not get rid of the descriptor again. An O_PATH descriptor stands for those.
- */
-static SS_CHILD long
-ss_child_open_held(const struct ss_lookup *want, struct ss_found *found, int32_t at)
-{
-	const int how = O_RDONLY | O_CLOEXEC | O_NOCTTY;
-	long fd;
-
-	if (want->deadline_ns || !SS_GUARDED(EXE_HELD)) {
-		fd = ss_sys4(SYS_openat, at, found->path, O_PATH | O_CLOEXEC, 0);
-		if (fd < 0 || !SS_GUARDED(EXE_HELD) || !ss_child_is_local((int32_t)fd))
-			return fd;
-		(void)ss_sys1(SYS_close, fd); /* an O_PATH descriptor waits for nobody */
-	}
-	fd = ss_sys4(SYS_openat, at, found->path, how | O_NONBLOCK, 0);
-	if (fd == -EWOULDBLOCK)
-		fd = ss_child_break_lease(found, at);
-	if (fd == -EACCES)
-		return ss_sys4(SYS_openat, at, found->path, O_PATH | O_CLOEXEC, 0);
-	found->flags |= SS_READABLE;
-	return fd;
-}
-
-static SS_CHILD int
-ss_child_may_execute(int32_t at, int32_t fd, const char *path)
-{
-	long answer =
-	    ss_sys4(SYS_faccessat2, fd, "", X_OK, AT_EMPTY_PATH | SS_AT_EACCESS);
-
-	/* Linux 5.8; before it only the real ids can be asked about. */
-	if (answer == -ENOSYS || answer == -EPERM)
-		answer = ss_sys3(SYS_faccessat, at, path, X_OK);
-	return ss_child_error(answer);
-}
-
-static SS_CHILD void
-ss_child_describe(struct ss_found *found, const struct stat *st)
-{
-	found->device = st->st_dev;
-	found->inode = st->st_ino;
-	found->size = (uint64_t)st->st_size;
-	found->mtime_ns = ss_child_ns(&st->st_mtim);
-	found->ctime_ns = ss_child_ns(&st->st_ctim);
-	found->node.uid = st->st_uid;
-	found->node.gid = st->st_gid;
-	found->node.mode = st->st_mode;
-}
-
-/*
- * Opens the candidate in found->path, as execve would find it. It is looked at before
- * it is opened, so that no device and no FIFO is opened for its side effects, and
- * once more by descriptor, in case it was replaced in between.
- */
-static SS_CHILD int
-ss_child_open_candidate(const struct ss_lookup *want, struct ss_found *found, int32_t at)
-{
-	struct stat before, st;
-	long fd = ss_sys4(SYS_newfstatat, at, found->path, &before, 0);
-	int error;
-
-	if (fd < 0)
-		return ss_child_error(fd);
-	if (!S_ISREG(before.st_mode))
-		return EACCES; /* what execve says of anything but a regular file */
-	found->flags = 0;
-	if ((fd = ss_child_open_held(want, found, at)) < 0)
-		return ss_child_error(fd);
-	if (!(error = ss_child_error(ss_child_stat((int32_t)fd, &st))) &&
-	    !(error = ss_child_same_file(&st, &before) ? 0 : ESTALE))
-		error = ss_child_may_execute(at, (int32_t)fd, found->path);
-	if (error) {
-		(void)ss_sys1(SYS_close, fd);
-		return error;
-	}
-	ss_child_describe(found, &st);
-	found->exe_fd = (int32_t)fd;
-	return 0;
-}
-
-/* As execvp(3): a missing candidate is passed over, a forbidden one remembered. */
-static SS_CHILD int
-ss_child_search(const struct ss_lookup *want, struct ss_found *found, int32_t at)
-{
-	const char *dir = want->dirs, *end = want->dirs + want->dirs_bytes;
-	int refused = 0, error;
-	uint32_t i;
-
-	if (!(want->flags & SS_SEARCH)) {
-		error = ss_child_join(found->path, "", want->name);
-		return error ? error : ss_child_open_candidate(want, found, at);
-	}
-	for (i = 0; i < want->ndirs && dir < end; i++) {
-		if (!(error = ss_child_join(found->path, dir, want->name)))
-			error = ss_child_open_candidate(want, found, at);
-		if (!error)
-			return 0;
-		if (error == EACCES)
-			refused = error;
-		else if (error != ENOENT && error != ENOTDIR && error != ENAMETOOLONG &&
-			 error != ELOOP)
-			return error;
-		while (dir < end && *dir++)
-			;
-	}
-	return refused ? refused : ENOENT;
-}
-
-static SS_CHILD int
-ss_child_read_head(struct ss_found *found, int32_t fd)
-{
-	const long bytes = ss_sys4(SYS_pread64, fd, found->head, SS_HEAD_BYTES, 0);
-
-	if (bytes < 0)
-		return ss_child_error(bytes);
-	found->head_bytes = (uint32_t)bytes;
-	return 0;
-}
-
-/* Owner and mode of every directory above the program, from the root down. */
-static SS_CHILD int
-ss_child_walk_parents(struct ss_found *found)
-{
-	char *at = found->real;
-	struct stat st;
-	long answer;
-
-	for (; *at; at++) {
-		char *end = at == found->real ? at + 1 : at;
-		const char kept = *end;
-
-		if (*at != '/')
-			continue;
-		if (found->nparents == SS_PARENTS)
-			return ELOOP;
-		*end = 0;
-		answer = ss_sys4(SYS_newfstatat, AT_FDCWD, found->real, &st, AT_SYMLINK_NOFOLLOW);
-		*end = kept;
-		if (answer < 0)
-			return ss_child_error(answer);
-		found->parents[found->nparents].uid = st.st_uid;
-		found->parents[found->nparents].gid = st.st_gid;
-		found->parents[found->nparents++].mode = st.st_mode;
-	}
-	return 0;
-}
-
-/* The name the kernel has for the descriptor; left empty when /proc is missing. */
-static SS_CHILD void
-ss_child_canonical(struct ss_found *found)
-{
-	char link[32];
-	long bytes;
-
-	ss_child_link_of(link, found->exe_fd);
-	bytes = ss_sys4(SYS_readlinkat, AT_FDCWD, link, found->real, SS_PATH_BYTES - 1);
-	found->real[bytes > 0 ? bytes : 0] = 0;
-}
-
-/* Makes sure that the name leads to the file, and looks at everything above it. */
-static SS_CHILD int
-ss_child_walk(const struct ss_lookup *want, struct ss_found *found)
-{
-	struct stat st;
-
-	if (!(want->flags & SS_WALK))
-		return 0;
-	if (found->real[0] == '/' &&
-	    ss_sys4(SYS_newfstatat, AT_FDCWD, found->real, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-	    st.st_dev == found->device && st.st_ino == found->inode)
-		return ss_child_walk_parents(found);
-	found->real[0] = 0; /* unlinked, moved, or not in our mount namespace */
-	return 0;
-}
-
-/* Under a deadline the bytes to hash are fetched here, where waiting is bounded. */
-static SS_CHILD int
-ss_child_copy(const struct ss_lookup *want, struct ss_found *found, int32_t from)
-{
-	int64_t left = (int64_t)found->size;
-	off_t at = 0;
-	long fd, bytes = 1;
-
-	if (!(want->flags & SS_COPY))
-		return 0;
-	if (left > SS_COPY_MAX)
-		return EFBIG;
-	fd = ss_sys2(SYS_memfd_create, "safespawn-copy", SS_MFD_CLOEXEC | SS_MFD_NOEXEC_SEAL);
-	if (fd == -EINVAL) /* before Linux 6.3 */
-		fd = ss_sys2(SYS_memfd_create, "safespawn-copy", SS_MFD_CLOEXEC);
-	if (fd < 0)
-		return ss_child_error(fd);
-	found->copy_fd = (int32_t)fd;
-	while (left > 0 && (bytes = ss_sys4(SYS_sendfile, fd, from, &at, left)) > 0)
-		left -= bytes;
-	return ss_child_error(bytes);
-}
-
-/*
- * Reads what is wanted of the file's content, through the descriptor that is held or,
- * where that is an O_PATH one, through another that this child takes with it. A file
- * that may not be read has no content for us: the caller decides whether it matters.
- */
-static SS_CHILD int
-ss_child_read(const struct ss_lookup *want, struct ss_found *found)
-{
-	char link[32];
-	long fd = found->exe_fd;
-	int error;
-
-	if (!(found->flags & SS_READABLE) && !want->deadline_ns)
-		return 0;
-	if (!(found->flags & SS_READABLE)) {
-		ss_child_link_of(link, found->exe_fd);
-		fd = ss_sys4(SYS_openat, AT_FDCWD, link, O_RDONLY | O_CLOEXEC | O_NOCTTY, 0);
-		if (fd < 0)
-			return fd == -EACCES ? 0 : ss_child_error(fd);
-	}
-	if (!(error = ss_child_read_head(found, (int32_t)fd)))
-		error = ss_child_copy(want, found, (int32_t)fd);
-	return error;
-}
-
-static SS_CHILD int
-ss_child_open_cwd(const struct ss_lookup *want, struct ss_found *found)
-{
-	long fd;
-
-	if (!want->cwd)
-		return 0;
-	fd = ss_sys4(SYS_openat, AT_FDCWD, want->cwd, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-	if (fd < 0)
-		return ss_child_error(fd);
-	found->cwd_fd = (int32_t)fd;
-	return 0;
-}
-
-/* Fills found; on an error found->stage and found->error say which. */
-static SS_CHILD int
-ss_child_find(const struct ss_lookup *want, struct ss_found *found)
-{
-	int32_t at;
-	int error;
-
-	found->stage = SS_STAGE_CWD_OPEN;
-	if ((error = SS_HOOK(SS_STAGE_CWD_OPEN)) || (error = ss_child_open_cwd(want, found)))
-		goto fail;
-	at = found->cwd_fd >= 0 ? found->cwd_fd : want->cwd_fd >= 0 ? want->cwd_fd : AT_FDCWD;
-	found->stage = SS_STAGE_LOOKUP;
-	if ((error = SS_HOOK(SS_STAGE_LOOKUP)) || (error = ss_child_search(want, found, at)))
-		goto fail;
-	if (!(want->flags & SS_DETAILS))
-		return 0;
-	ss_child_canonical(found);
-	if ((error = ss_child_walk(want, found)) || (error = ss_child_read(want, found)))
-		goto fail;
-	return 0;
-fail:
-	found->error = error;
-	return error;
-}
-
-/* Hands what was opened to the parent: SCM_RIGHTS, unix(7). */
-static SS_CHILD int
-ss_child_hand_over(const struct ss_search *search)
-{
-	const struct ss_found *found = search->found;
-	union {
-		struct cmsghdr header;
-		unsigned char room[CMSG_SPACE(3 * sizeof(int32_t))];
-	} control;
-	unsigned char dot = '.';
-	struct iovec iov = {&dot, 1};
-	struct msghdr message = {NULL, 0, &iov, 1, &control, 0, 0};
-	int32_t fds[3] = {found->exe_fd, found->cwd_fd, found->copy_fd};
-	int32_t *out = (int32_t *)(void *)CMSG_DATA(&control.header);
-	unsigned count = 0, i;
-
-	for (i = 0; i < 3; i++)
-		if (fds[i] >= 0)
-			out[count++] = fds[i];
-	control.header.cmsg_level = SOL_SOCKET;
-	control.header.cmsg_type = SCM_RIGHTS;
-	control.header.cmsg_len = CMSG_LEN(count * sizeof(int32_t));
-	message.msg_controllen = CMSG_SPACE(count * sizeof(int32_t));
-	return ss_child_error(ss_sys3(SYS_sendmsg, search->socket, &message, MSG_NOSIGNAL));
-}
-
-/* The child of ss_lookup; signals stay blocked until it exits. */
-static SS_CHILD void
-ss_child_lookup(void *argument)
-{
-	const struct ss_search *search = argument;
-	int error;
-
-	ss_child_stage(search->report, SS_STAGE_BIRTH);
-	if ((error = ss_child_arm(search->report)) ||
-	    (error = ss_child_creds_agree(&search->want.expected)))
-		goto fail;
-	ss_child_stage(search->report, SS_STAGE_LOOKUP);
-	if (!ss_child_find(&search->want, search->found) && (error = ss_child_hand_over(search)))
-		goto fail;
-	ss_child_stage(search->report, SS_STAGE_EXEC); /* all is told: dying is all that is left */
-	ss_child_exit();
-fail:
-	search->report->error = error;
-	ss_child_exit();
-}
+#include "_find.c"
 
 /* =================================================================== parent */
 
@@ -1702,6 +463,8 @@ struct ss_window {
 	void *argument;
 	uint64_t *child_mask; /* where the child finds the caller's mask, or NULL */
 	uint64_t flags; /* SS_SHARE_MEMORY, SS_REQUIRE_..., SS_AMONG_OTHERS */
+	const struct ss_request *request; /* of a spawn, else NULL */
+	const char *launcher; /* the name that the child has until it execs the program */
 	uint64_t epoch; /* of the decision: SS_REQUIRE_LOCK */
 	int64_t deadline_ns;
 	/* What came of it. */
@@ -1725,7 +488,56 @@ ss_report_of(const struct ss_arena *arena)
 static int
 ss_window_sleeps(const struct ss_window *w)
 {
-	return !w->deadline_ns && ((w->flags & SS_SHARE_MEMORY) || !(w->flags & SS_AMONG_OTHERS));
+	return !w->deadline_ns && !w->launcher &&
+	       ((w->flags & SS_SHARE_MEMORY) || !(w->flags & SS_AMONG_OTHERS));
+}
+
+/*
+ * No exit signal: until it runs a program the child is nobody's but ours, unseen by
+ * handlers of SIGCHLD and by waits for any child. execve makes it SIGCHLD (de_thread
+ * of fs/exec.c).
+ */
+static void
+ss_clone_fill(struct ss_window *w, struct ss_clone_args *args)
+{
+	memset(args, 0, sizeof(*args));
+	args->flags = SS_CLONE_PIDFD;
+	if (w->flags & SS_SHARE_MEMORY)
+		args->flags |= SS_CLONE_VM;
+	if (ss_window_sleeps(w))
+		args->flags |= SS_CLONE_VFORK;
+	if (w->request)
+		args->flags |= w->request->born_in;
+	args->flags |= SS_GUARDED(SIGNALS_BLOCKED) ? SS_CLONE_CLEAR_SIGHAND : 0;
+	args->pidfd = (uint64_t)(uintptr_t)&w->pidfd;
+	args->exit_signal = 0;
+	args->stack = (uint64_t)(uintptr_t)w->arena->stack;
+	args->stack_size = ss_pages(SS_STACK_BYTES);
+}
+
+/*
+ * Into its cgroup at once, where the kernel can and memory is not shared (T-28). It says
+ * no for many reasons, of which the child's own attempt tells the true one.
+ */
+static long
+ss_clone_into(struct ss_window *w, struct ss_clone_args *args)
+{
+	struct ss_report *report = ss_report_of(w->arena);
+	long pid = -ENOSYS;
+
+	report->handlers_cleared = 1;
+	if (w->request && w->request->cgroup_fd >= 0 && !(w->flags & SS_SHARE_MEMORY)) {
+		args->cgroup = (uint64_t)w->request->cgroup_fd;
+		args->flags |= SS_CLONE_INTO_CGROUP;
+		report->in_cgroup = 1;
+		pid = ss_child_born3(args, w->main, w->argument);
+		if (pid >= 0 || pid == -EAGAIN || pid == -ENOMEM)
+			return pid;
+		report->in_cgroup = 0;
+		args->flags &= ~SS_CLONE_INTO_CGROUP;
+		args->cgroup = 0;
+	}
+	return ss_child_born3(args, w->main, w->argument);
 }
 
 /*
@@ -1738,33 +550,15 @@ ss_window_sleeps(const struct ss_window *w)
 static long
 ss_clone(struct ss_window *w)
 {
-	struct ss_report *report = ss_report_of(w->arena);
 	struct ss_clone_args args;
 	long pid;
 
-	memset(&args, 0, sizeof(args));
-	args.flags = SS_CLONE_PIDFD;
-	if (w->flags & SS_SHARE_MEMORY)
-		args.flags |= SS_CLONE_VM;
-	if (ss_window_sleeps(w))
-		args.flags |= SS_CLONE_VFORK;
-	args.pidfd = (uint64_t)(uintptr_t)&w->pidfd;
-	/*
-	 * No exit signal: until it runs a program the child is nobody's but ours, unseen by
-	 * handlers of SIGCHLD and by waits for any child. execve makes it SIGCHLD (de_thread
-	 * of fs/exec.c).
-	 */
-	args.exit_signal = 0;
-	args.stack = (uint64_t)(uintptr_t)w->arena->stack;
-	args.stack_size = ss_pages(SS_STACK_BYTES);
-
-	report->handlers_cleared = 1;
-	args.flags |= SS_GUARDED(SIGNALS_BLOCKED) ? SS_CLONE_CLEAR_SIGHAND : 0;
-	pid = ss_child_born3(&args, w->main, w->argument);
+	ss_clone_fill(w, &args);
+	pid = ss_clone_into(w, &args);
 	w->used_clone3 = pid >= 0;
 	if (pid != -ENOSYS && pid != -EPERM && pid != -EINVAL && pid != -E2BIG)
 		return pid;
-	report->handlers_cleared = 0;
+	ss_report_of(w->arena)->handlers_cleared = 0;
 	args.flags &= ~SS_CLONE_CLEAR_SIGHAND;
 	return ss_child_born2(&args, w->main, w->argument);
 }
@@ -1787,6 +581,18 @@ ss_await_exit(int32_t pidfd, int64_t grace_ns)
 	} while (answer == -EINTR && ns >= 0);
 }
 
+/* Whether the numbers in /proc are ours: it may be of another PID namespace. */
+static int
+ss_proc_is_ours(void)
+{
+	char self[16] = {0}, pid[16];
+
+	ss_child_number(pid, getpid());
+	return readlink("/proc/self", self, sizeof(self) - 1) > 0 && strcmp(self, pid) == 0;
+}
+
+#include "_maps.c"
+
 /*
  * Until the kernel releases the futex (exec or exit): 0, or ETIMEDOUT at the deadline. A
  * child that dies before it could name the futex to the kernel releases nothing, hence
@@ -1804,6 +610,7 @@ ss_await_release(const struct ss_window *w)
 
 		if ((owner & SS_OWNER_DIED) || ss_has_ended(w->pidfd))
 			return 0;
+		ss_maps_answer(w);
 		now = ss_now();
 		if (w->deadline_ns && now >= w->deadline_ns)
 			return -ETIMEDOUT;
@@ -1938,16 +745,6 @@ ss_window_run(struct ss_window *w)
 
 /* ------------------------------------------------------------------ outcome */
 
-/* Whether the numbers in /proc are ours: it may be of another PID namespace. */
-static int
-ss_proc_is_ours(void)
-{
-	char self[16] = {0}, pid[16];
-
-	ss_child_number(pid, getpid());
-	return readlink("/proc/self", self, sizeof(self) - 1) > 0 && strcmp(self, pid) == 0;
-}
-
 static ssize_t
 ss_read_stat(int32_t pid, char *text, size_t room)
 {
@@ -1966,17 +763,20 @@ ss_read_stat(int32_t pid, char *text, size_t room)
 	return bytes;
 }
 
-/* The flags of /proc/pid/stat, proc_pid_stat(5): the ninth field. */
+/* The flags of /proc/pid/stat, proc_pid_stat(5): the ninth field; and the name, if it is asked for. */
 static int
-ss_read_task_flags(int32_t pid, uint32_t *ret_flags)
+ss_read_task(int32_t pid, const char *name, uint32_t *ret_flags, int *ret_has_name)
 {
-	char text[1024], *at;
+	char text[1024], *at, *open;
 	unsigned field;
 
 	if (!ss_proc_is_ours() || ss_read_stat(pid, text, sizeof(text)) <= 0)
 		return -EIO;
 	/* The second field is a name in brackets that may hold anything. */
+	open = strchr(text, '(');
 	at = strrchr(text, ')');
+	*ret_has_name = name && open && at && (size_t)(at - open - 1) == strlen(name) &&
+			!memcmp(open + 1, name, strlen(name));
 	for (field = 2; at && field < 9; field++)
 		at = strchr(at + 1, ' ');
 	if (!at)
@@ -2018,6 +818,8 @@ ss_is_unreaped(const struct ss_window *w, siginfo_t *ret_info)
  * having some proves nothing. Two cheaper looks spare most spawns the way through /proc:
  * see above, and our code exits only with an error, so a plain exit is the program's.
  * While a child is not reaped its pid is its own: look first, then make sure.
+ * The launcher has been through one execve, and has a name that only this spawn knows
+ * until it is through the second.
  */
 static int
 ss_went_through(const struct ss_window *w, uint32_t *ret_flags)
@@ -2025,27 +827,45 @@ ss_went_through(const struct ss_window *w, uint32_t *ret_flags)
 	const int has_left = ss_left_our_memory(w);
 	siginfo_t info;
 	uint32_t flags;
+	int has_name;
 
 	if (!SS_GUARDED(OUTCOME_TOLD))
 		return 1;
-	/* Somebody else reaped it, and that takes a program that ran: see ss_clone. */
-	if (!ss_is_unreaped(w, &info))
+	/*
+	 * Somebody else reaped it. That takes a program that ran (ss_clone_fill): ours, or the
+	 * launcher, and then nobody can tell any more.
+	 */
+	if (!ss_is_unreaped(w, &info)) {
+		*ret_flags |= w->launcher ? SS_UNCONFIRMED : 0;
 		return 1;
+	}
 	if (has_left || (info.si_pid && info.si_code == CLD_EXITED))
 		return 1;
-	if (ss_read_task_flags(w->pid, &flags) == 0 && ss_is_unreaped(w, &info))
-		return !(flags & SS_EXITING) || !(flags & SS_FORKNOEXEC);
+	if (ss_read_task(w->pid, w->launcher, &flags, &has_name) == 0 && ss_is_unreaped(w, &info))
+		return !(flags & SS_EXITING) || !(w->launcher ? has_name : (flags & SS_FORKNOEXEC) != 0);
 	*ret_flags |= SS_UNCONFIRMED;
 	return 1;
+}
+
+/* Nothing of ours writes such a thing: whatever it was, no program is said to run. */
+static int
+ss_misreported(struct ss_result *result)
+{
+	result->stage = SS_STAGE_NONE;
+	result->error = EPROTO;
+	return SS_FAILED;
 }
 
 static int
 ss_classify(const struct ss_window *w, struct ss_result *result)
 {
 	const struct ss_report *report = ss_report_of(w->arena);
+	const int last = w->main == ss_child_launch ? SS_STAGE_LAUNCH : SS_STAGE_EXEC;
 
 	result->stage = __atomic_load_n(&report->stage, __ATOMIC_RELAXED);
 	result->error = report->error;
+	if (result->stage < 0 || result->stage >= SS_STAGE_COUNT || result->error < 0)
+		return ss_misreported(result);
 	if (result->error == ESTALE &&
 	    (result->stage == SS_STAGE_BIRTH || result->stage == SS_STAGE_CREDS ||
 	     result->stage == SS_STAGE_EPOCH))
@@ -2056,7 +876,7 @@ ss_classify(const struct ss_window *w, struct ss_result *result)
 		return SS_TIMED_OUT;
 	if (w->preempted)
 		return SS_PREEMPTED;
-	if (result->stage < SS_STAGE_EXEC || !ss_went_through(w, &result->flags))
+	if (result->stage < last || !ss_went_through(w, &result->flags))
 		return SS_KILLED_BEFORE_EXEC;
 	return SS_EXEC;
 }
@@ -2151,8 +971,8 @@ ss_put_strings(unsigned char **at, const char *text, size_t bytes, uint32_t coun
 static int
 ss_measure(const struct ss_request *r, size_t *ret_plan, size_t *ret_work)
 {
-	if (!r->argc || r->nfds > SS_FDS_MAX || r->ngroups > SS_GROUPS_MAX || r->nrlimits > 64 ||
-	    r->cpus_bytes > 8192)
+	if (!r->argc || r->nfds > SS_FDS_MAX || r->ngroups > SS_GROUPS_MAX ||
+	    r->nrlimits > SS_RLIMITS_MAX || r->cpus_bytes > SS_CPUS_MAX || r->nfilter > SS_FILTER_MAX_LEN)
 		return -EINVAL;
 	if (r->argv_bytes > SS_INPUT_MAX || r->env_bytes > SS_INPUT_MAX ||
 	    (uint64_t)r->argc + r->envc > SS_INPUT_MAX / sizeof(char *))
@@ -2161,7 +981,8 @@ ss_measure(const struct ss_request *r, size_t *ret_plan, size_t *ret_work)
 		    ss_room(r->argv_bytes) + ss_room((r->argc + 1ull) * sizeof(char *)) +
 		    ss_room(r->env_bytes) + ss_room((r->envc + 1ull) * sizeof(char *)) +
 		    ss_room(r->nfds * sizeof(struct ss_fd)) + ss_room(r->ngroups * sizeof(uint32_t)) +
-		    ss_room(r->nrlimits * sizeof(struct ss_rlimit)) + ss_room(r->cpus_bytes);
+		    ss_room(r->nrlimits * sizeof(struct ss_rlimit)) + ss_room(r->cpus_bytes) +
+		    ss_room(r->nfilter * (size_t)SS_FILTER_INSTRUCTION) + ss_room(r->cwd ? strlen(r->cwd) + 1 : 0);
 	*ret_work = ss_room(sizeof(struct ss_report)) + r->nfds * sizeof(int32_t) +
 		    r->ngroups * sizeof(uint32_t) + SS_LISTING_BYTES;
 	return 0;
@@ -2186,6 +1007,9 @@ ss_plan_write(struct ss_arena *arena, const struct ss_request *r)
 	plan->want.groups = ss_put(&at, r->groups, r->ngroups * sizeof(*r->groups));
 	plan->want.rlimits = ss_put(&at, r->rlimits, r->nrlimits * sizeof(*r->rlimits));
 	plan->want.cpus = ss_put(&at, r->cpus, r->cpus_bytes);
+	plan->want.filter = ss_put(&at, r->filter, r->nfilter * (size_t)SS_FILTER_INSTRUCTION);
+	if (r->cwd)
+		plan->want.cwd = ss_put(&at, r->cwd, strlen(r->cwd) + 1);
 	return 0;
 }
 
@@ -2199,7 +1023,10 @@ ss_prepare(struct ss_arena *arena, const struct ss_request *request)
 	if ((error = SS_HOOK(SS_STAGE_PREPARE)))
 		return -error;
 	/* drop-apart (T-19): guards.py decides, but nothing it gets wrong gets past here. */
-	if (share && (request->flags & SS_CHANGES_IDS) && SS_GUARDED(DROP_APART))
+	if (share && ss_request_changes(request) && SS_GUARDED(DROP_APART))
+		return -EINVAL;
+	/* Somebody must be awake to write the maps of a user namespace. */
+	if (((request->unshared | request->born_in) & SS_CLONE_NEWUSER) && !request->deadline_ns)
 		return -EINVAL;
 	if ((error = ss_measure(request, &plan_bytes, &work_bytes)) ||
 	    (error = ss_arena_fit(arena, work_bytes, plan_bytes, !share)))
@@ -2222,8 +1049,9 @@ ss_spawn_in(struct ss_arena *arena, const struct ss_request *request, struct ss_
 	plan = (struct ss_plan *)(void *)arena->plan;
 	memset(&w, 0, sizeof(w));
 	w.arena = arena;
-	w.main = ss_child_spawn;
+	w.main = request->flags & SS_LAUNCH ? ss_child_launch : ss_child_spawn;
 	w.argument = plan;
+	w.request = request;
 	plan->mask = request->sigmask;
 	w.child_mask = request->flags & SS_SET_SIGMASK ? NULL : &plan->mask;
 	w.flags = request->flags;
@@ -2239,6 +1067,22 @@ ss_spawn_in(struct ss_arena *arena, const struct ss_request *request, struct ss_
 }
 
 /*
+ * Closes and forgets in one step: a signal handler of Python, which may raise, runs only
+ * before or after. Nothing is lost by an error: we have written to none of these.
+ */
+SS_API void
+ss_close(int32_t *fd)
+{
+	const int32_t closing = *fd;
+
+	*fd = -1;
+	if (closing >= 0)
+		(void)close(closing);
+}
+
+#include "_launch.c"
+
+/*
  * Starts a program. Returns 0 when a child was made; what became of it is in the
  * result. Otherwise a negative errno, and nothing was started. The arena is the
  * calling thread's own, used only when memory is shared.
@@ -2252,7 +1096,8 @@ ss_spawn(struct ss_arena *arena, const struct ss_request *request, struct ss_res
 	memset(result, 0, sizeof(*result));
 	result->pidfd = -1;
 	if (request->flags & SS_SHARE_MEMORY) {
-		error = ss_spawn_in(arena, request, result);
+		error = request->flags & SS_LAUNCH ? ss_launch(arena, request, result)
+						   : ss_spawn_in(arena, request, result);
 		ss_arena_after(arena, result);
 		return error;
 	}
@@ -2388,20 +1233,6 @@ close:
 	(void)close(pair[0]);
 	(void)close(pair[1]);
 	return error;
-}
-
-/*
- * Closes and forgets in one step: a signal handler of Python, which may raise, runs only
- * before or after. Nothing is lost by an error: we have written to none of these.
- */
-SS_API void
-ss_close(int32_t *fd)
-{
-	const int32_t closing = *fd;
-
-	*fd = -1;
-	if (closing >= 0)
-		(void)close(closing);
 }
 
 /* Closes the pidfd of a child that is forgotten. */

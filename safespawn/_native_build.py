@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
+import shlex
+import subprocess
+import sysconfig
 from pathlib import Path
 
 from cffi import FFI
@@ -22,10 +27,44 @@ COMPILE_ARGS += {
 # Never unloaded: libc's export table leads to us (_interpose.c).
 LINK_ARGS = ["-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,-z,nodelete"]
 
+# The launcher has no libc and needs no loader: nothing of it is found, bound or relocated
+# when it starts, and no variable of the environment means anything to it.
+LAUNCHER_ARGS = [
+    "-std=gnu11",
+    "-O2",
+    "-ffreestanding",
+    "-fno-tree-loop-distribute-patterns",
+    "-fno-stack-protector",
+    "-fno-asynchronous-unwind-tables",
+    "-fvisibility=hidden",
+    "-static-pie",
+    "-nostdlib",
+    "-Wl,--build-id=none",
+    "-Wl,-z,text",
+    "-Wl,-z,now",
+    "-Wl,-z,relro",
+    "-Wl,-z,noexecstack",
+]
+LAUNCHER_MACHINE_ARGS = {
+    "x86_64": ["-fcf-protection"],
+    # Atomics of libgcc would ask libc which instructions there are.
+    "aarch64": ["-mbranch-protection=standard", "-mno-outline-atomics"],
+}
+
 #: All of the core. It is one unit: _native.c includes the others.
 SOURCES = (
     "_native.c",
     "_sys.h",
+    "_plan.h",
+    "_child.c",
+    "_steps.c",
+    "_drop.c",
+    "_confine.c",
+    "_spawned.c",
+    "_find.c",
+    "_maps.c",
+    "_launch.c",
+    "_wire.h",
     "_credlock.c",
     "_wrappers.c",
     "_interpose.c",
@@ -35,6 +74,24 @@ SOURCES = (
     "_seal.c",
     "_native.cdef.txt",
 )
+
+
+def compiler() -> list[str]:
+    """Return the command of the C compiler that Python would use."""
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+
+
+def build_launcher(
+    where: Path, *arguments: str, command: list[str] | None = None, machine: str = platform.machine()
+) -> str:
+    """Compile the launcher into ``where``, under its name, and return its SHA-256 in hex."""
+    made, new = where / "launcher", where / f"launcher.{os.getpid()}"
+    own = [*LAUNCHER_ARGS, *LAUNCHER_MACHINE_ARGS.get(machine, [])]
+    source = ["-I", str(HERE), str(HERE / "_launcher.c"), "-o", str(new)]
+    subprocess.run([*(command or compiler()), *own, *arguments, *source], check=True)
+    new.chmod(0o755)
+    new.replace(made)  # in one step: the old one may be running
+    return hashlib.sha256(made.read_bytes()).hexdigest()
 
 
 def builder(
@@ -60,6 +117,14 @@ def builder(
     return ffi
 
 
+def launcher_macro(digest: str) -> tuple[tuple[str, str], ...]:
+    """Return the macro that tells the core which launcher is its own."""
+    return (("SS_LAUNCHER_SHA256", f'"{digest}"'),)
+
+
 def ffibuilder() -> FFI:
-    """Return the builder of the product; the name that setup.py gives to cffi."""
-    return builder()
+    """Build the launcher and return the builder of the product; the name that setup.py gives to cffi.
+
+    The launcher first: its digest is compiled in.
+    """
+    return builder(define_macros=launcher_macro(build_launcher(HERE)))

@@ -14,15 +14,13 @@ import resource
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 
 import prctl
 
-from . import _binding, _lock
+from . import _binding, _lock, _privileges
 from ._spec import Credentials, Exit, Facts
-
-#: Bits of prctl(PR_GET_SECUREBITS), capabilities(7), by python-prctl's names.
-SECUREBITS = ("noroot", "no_setuid_fixup", "keep_caps")
 
 
 class _Tried:
@@ -144,17 +142,9 @@ def attributes() -> Attributes:
         no_new_privs=bool(prctl.get_no_new_privs()),
         dumpable=bool(prctl.get_dumpable()),
         child_subreaper=bool(prctl.get_child_subreaper()),
-        securebits=tuple(name for name in SECUREBITS if getattr(prctl.securebits, name)),
+        securebits=tuple(name for name in _privileges.SECUREBITS if getattr(prctl.securebits, name, False)),
         seccomp=_status_number("Seccomp"),
     )
-
-
-def capability_names(mask: int) -> tuple[str, ...]:
-    """Return the names of the capabilities in a bit mask, in numeric order."""
-    names = {
-        getattr(prctl, f"CAP_{name.upper()}"): name for name in prctl.ALL_CAP_NAMES if name != "last_cap"
-    }
-    return tuple(names.get(bit, f"cap_{bit}") for bit in range(64) if mask >> bit & 1)
 
 
 def bounding_set() -> int | None:
@@ -231,6 +221,12 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def kernel_version() -> tuple[int, int]:
+    """Return major and minor version of the running kernel."""
+    major, minor = platform.release().split(".")[:2]
+    return int(major), int("".join(takewhile(str.isdigit, minor)) or 0)
 
 
 def machine() -> dict[str, str]:

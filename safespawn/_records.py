@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import _binding, _probe, audit
+from . import _binding, _privileges, _probe, audit
 from ._child import Child
-from ._spec import Executable, Identity, Request, SpawnReport, Verdict
+from ._spec import Executable, Identity, Landlock, Request, SpawnReport, Verdict
 from .audit import _record
 
 _KINDS = {
@@ -92,7 +93,53 @@ def _want(request: Request, identity: Identity) -> dict[str, Any]:
         want["env_policy"] = request.env_policy
     if request.path_policy != "any":
         want["path_policy"] = request.path_policy
-    return want
+    return {**want, **_confined(request)}
+
+
+#: Room for the names of all capabilities.
+_CAPS_MAX = 1000
+
+#: The words of chrt(1).
+_POLICIES = {
+    os.SCHED_OTHER: "other",
+    os.SCHED_BATCH: "batch",
+    os.SCHED_IDLE: "idle",
+    os.SCHED_FIFO: "fifo",
+    os.SCHED_RR: "rr",
+}
+
+
+def _confined(request: Request) -> dict[str, Any]:
+    """What was asked of the options that confine it, in words."""
+    parts: dict[str, Any] = {
+        "root": _place(request.root),
+        "cgroup": _place(request.cgroup),
+        "scheduler": request.scheduler and _scheduler(*request.scheduler),
+        "namespaces": list(request.namespaces) or None,
+        "map_users": request.map_users and _record.some(request.map_users, 300),
+        "map_groups": request.map_groups and _record.some(request.map_groups, 300),
+        "landlock": request.landlock and _landlock(request.landlock),
+        "seccomp": request.seccomp and _digest(request.seccomp),
+    }
+    if request.caps is not None:
+        parts["caps"] = _record.some(_privileges.capability_names(request.caps), _CAPS_MAX)
+    if request.securebits is not None:
+        parts["securebits"] = list(_privileges.securebit_names(request.securebits))
+    return {key: value for key, value in parts.items() if value is not None}
+
+
+def _scheduler(policy: int, priority: int) -> dict[str, Any]:
+    return {"policy": _POLICIES[policy], "priority": priority}
+
+
+def _landlock(rules: Landlock) -> dict[str, Any]:
+    kinds = {"read": rules.read, "write": rules.write, "execute": rules.execute}
+    told = {kind: _record.some([_record.path(path) for path in paths], 300) for kind, paths in kinds.items()}
+    return {"abi": rules.abi, **told}
+
+
+def _digest(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _wanted(value: Any) -> Any:
@@ -114,8 +161,8 @@ def _how(report: SpawnReport, verdict: Verdict | None = None) -> dict[str, Any]:
     return how
 
 
-def _cwd(request: Request) -> Any:
-    return _record.path(request.cwd) if isinstance(request.cwd, bytes) else request.cwd
+def _place(directory: bytes | int | None) -> Any:
+    return _record.path(directory) if isinstance(directory, bytes) else directory
 
 
 def _tags(tags: dict[str, str]) -> Any:
@@ -132,7 +179,11 @@ class Records:
         return {
             **({"tags": _tags(tags)} if tags else {}),
             "who": _probe.who(report.credentials),
-            "what": {**_record.arguments(request.argv), "exe": _exe(report.executable), "cwd": _cwd(request)},
+            "what": {
+                **_record.arguments(request.argv),
+                "exe": _exe(report.executable),
+                "cwd": _place(request.cwd),
+            },
             "want": _want(request, report.identity),
         }
 

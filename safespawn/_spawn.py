@@ -19,9 +19,12 @@ from . import (
     _environ,
     _executable,
     _identity,
+    _launcher,
     _lock,
+    _places,
     _probe,
     _streams,
+    _values,
     audit,
     guards,
 )
@@ -78,6 +81,8 @@ class _Job:
     removed: tuple[str, ...] = ()
     program: _executable.Program | None = None
     opened: _binding.Opened = field(default_factory=_binding.Opened)
+    places: _places.Places = field(default_factory=_places.Places)
+    launcher_fd: int = -1
     outcome: _binding.Outcome | None = None
     executable: Executable | None = None
 
@@ -138,13 +143,14 @@ def start(request: Request) -> Process:
             streams.started()
         finally:
             job.opened.close()
+            job.places.close()
 
 
 def named_descriptors(request: Request) -> None:
     """Refuse a descriptor that is not open, or a target beyond our limit, by its number."""
     named = [(f"fds[{target}]", source) for source, target in request.fds]
     named += [("pass_fds", fd) for fd in request.pass_fds]
-    for name in ("stdin", "stdout", "stderr", "cwd", "controlling_terminal"):
+    for name in ("stdin", "stdout", "stderr", "cwd", "root", "cgroup", "controlling_terminal"):
         value = getattr(request, name)
         if isinstance(value, int) and value >= 0:
             named.append((name, value))
@@ -160,8 +166,10 @@ def named_descriptors(request: Request) -> None:
 
 def _wanted(request: Request, seen: _binding.Seen) -> Identity:
     """Return what the child is to become; KEEP if we are that already, wholly."""
-    if not request.asks_identity:
+    if not request.asks_identity and "user" not in request.namespaces:
         return KEEP
+    if "user" in request.namespaces:  # ids inside, which have nothing to do with ours
+        return _identity.inside(request, seen.credentials)
     wanted = _identity.wanted(request)
     return wanted if guards.needed(wanted, seen.credentials, _probe.held_groups()) else KEEP
 
@@ -177,9 +185,15 @@ def _settle_environment(job: _Job) -> None:
 
 
 def _decide(job: _Job) -> None:
-    wants_to_share = job.request.strategy != "fork" and not job.identity.changes
-    facts = _probe.facts(job.seen, changes_credentials=job.identity.changes, try_sharing=wants_to_share)
-    _accept(job, guards.decide(job.request, facts))
+    request, creds = job.request, job.seen.credentials
+    changes = job.identity.changes or request.confines
+    wants_to_share = request.strategy != "fork"
+    facts = _probe.facts(job.seen, changes_credentials=changes, try_sharing=wants_to_share)
+    if wants_to_share and (changes or request.strategy == "launcher"):
+        job.launcher_fd, fault = _launcher.hold()
+        hindrance = _places.hindrance(request) or _launcher.hindrance(creds)
+        facts = facts._replace(unlaunchable=hindrance or fault)
+    _accept(job, guards.decide(request, facts))
 
 
 def _accept(job: _Job, decision: Decision) -> None:
@@ -201,6 +215,7 @@ def _run_window(job: _Job, streams: _streams.Streams) -> Process:
     for verdict in program.verdicts:
         if verdict.result == "deny":
             _refuse(job, verdict)
+    _open_places(job)
     plan = _plan(job, program, streams.sources)
     _announce(job, plan)
     return _open_window(job, plan, streams)
@@ -237,7 +252,7 @@ EPOCH_TRIES = 4
 
 def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Outcome:
     outcome, tries = _binding.spawn(plan, slot), EPOCH_TRIES
-    while (why := _begins_anew(outcome)) is not None and (why != "epoch" or tries > 0):
+    while (why := _begins_anew(outcome, job.decision.strategy)) is not None and (why != "epoch" or tries > 0):
         tries -= why == "epoch"  # the others come once: after them no memory is shared
         plan = _apart(job, plan, slot, outcome, why)
         outcome = _binding.spawn(plan, slot)
@@ -250,12 +265,20 @@ def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Out
     return outcome
 
 
-def _begins_anew(outcome: _binding.Outcome) -> guards.Loss | None:
+#: Where a launch can fail that a fork need not: before there is a child, and in the launcher's
+#: exec and its first look at itself.
+LAUNCH_STAGES = ("prepare", "launch", "level")
+
+
+def _begins_anew(outcome: _binding.Outcome, strategy: str | None) -> guards.Loss | None:
     """Return why a spawn that ran nothing is tried again; None if it is not."""
     if outcome.outcome == "not-alone":
         return "proof"
     if outcome.outcome == "preempted":
         return "preempted"
+    if strategy == "launcher" and outcome.outcome == "failed" and outcome.stage in LAUNCH_STAGES:
+        _launcher.refuse(outcome.stage, outcome.errno)
+        return "launch"
     return "epoch" if (outcome.outcome, outcome.stage) == ("race-detected", "epoch") else None
 
 
@@ -312,6 +335,13 @@ def _open(job: _Job) -> _executable.Program:
         _fail(job, "timed-out", "lookup", 0)
 
 
+def _open_places(job: _Job) -> None:
+    try:
+        job.places.open(job.request, job.seen.credentials)
+    except _places.PlaceProblem as problem:
+        _fail(job, "failed", problem.stage, problem.cause.errno or errno.EIO, problem.cause)
+
+
 def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool) -> _binding.Found:
     """Look up here, or under a deadline in a child, by the strategy that was decided on."""
     # In a new PID namespace the first child is its init, and its end would be that of all others:
@@ -341,7 +371,7 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
     finally:
         if child.adopt(slot):  # it could not be killed yet
             _child.abandon(child)
-    why = _begins_anew(outcome)
+    why = _begins_anew(outcome, None)
     if why is not None:
         _accept(job, guards.lost(job.request, job.decision, why))
         return _look_up(job, name, dirs, copy)
@@ -359,7 +389,14 @@ _REQUIRED = {
     "locked": _LIB.SS_REQUIRE_LOCK,
     "sealed": _LIB.SS_REQUIRE_SEAL,
 }
-_SHARED = _LIB.SS_SHARE_MEMORY | _LIB.SS_REQUIRE_ALONE | _LIB.SS_REQUIRE_LOCK | _LIB.SS_REQUIRE_SEAL
+_SHARED = (
+    _LIB.SS_SHARE_MEMORY
+    | _LIB.SS_REQUIRE_ALONE
+    | _LIB.SS_REQUIRE_LOCK
+    | _LIB.SS_REQUIRE_SEAL
+    | _LIB.SS_LAUNCH
+    | _LIB.SS_BOUND_LATER
+)
 
 
 def _company(job: _Job) -> int:
@@ -368,7 +405,7 @@ def _company(job: _Job) -> int:
 
 def _sharing(job: _Job) -> int:
     """Return the flags of a window: whether memory is shared, under which proof, beside whom."""
-    if job.decision.strategy != "vfork" or job.decision.proof is None:
+    if job.decision.strategy == "fork" or job.decision.proof is None:
         return _company(job)
     return int(_LIB.SS_SHARE_MEMORY | _REQUIRED[job.decision.proof]) | _company(job)
 
@@ -389,10 +426,22 @@ def _plan(job: _Job, program: _executable.Program, sources: list[int]) -> _bindi
         flags |= _become(job, numbers)
     if request.has_options:
         flags |= _options(request, numbers)
-    argv, env = job.argv_text, job.env_text
-    cpus = _binding.cpu_mask(request.cpu_affinity) if request.cpu_affinity else b""
-    groups, limits = job.identity.groups or (), request.rlimits
-    return _binding.Plan(program.exec_path, argv, env, fds, flags, job.seen, numbers, groups, cpus, limits)
+    if job.identity.changes or request.confines or job.decision.strategy == "launcher":
+        flags |= _apart_or_launched(job, numbers)
+    return _binding.Plan(
+        program.exec_path,
+        job.argv_text,
+        job.env_text,
+        fds,
+        flags,
+        job.seen,
+        numbers,
+        groups=job.identity.groups or (),
+        cpus=_binding.cpu_mask(request.cpu_affinity) if request.cpu_affinity else b"",
+        rlimits=request.rlimits,
+        texts=job.places.texts,
+        filter=request.seccomp or b"",
+    )
 
 
 def _pin(program: _executable.Program, fds: list[tuple[int, int]], numbers: dict[str, int]) -> int:
@@ -409,17 +458,30 @@ def _pin(program: _executable.Program, fds: list[tuple[int, int]], numbers: dict
 
 def _become(job: _Job, numbers: dict[str, int]) -> int:
     identity = job.identity
-    sealed = any(verdict.guard == "changes-sealed" for verdict in job.decision.verdicts)
-    numbers.setdefault("deadline_ns", time.monotonic_ns() + int(DROP_WINDOW * 1e9))
     flags = 0 if identity.groups is None else _LIB.SS_SET_GROUPS
-    # A set-id program that cannot drop under the seal, and does not look, would stay root.
-    flags |= _LIB.SS_NO_NEW_PRIVS if sealed else 0
     if identity.uid is not None:
         numbers["uid"] = identity.uid
         flags |= _LIB.SS_SET_UID
     if identity.gid is not None:
         numbers["gid"] = identity.gid
         flags |= _LIB.SS_SET_GID
+    return flags
+
+
+def _apart_or_launched(job: _Job, numbers: dict[str, int]) -> int:
+    """Add what a child needs that changes credentials, be it forked or launched."""
+    launched = job.decision.strategy == "launcher"
+    flags = 0
+    if "deadline_ns" not in numbers:
+        numbers["deadline_ns"] = time.monotonic_ns() + int(DROP_WINDOW * 1e9)
+        flags |= _LIB.SS_BOUND_LATER if launched else 0
+    numbers.update(job.places.numbers(launched=launched))
+    if launched:
+        numbers["launcher_fd"] = job.launcher_fd
+        flags |= _LIB.SS_LAUNCH
+    # A set-id program that cannot drop under the seal, and does not look, would stay root.
+    if guards.NO_NEW_PRIVS in job.decision.verdicts:
+        flags |= _LIB.SS_NO_NEW_PRIVS
     return flags
 
 
@@ -431,14 +493,19 @@ _NUMBERS = {
     "nice": ("nice", _LIB.SS_SET_NICE),
     "pdeathsig": ("pdeathsig", 0),
     "sigmask": ("sigmask", _LIB.SS_SET_SIGMASK),
+    "caps": ("caps", _LIB.SS_SET_CAPS),
+    "securebits": ("securebits", _LIB.SS_SET_SECUREBITS),
 }
 
 
 def _options(request: Request, numbers: dict[str, int]) -> int:
     flags = _LIB.SS_NEW_SESSION if request.start_new_session else 0
-    flags |= _LIB.SS_NO_NEW_PRIVS if request.no_new_privs else 0
+    flags |= _LIB.SS_NO_NEW_PRIVS if request.seals_privileges else 0
     if isinstance(request.cwd, int):
         numbers["cwd_fd"] = request.cwd
+    if request.scheduler is not None:
+        numbers["policy"], numbers["priority"] = request.scheduler
+        flags |= _LIB.SS_SET_SCHEDULER
     for option, (member, flag) in _NUMBERS.items():
         value = getattr(request, option)
         if value is not None:
@@ -465,7 +532,7 @@ def _fits(job: _Job) -> None:
     """Refuse more than execve(2) takes: every string with its NUL, and its pointer."""
     argv, env = job.argv_text, job.env_text
     size = len(argv[0]) + len(env[0]) + 8 * (argv[1] + env[1] + 2)
-    if size < _checks.STRING_MAX:
+    if size < _values.STRING_MAX:
         return
     if size > (room := _probe.argument_room()):
         raise OSError(
@@ -473,19 +540,19 @@ def _fits(job: _Job) -> None:
             f"{argv[1]} arguments and {env[1]} variables take {size} bytes, execve takes {room}",
         )
     for name, value in job.env:
-        if len(name) + len(value) + 1 >= _checks.STRING_MAX:
+        if len(name) + len(value) + 1 >= _values.STRING_MAX:
             raise OSError(errno.E2BIG, f"env[{name!r}] has {len(value)} bytes, too many for execve")
 
 
 # ------------------------------------------------------------------ the failures
 
 
-def _fail(job: _Job, outcome: str, stage: str, number: int) -> NoReturn:
-    """Record a spawn that ran no program, and raise what it means."""
+def _fail(job: _Job, outcome: str, stage: str, number: int, problem: OSError | None = None) -> NoReturn:
+    """Record a spawn that ran no program, and raise what it means, or ``problem`` that says it better."""
     done = job.outcome
     report = job.report(outcome, stage, number or None)
     audit.emit("spawn.failed", job.sid, lambda: Records.failed(job.request, report, done))
-    problem = _exception(job.request, outcome, stage, number)
+    problem = problem or _exception(job.request, outcome, stage, number)
     vars(problem).update(report=report, stage=stage)
     raise problem
 

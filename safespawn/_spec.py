@@ -17,10 +17,30 @@ DEVNULL = -3
 
 Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Stream = int | IO[bytes] | IO[str] | None
-Strategy = Literal["auto", "vfork", "fork"]
+Strategy = Literal["auto", "vfork", "launcher", "fork"]
 OnUnproven = Literal["fork", "refuse"]
 EnvPolicy = Literal["inherit", "scrub", "user"]
 PathPolicy = Literal["any", "trusted"]
+
+
+#: Lines of user_namespaces(7): first id inside, first id outside, how many.
+IdMap = tuple[tuple[int, int, int], ...]
+
+
+class UserMaps(TypedDict, total=False):
+    """The maps of a new user namespace: (first id inside, first id outside, count) each."""
+
+    users: Iterable[tuple[int, int, int]]
+    groups: Iterable[tuple[int, int, int]]
+
+
+class LandlockRules(TypedDict, total=False):
+    """What a child may still do with files: paths, with everything below them."""
+
+    abi: int
+    read: Iterable[Text]
+    write: Iterable[Text]
+    execute: Iterable[Text]
 
 
 class SpawnOptions(TypedDict, total=False):
@@ -29,6 +49,7 @@ class SpawnOptions(TypedDict, total=False):
     executable: Text | None
     env: Mapping[str, Text] | Mapping[bytes, Text] | None
     cwd: Text | int | None
+    root: Text | int | None
     stdin: Stream
     stdout: Stream
     stderr: Stream
@@ -39,8 +60,10 @@ class SpawnOptions(TypedDict, total=False):
     controlling_terminal: int | None
     umask: int | None
     nice: int | None
+    scheduler: int | tuple[int, int] | None
     cpu_affinity: Iterable[int] | None
     rlimits: Mapping[int, int | tuple[int, int]] | None
+    cgroup: Text | int | None
     pdeathsig: int | None
     restore_signals: bool
     sigmask: Iterable[int] | None
@@ -48,6 +71,11 @@ class SpawnOptions(TypedDict, total=False):
     user: str | int | None
     group: str | int | None
     extra_groups: Sequence[str | int] | None
+    caps: Iterable[str | int] | None
+    securebits: Iterable[str] | None
+    namespaces: Iterable[str] | Mapping[str, UserMaps | None] | None
+    landlock: LandlockRules | None
+    seccomp: bytes | None
     env_policy: EnvPolicy
     env_allow: Iterable[str]
     pin: bool
@@ -59,6 +87,15 @@ class SpawnOptions(TypedDict, total=False):
     audit_tags: Mapping[str, str] | None
 
 
+class Landlock(NamedTuple):
+    """Checked rules: all rights over files that ``abi`` knows are refused but these."""
+
+    abi: int
+    read: tuple[bytes, ...]
+    write: tuple[bytes, ...]
+    execute: tuple[bytes, ...]
+
+
 class Request(NamedTuple):
     """One validated request; `_checks.request` is the only maker."""
 
@@ -66,6 +103,7 @@ class Request(NamedTuple):
     executable: bytes | None = None
     env: tuple[tuple[bytes, bytes], ...] | None = None
     cwd: bytes | int | None = None
+    root: bytes | int | None = None
     stdin: int | None = None
     stdout: int | None = None
     stderr: int | None = None
@@ -76,8 +114,10 @@ class Request(NamedTuple):
     controlling_terminal: int | None = None
     umask: int | None = None
     nice: int | None = None
+    scheduler: tuple[int, int] | None = None
     cpu_affinity: tuple[int, ...] | None = None
     rlimits: tuple[tuple[int, int, int], ...] = ()
+    cgroup: bytes | int | None = None
     pdeathsig: int | None = None
     restore_signals: bool = True
     sigmask: int | None = None
@@ -85,6 +125,13 @@ class Request(NamedTuple):
     user: str | int | None = None
     group: str | int | None = None
     extra_groups: tuple[str | int, ...] | None = None
+    caps: int | None = None
+    securebits: int | None = None
+    namespaces: tuple[str, ...] = ()
+    map_users: IdMap | None = None
+    map_groups: IdMap | None = None
+    landlock: Landlock | None = None
+    seccomp: bytes | None = None
     env_policy: EnvPolicy = "inherit"
     env_allow: frozenset[bytes] = frozenset()
     pin: bool = False
@@ -101,6 +148,23 @@ class Request(NamedTuple):
     def asks_identity(self) -> bool:
         """Whether the child is to run as somebody else."""
         return not (self.user is None and self.group is None and self.extra_groups is None)
+
+    @property
+    def confines(self) -> bool:
+        """Whether the child is to get another root, cgroup, namespace, capability or filter than ours."""
+        return bool(self.namespaces) or not (
+            self.root is None
+            and self.cgroup is None
+            and self.caps is None
+            and self.securebits is None
+            and self.landlock is None
+            and self.seccomp is None
+        )
+
+    @property
+    def seals_privileges(self) -> bool:
+        """Whether no_new_privs is set: Landlock and filters are of no use where an exec undoes them."""
+        return self.no_new_privs or self.landlock is not None or self.seccomp is not None
 
     @property
     def pinned(self) -> bool:
@@ -144,6 +208,7 @@ class Facts(NamedTuple):
 
     ``unsealed`` says why the seal is no proof, ``unlocked`` why the credential lock is none;
     None that it is. ``filtered``: the seal is on, whether or not it proves anything.
+    ``unlaunchable`` says why the launcher cannot be used, looked at when credentials change.
     """
 
     alone: bool | None
@@ -154,6 +219,7 @@ class Facts(NamedTuple):
     unsealed: str | None = "not sealed"
     unlocked: str | None = "not looked at"
     filtered: bool = False
+    unlaunchable: str | None = "not looked for"
 
 
 class Verdict(NamedTuple):
@@ -167,7 +233,7 @@ class Verdict(NamedTuple):
 class Decision(NamedTuple):
     """How to start the program. ``strategy`` None means: refuse, for the last verdict."""
 
-    strategy: Literal["vfork", "fork"] | None
+    strategy: Literal["vfork", "launcher", "fork"] | None
     proof: str | None
     verdicts: tuple[Verdict, ...]
 

@@ -169,7 +169,7 @@ struct ss_sigaction {
 
 #define SS_LAST_SIGNAL 64
 
-/* clone3(2), first version of its argument: 64 bytes, known since Linux 5.3. */
+/* clone3(2); kernels that know a shorter one take a longer one whose rest is zero. */
 struct ss_clone_args {
 	uint64_t flags;
 	uint64_t pidfd;
@@ -179,11 +179,17 @@ struct ss_clone_args {
 	uint64_t stack;
 	uint64_t stack_size;
 	uint64_t tls;
+	uint64_t set_tid, set_tid_size;
+	uint64_t cgroup; /* Linux 5.7 */
 };
 
 #define SS_CLONE_VM 0x100ULL
 #define SS_CLONE_PIDFD 0x1000ULL
 #define SS_CLONE_VFORK 0x4000ULL
+#define SS_CLONE_NEWNS 0x00020000ULL
+#define SS_CLONE_NEWUSER 0x10000000ULL
+#define SS_CLONE_NEWPID 0x20000000ULL
+#define SS_CLONE_INTO_CGROUP 0x200000000ULL /* clone3 only, Linux 5.7 */
 #define SS_CLONE_CLEAR_SIGHAND 0x100000000ULL /* clone3 only, Linux 5.5 */
 
 /*

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import shlex
 import signal
 import sys
@@ -15,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import safespawn
-from safespawn import audit, doctor
+from safespawn import _cli_keywords, _cli_options, audit, doctor
 
 #: Exit codes of `safespawn run`, as env(1), nohup(1) and timeout(1) have them.
 OURS, NOT_EXECUTABLE, NOT_FOUND, BY_SIGNAL = 125, 126, 127, 128
@@ -35,6 +34,8 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, briefly."""
+        if message.endswith("expected one argument"):  # argparse takes -noroot for an option
+            message += " (if it begins with '-': OPTION=VALUE)"
         self.exit(OURS, f"{self.prog}: {message}\n")
 
 
@@ -56,130 +57,13 @@ def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
         help="run a program",
+        allow_abbrev=False,  # an abbreviation changes its meaning with the next option: --cpu was --cpus once
         usage="safespawn run [options] -- PROGRAM [ARG ...]",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = run.add_argument
-    add("--user", help="name or number: its uid, primary group and group list")
-    add("--group", help="name or number, instead of the user's primary group")
-    add("--groups", help="comma separated: the supplementary groups, instead of the user's")
-    add("--cwd", metavar="DIR", help="working directory of the program")
-    add("--umask", type=_octal, help="octal")
-    add("--nice", type=int, help="niceness, -20 to 19")
-    add("--cpus", type=_cpus, metavar="LIST", help="processors it may use, such as 0,2-3")
-    add(
-        "--rlimit",
-        action="append",
-        default=[],
-        metavar="NAME=SOFT[:HARD]",
-        help="such as nofile=256 or core=0",
-    )
-    add("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable")
-    add("--env-policy", choices=("inherit", "scrub", "user"), default="inherit")
-    add("--env-allow", action="append", default=[], metavar="NAME", help="keep this one too when scrubbing")
-    add("--new-session", action="store_true", help="setsid")
-    add("--no-new-privs", action="store_true", help="nothing it runs gains privileges by exec")
-    add("--pdeathsig", type=_signal, metavar="SIGNAL", help="sent to it when we die")
-    add("--pin", action="store_true", help="run the very file that was looked at and hashed")
-    add("--digest", metavar="sha256:HEX", help="refuse a program with another digest")
-    add("--path-policy", choices=("any", "trusted"), default="any")
-    add("--deadline", type=float, metavar="SECONDS", help="give up if it is not running by then")
-    add("--strategy", choices=("auto", "vfork", "fork"), default="auto")
-    add("--on-unproven", choices=("fork", "refuse"), default="fork")
-    add("--audit", metavar="FILE", help="append the records to this ledger")
-    add("--audit-mode", choices=("best_effort", "require", "durable"), default="require")
-    add("--tag", action="append", default=[], metavar="KEY=VALUE", help="goes into the records")
-    add("--report", action="store_true", help="print the decision to stderr as JSON")
-    add("program", nargs=argparse.REMAINDER, metavar="-- PROGRAM [ARG ...]")
-
-
-def _octal(text: str) -> int:
-    return int(text, 8)
-
-
-def _cpus(text: str) -> list[int]:
-    cpus: list[int] = []
-    for part in text.split(","):
-        low, dash, high = part.partition("-")
-        cpus += range(int(low), int(high if dash else low) + 1)
-    return cpus
-
-
-def _signal(text: str) -> int:
-    if text.isdigit():
-        return int(text)
-    name = text.upper()
-    try:
-        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"no such signal: {text}") from None
-
-
-# argparse names them in its messages.
-_octal.__name__, _cpus.__name__, _signal.__name__ = "octal number", "list of processors", "signal"
-
-
-def _account(text: str | None) -> str | int | None:
-    return int(text) if text is not None and text.isdigit() else text
-
-
-def _pairs(option: str, items: Sequence[str]) -> dict[str, str]:
-    pairs = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not (name and equals):
-            raise ValueError(f"{option} needs NAME=VALUE, not {item!r}")
-        pairs[name] = value
-    return pairs
-
-
-def _rlimits(items: Sequence[str]) -> dict[int, int | tuple[int, int]]:
-    limits: dict[int, int | tuple[int, int]] = {}
-    for name, value in _pairs("--rlimit", items).items():
-        number = getattr(resource, f"RLIMIT_{name.upper()}", None)
-        if number is None:
-            raise ValueError(f"--rlimit: no such limit: {name!r}")
-        parts = [-1 if part == "unlimited" else int(part) for part in value.split(":")]
-        if len(parts) > 2:
-            raise ValueError(f"--rlimit needs SOFT or SOFT:HARD, not {value!r}")
-        limits[number] = (parts[0], parts[-1])
-    return limits
-
-
-def _options(given: argparse.Namespace) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "user": _account(given.user),
-        "group": _account(given.group),
-        "cwd": given.cwd,
-        "umask": given.umask,
-        "nice": given.nice,
-        "cpu_affinity": given.cpus,
-        "rlimits": _rlimits(given.rlimit) or None,
-        "start_new_session": given.new_session,
-        "no_new_privs": given.no_new_privs,
-        "pdeathsig": given.pdeathsig,
-        "env_policy": given.env_policy,
-        "env_allow": _allowed(given),
-        "pin": given.pin,
-        "digest": given.digest,
-        "path_policy": given.path_policy,
-        "deadline": given.deadline,
-        "strategy": given.strategy,
-        "on_unproven": given.on_unproven,
-        "audit_tags": _pairs("--tag", given.tag) or None,
-    }
-    if given.groups is not None:
-        options["extra_groups"] = [_account(name) for name in given.groups.split(",") if name]
-    if given.env:
-        options["env"] = {**os.environ, **_pairs("--env", given.env)}
-    return options
-
-
-def _allowed(given: argparse.Namespace) -> list[str]:
-    """What is set on this command line is wanted, whatever the policy."""
-    own = [] if given.env_policy == "inherit" else list(_pairs("--env", given.env))
-    return [*given.env_allow, *own]
+    _cli_options.add(run)
+    run.add_argument("program", nargs=argparse.REMAINDER, metavar="-- PROGRAM [ARG ...]")
 
 
 def _program(given: argparse.Namespace) -> list[str]:
@@ -252,9 +136,9 @@ def _run(given: argparse.Namespace) -> int:
         try:
             words = _program(given)
             program = words[0]
-            options = _options(given)
+            options = _cli_keywords.collect(given)
             if given.audit:
-                stack.enter_context(audit.open(given.audit, mode=given.audit_mode))
+                stack.enter_context(audit.open(given.audit, mode=given.audit_mode or "require"))
             process = safespawn.spawn(words, sigmask=mask, **options)
         except (OSError, ValueError, TypeError, KeyError) as problem:
             _complain(program, problem)

@@ -7,7 +7,7 @@ import os
 import textwrap
 from typing import Any
 
-from . import _features, _probe, guards
+from . import _features, _privileges, _probe, guards
 
 
 def plain(value: Any) -> Any:
@@ -41,8 +41,8 @@ def examine() -> dict[str, Any]:
             "gids": [creds.rgid, creds.egid, creds.sgid],
             "groups": list(_probe.held_groups()),
             "threads": seen["threads"],
-            "capabilities": list(_probe.capability_names(creds.effective)),
-            "bounding": None if bounding is None else list(_probe.capability_names(bounding)),
+            "capabilities": list(_privileges.capability_names(creds.effective)),
+            "bounding": None if bounding is None else list(_privileges.capability_names(bounding)),
             **plain(seen["attributes"]),
         },
         "proofs": seen["proofs"],

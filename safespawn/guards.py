@@ -17,7 +17,7 @@ from ._spec import Credentials, Decision, Facts, Identity, PathNode, Request, Ve
 
 __all__ = ["Guard", "arm", "credential_change", "registry", "require", "seal", "status"]
 
-Place = Literal["parent", "child", "kernel"]
+Place = Literal["parent", "child", "launcher", "kernel"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ registry: dict[str, Guard] = _table(
     Guard("identity-whole", "another user means its gid and its groups too",
           ("T-12",), ("parent", "child"), "_identity.py"),
     Guard("drop-verified", "a drop is read back and cannot be undone",
-          ("T-13",), ("child",), "_native.c"),
+          ("T-13",), ("child", "launcher"), "_drop.c"),
     Guard("exe-pinned", "the file that was hashed is the one that runs; no write to it since was seen",
           ("T-14",), ("parent", "kernel"), "_executable.py"),
     Guard("path-trusted", "no one but root and us can replace the program or a directory above it",
@@ -72,9 +72,9 @@ registry: dict[str, Guard] = _table(
     Guard("input-checked", "a malformed request is refused before anything is started",
           ("T-17",), ("parent",), "_checks.py"),
     Guard("exe-held", "nobody can take a lease on the program while a child waits for it",
-          ("T-18",), ("parent", "kernel"), "_native.c"),
-    Guard("drop-apart", "a child never changes credentials in shared memory",
-          ("T-19",), ("parent",), "_native.c"),
+          ("T-18",), ("parent", "kernel"), "_find.c"),
+    Guard("drop-apart", "a child never changes credentials, nor where it belongs, in shared memory",
+          ("T-19", "T-31"), ("parent",), "_native.c"),
     Guard("record-one-line", "nothing in a request can forge, split or hide a record",
           ("T-20",), ("parent",), "audit/_record.py"),
     Guard("changes-wait", "no thread changes credentials through libc while a child shares our memory",
@@ -89,6 +89,12 @@ registry: dict[str, Guard] = _table(
           ("T-25",), ("parent",), "_tasks.c"),
     Guard("changes-sealed", "the kernel refuses every change of credentials, raw ones too",
           ("T-26",), ("kernel",), "_seal.c"),
+    Guard("level-kept", "the launcher has the capabilities of its parent, no others",
+          ("T-28",), ("launcher",), "_launcher.c"),
+    Guard("plan-sealed", "the launcher obeys its own plan, and nobody can change that",
+          ("T-29",), ("parent", "launcher", "kernel"), "_wire.c"),
+    Guard("launcher-intact", "the launcher is the file that was built with the core, unchanged",
+          ("T-30",), ("parent",), "_launcher.py"),
     Guard("foreign-locked", "vfork and posix_spawn of others go under the lock, if asked for",
           ("T-27",), ("parent",), "_foreign.c"),
 )  # fmt: skip
@@ -174,18 +180,41 @@ def _prove(facts: Facts) -> tuple[str | None, Verdict]:
     return proof, Verdict(guard, "allow", why)
 
 
+_APART = Verdict("drop-apart", "deny", "the child changes credentials, so it gets memory of its own")
+_LAUNCHED = Verdict("drop-apart", "allow", "the launcher changes credentials in its own memory")
+#: Says that the child must get it: under the seal a set-id program could not drop.
+NO_NEW_PRIVS = Verdict("changes-sealed", "allow", "no_new_privs is set, as the seal demands")
+
+
+def _unlaunchable(facts: Facts) -> str | None:
+    if facts.filtered:
+        return "a program that was exec'd cannot change credentials under the seal"
+    return facts.unlaunchable
+
+
+def _decide_launch(request: Request, facts: Facts) -> Decision:
+    """Choose for a child that changes credentials, or that is to go by the launcher all the same."""
+    proof, verdict = _prove(facts)
+    why = _unlaunchable(facts)
+    if proof is not None and why is None:
+        return Decision("launcher", proof, (verdict, _LAUNCHED))
+    if why is not None:
+        verdict = Verdict("drop-apart", "deny", f"no launcher: {why}")
+    if request.strategy == "launcher":
+        return Decision(None, None, (verdict,))
+    return Decision("fork", None, (verdict, _APART, *((NO_NEW_PRIVS,) if facts.filtered else ())))
+
+
 def decide(request: Request, facts: Facts) -> Decision:
     """Choose how to start the program: pure, total, and in doubt without shared memory."""
     if request.strategy == "fork":
-        return Decision("fork", None, (Verdict("alone-or-apart", "allow", "fork was asked for"),))
-    if facts.changes_credentials:
-        why = "the child changes credentials"
-        verdicts: tuple[Verdict, ...] = (
-            Verdict("drop-apart", "deny", f"{why}, so it gets memory of its own"),
-        )
-        if facts.filtered and request.strategy != "vfork":
-            verdicts += (Verdict("changes-sealed", "allow", "no_new_privs is set, as the seal demands"),)
-        return Decision(None if request.strategy == "vfork" else "fork", None, verdicts)
+        verdict = Verdict("alone-or-apart", "allow", "fork was asked for")
+        sealed = facts.filtered and facts.changes_credentials
+        return Decision("fork", None, (verdict, NO_NEW_PRIVS) if sealed else (verdict,))
+    if facts.changes_credentials and request.strategy == "vfork":
+        return Decision(None, None, (_APART,))
+    if facts.changes_credentials or request.strategy == "launcher":
+        return _decide_launch(request, facts)
     proof, verdict = _prove(facts)
     if proof is not None:
         return Decision("vfork", proof, (verdict,))
@@ -194,8 +223,8 @@ def decide(request: Request, facts: Facts) -> Decision:
 
 
 #: Why what was decided does not stand: a proof was lost before the clone, the child was
-#: killed for a change, or the child saw that the epoch had moved.
-Loss = Literal["proof", "preempted", "epoch"]
+#: killed for a change, it saw that the epoch had moved, or the launcher did not run as it should.
+Loss = Literal["proof", "preempted", "epoch", "launch"]
 
 _LOST = {
     "single-threaded": Verdict("alone-or-apart", "deny", "a thread appeared between decision and clone"),
@@ -210,16 +239,15 @@ _PREEMPTED = Verdict(
     "change-bounded", "deny", "a change of credentials waited too long, and the child was killed for it"
 )
 _MOVED = Verdict("epoch-agrees", "deny", "credentials changed before the exec, so it began anew")
+_UNLAUNCHED = Verdict("drop-apart", "deny", "the launcher could not be run, or not with our capabilities")
 
 
 def lost(request: Request, before: Decision, why: Loss) -> Decision:
     """Decide again, without shared memory, for a spawn that has run nothing."""
-    if why == "proof":
-        seen = _LOST[before.proof or "single-threaded"]
-    else:
-        seen = _PREEMPTED if why == "preempted" else _MOVED
-    shared = before.strategy == "vfork"
-    refuse = shared and (request.strategy == "vfork" or request.on_unproven == "refuse")
+    seen = {"preempted": _PREEMPTED, "epoch": _MOVED, "launch": _UNLAUNCHED}.get(why)
+    seen = seen or _LOST[before.proof or "single-threaded"]
+    named = request.strategy == before.strategy != "fork"
+    refuse = named or (before.strategy == "vfork" and request.on_unproven == "refuse")
     return Decision(None if refuse else "fork", None, (*before.verdicts, seen))
 
 

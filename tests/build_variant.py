@@ -19,25 +19,28 @@ ROOT = Path(__file__).resolve().parent.parent
 HOOKS = ROOT / "tests" / "hooks"
 
 
-def _builder(variant: str) -> FFI:
+def _builder(variant: str, package: Path) -> FFI:
     sys.path.insert(0, str(ROOT))
-    from safespawn_build import builder  # type: ignore[import-not-found]
+    from safespawn_build import build_launcher, builder, launcher_macro  # type: ignore[import-not-found]
+
+    hooked = ["-DSS_TEST_HOOKS", f"-I{HOOKS}"] if variant == "hooks" else []
+    own = launcher_macro(build_launcher(package, *hooked))
 
     if variant == "hooks":
         made: FFI = builder(
             extra_cdef=(HOOKS / "_hooks.cdef.txt").read_text(encoding="utf-8"),
-            define_macros=(("SS_TEST_HOOKS", None),),
+            define_macros=(("SS_TEST_HOOKS", None), *own),
             include_dirs=(str(HOOKS),),
         )
         return made
     if variant == "careless":
-        made = builder()
+        made = builder(define_macros=own)
         return made
     flag = {
         "asan": ["-fsanitize=address", "-g"],
         "ubsan": ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-g"],
     }[variant]
-    made = builder(compile_args=tuple(flag), link_args=tuple(flag))
+    made = builder(define_macros=own, compile_args=tuple(flag), link_args=tuple(flag))
     return made
 
 
@@ -49,9 +52,9 @@ def build(variant: str, where: Path) -> Path:
         ROOT / "safespawn", package, ignore=shutil.ignore_patterns("*.so", "__pycache__", "_native_ffi.c")
     )
     if variant == "careless":
-        _make_careless(package / "_native.c")
+        _make_careless(package / "_steps.c")
     _load_build_script(package)
-    _builder(variant).compile(tmpdir=str(where), verbose=False)
+    _builder(variant, package).compile(tmpdir=str(where), verbose=False)
     return where
 
 

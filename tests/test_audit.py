@@ -22,7 +22,8 @@ import pytest
 
 import helpers
 import safespawn
-from safespawn import AuditError, PIPE, UnsafeSpawn, audit, run, spawn
+from safespawn import AuditError, PIPE, SpawnReport, UnsafeSpawn, _checks, _records, audit, run, spawn
+from safespawn._spec import Verdict
 from safespawn.audit import _record
 
 LINE_MAX = 8000
@@ -204,6 +205,98 @@ def test_want(path: Path) -> None:
     assert (first["umask"], first["nice"], first["no_new_privs"]) == (0o27, 3, True)
     assert first["env_policy"] == "scrub"
     assert second == {}
+
+
+def wanted(**options: Any) -> dict[str, Any]:
+    """Return what the record of a spawn with these options says was asked of the child."""
+    request = _checks.request(["/bin/true"], options)
+    verdict = Verdict("drop-apart", "deny", "a test")
+    record = _records.Records.denied(request, SpawnReport("id", request.strategy), verdict)
+    told: dict[str, Any] = json.loads(_record.line(record))["want"]
+    return told
+
+
+def test_want_of_a_confined_child() -> None:
+    """The record names capabilities, bits, namespaces and places; of a filter it has size and digest."""
+    allow = bytes.fromhex("060000000000ff7f")
+    told = wanted(
+        root="/srv/root",
+        cgroup=7,
+        scheduler=(os.SCHED_FIFO, 10),
+        caps=["net_bind_service", 0],
+        securebits=["noroot_locked", "noroot"],
+        namespaces={"user": {"users": [(0, 1000, 1), (1, 100_000, 9)]}, "pid": None},
+        landlock={"read": ["/usr", b"/\xff"], "execute": ["/usr/bin"]},
+        seccomp=allow,
+    )
+
+    assert told == {
+        "root": "/srv/root",
+        "cgroup": 7,
+        "scheduler": {"policy": "fifo", "priority": 10},
+        "caps": ["chown", "net_bind_service"],
+        "securebits": ["noroot", "noroot_locked"],
+        "namespaces": ["user", "pid"],
+        "map_users": [[0, 1000, 1], [1, 100_000, 9]],
+        "landlock": {"abi": 3, "read": ["/usr", {"hex": "2fff"}], "write": [], "execute": ["/usr/bin"]},
+        "seccomp": {"bytes": 8, "sha256": hashlib.sha256(allow).hexdigest()},
+    }
+
+
+def test_want_tells_an_empty_set_from_none() -> None:
+    """No capabilities, no securebits and a policy of 0 were asked for, and the record says so."""
+    told = wanted(caps=(), securebits=(), scheduler=os.SCHED_OTHER, root=0, landlock={})
+
+    assert told == {
+        "caps": [],
+        "securebits": [],
+        "scheduler": {"policy": "other", "priority": 0},
+        "root": 0,
+        "landlock": {"abi": 3, "read": [], "write": [], "execute": []},
+    }
+    assert wanted() == {}
+
+
+@pytest.mark.parametrize("policy", ["OTHER", "BATCH", "IDLE", "FIFO", "RR"])
+def test_want_names_every_policy(policy: str) -> None:
+    """The scheduling policy has its name in the record."""
+    number = getattr(os, f"SCHED_{policy}")
+    priority = 5 if policy in ("FIFO", "RR") else 0
+
+    assert wanted(scheduler=(number, priority)) == {"scheduler": {"policy": policy.lower(), "priority": priority}}
+
+
+def test_want_names_all_capabilities() -> None:
+    """Even the names of all that there may be are told whole, and not cut."""
+    told = wanted(caps=range(64))["caps"]
+
+    assert len(told) == 64
+    assert told[:2] + told[40:42] == ["chown", "dac_override", "checkpoint_restore", "cap_41"]
+
+
+def test_want_that_is_long() -> None:
+    """Maps and rules that are too long for a record are counted and hashed, and the rest is there."""
+    told = wanted(
+        root="/" + "r" * 5000,
+        cgroup="/" + "c" * 5000,
+        caps=range(64),
+        namespaces={"user": {kind: [(i, i + 1, 1) for i in range(0, 680, 2)] for kind in ("users", "groups")}},
+        landlock={kind: [f"/{i:0>50}" for i in range(500)] for kind in ("read", "write", "execute")},
+        seccomp=bytes(8 * 4096),
+    )
+
+    assert [told[name]["bytes"] for name in ("root", "cgroup", "seccomp")] == [5001, 5001, 32768]
+    assert [told[name]["count"] for name in ("map_users", "map_groups")] == [340, 340]
+    assert [told["landlock"][kind]["count"] for kind in ("read", "write", "execute")] == [500] * 3
+    assert len(told["caps"]) == 64
+
+
+def test_want_is_in_the_ledger(path: Path) -> None:
+    """A refusal that never starts anything has it in the ledger as well."""
+    with audit.open(path), pytest.raises(UnsafeSpawn):
+        run(["/bin/true"], digest="sha256:" + "0" * 64, scheduler=os.SCHED_BATCH)
+
+    assert only(path, "spawn.denied")["want"]["scheduler"] == {"policy": "batch", "priority": 0}
 
 
 def test_how_and_outcome(path: Path) -> None:

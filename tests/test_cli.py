@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -18,7 +19,9 @@ from typing import Any
 import pytest
 
 import helpers
-from safespawn import guards
+import safespawn
+from safespawn import _checks, _cli_options, _spec, guards
+from safespawn.cli import main
 
 PATIENCE = 20.0
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: CAP_SETUID, CAP_SYS_NICE")
@@ -86,6 +89,8 @@ def test_program_killed_by_a_signal(number: int) -> None:
         (["--nice", "40", "--", "true"], "40"),
         (["--cpus", "", "--", "true"], "cpus"),
         (["--cpus", "3-x", "--", "true"], "3-x"),
+        (["--cpus", "3-1", "--", "true"], "3-1"),
+        (["--cpus", "0-99999999999", "--", "true"], "99999999999"),
         (["--rlimit", "nofile", "--", "true"], "nofile"),
         (["--rlimit", "nothing=1", "--", "true"], "nothing"),
         (["--rlimit", "core=1:2:3", "--", "true"], "1:2:3"),
@@ -99,6 +104,11 @@ def test_program_killed_by_a_signal(number: int) -> None:
         (["--strategy", "magic", "--", "true"], "magic"),
         (["--env-policy", "none", "--", "true"], "none"),
         (["--env-allow", "X", "--", "true"], "env_allow"),
+        (["--cpu", "x", "--", "true"], "argument --cpu: SOFT, SOFT:HARD"),
+        (["--work", "/", "--", "true"], "--work"),
+        (["--uid", "no-such-user", "--", "true"], "no-such-user"),
+        (["--clear-groups", "--groups", "5", "--", "true"], "--clear-groups and --groups 5"),
+        (["--seccomp-filter", "/no/such/filter", "--", "true"], "/no/such/filter"),
         (["--user", "no-such-user", "--", "true"], "no-such-user"),
         (["--group", "no-such-group", "--", "true"], "no-such-group"),
         (["--groups", "no-such-group", "--", "true"], "no-such-group"),
@@ -163,7 +173,7 @@ def test_help() -> None:
 
     assert done.returncode == 0
     assert "128+N" in done.stdout
-    for option in ("--user", "--pin", "--audit", "--report", "--deadline"):
+    for option in ("--user", "--pin", "--audit", "--report", "--deadline", "--caps", "--nofile", "--map-users"):
         assert option in done.stdout
 
 
@@ -361,6 +371,327 @@ def test_on_unproven() -> None:
     report = json.loads(cli("run", "--on-unproven", "refuse", "--report", "--", "/bin/true").stderr)
 
     assert report["proof"] == "single-threaded"
+
+
+# -------------------------------------------------- every option, by what is asked of spawn
+
+#: BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW) of linux/filter.h.
+ALLOW = b"\x06\x00\x00\x00\x00\x00\xff\x7f"
+INFINITY = resource.RLIM_INFINITY
+
+#: Words of the command line, and the keyword arguments that they make: these and no others.
+ASKED: list[tuple[list[str], dict[str, Any]]] = [
+    ([], {}),
+    (["--cwd", "/tmp"], {"cwd": "/tmp"}),
+    (["--working-directory=/tmp"], {"cwd": "/tmp"}),
+    (["--root", "/srv"], {"root": "/srv"}),
+    (["--env-policy", "scrub", "--env-allow", "A", "--env-allow", "B"], {"env_policy": "scrub", "env_allow": ["A", "B"]}),
+    (["--new-session"], {"start_new_session": True}),
+    (["--umask", "0"], {"umask": 0}),
+    (["--umask", "027"], {"umask": 0o27}),
+    (["--nice", "-5"], {"nice": -5}),
+    (["--scheduler", "other"], {"scheduler": os.SCHED_OTHER}),
+    (["--scheduler", "batch"], {"scheduler": os.SCHED_BATCH}),
+    (["--scheduler=idle"], {"scheduler": os.SCHED_IDLE}),
+    (["--scheduler", "fifo:10"], {"scheduler": (os.SCHED_FIFO, 10)}),
+    (["--scheduler", "rr:99"], {"scheduler": (os.SCHED_RR, 99)}),
+    (["--cpus", "0,2-4"], {"cpu_affinity": [0, 2, 3, 4]}),
+    (["--cgroup", "/sys/fs/cgroup/one"], {"cgroup": "/sys/fs/cgroup/one"}),
+    (["--pdeathsig", "term"], {"pdeathsig": signal.SIGTERM}),
+    (["--rlimit", "nofile=7:9", "--rlimit", "core=0"], {"rlimits": {resource.RLIMIT_NOFILE: (7, 9), resource.RLIMIT_CORE: (0, 0)}}),
+    (["--rlimit", "cpu=unlimited"], {"rlimits": {resource.RLIMIT_CPU: (INFINITY, INFINITY)}}),
+    (["--rlimit", "nofile=3", "--nofile=3:3"], {"rlimits": {resource.RLIMIT_NOFILE: (3, 3)}}),
+    (["--as", "1", "--core", "2:3"], {"rlimits": {resource.RLIMIT_AS: (1, 1), resource.RLIMIT_CORE: (2, 3)}}),
+    (["--cpu=4:unlimited"], {"rlimits": {resource.RLIMIT_CPU: (4, INFINITY)}}),
+    (["--data", "-1"], {"rlimits": {resource.RLIMIT_DATA: (INFINITY, INFINITY)}}),
+    (["--fsize", "5"], {"rlimits": {resource.RLIMIT_FSIZE: (5, 5)}}),
+    (["--memlock", "6"], {"rlimits": {resource.RLIMIT_MEMLOCK: (6, 6)}}),
+    (["--msgqueue", "7"], {"rlimits": {resource.RLIMIT_MSGQUEUE: (7, 7)}}),
+    (["--nofile", "8"], {"rlimits": {resource.RLIMIT_NOFILE: (8, 8)}}),
+    (["--nproc", "9"], {"rlimits": {resource.RLIMIT_NPROC: (9, 9)}}),
+    (["--rss", "10"], {"rlimits": {resource.RLIMIT_RSS: (10, 10)}}),
+    (["--rtprio", "11"], {"rlimits": {resource.RLIMIT_RTPRIO: (11, 11)}}),
+    (["--rttime", "12"], {"rlimits": {15: (12, 12)}}),
+    (["--sigpending", "13"], {"rlimits": {resource.RLIMIT_SIGPENDING: (13, 13)}}),
+    (["--stack", "14"], {"rlimits": {resource.RLIMIT_STACK: (14, 14)}}),
+    (["--no-new-privs"], {"no_new_privs": True}),
+    (["--user", "nobody"], {"user": "nobody"}),
+    (["--user", "nobody", "--uid", "nobody"], {"user": "nobody"}),
+    (["--uid", "65534", "--gid", "7"], {"user": 65534, "group": 7}),
+    (["--group", "daemon"], {"group": "daemon"}),
+    (["--groups", "2,daemon"], {"extra_groups": [2, "daemon"]}),
+    (["--groups", ""], {"extra_groups": []}),
+    (["--clear-groups"], {"extra_groups": []}),
+    (["--caps", "kill,+CAP_CHOWN,cap_41"], {"caps": ["kill", "CAP_CHOWN", 41]}),
+    (["--caps", "none"], {"caps": []}),
+    (["--securebits", "+noroot,+noroot_locked"], {"securebits": ["noroot", "noroot_locked"]}),
+    (["--securebits", "noroot"], {"securebits": ["noroot"]}),
+    (["--securebits", "none"], {"securebits": []}),
+    (["--namespaces", "mount,PID"], {"namespaces": ["mount", "pid"]}),
+    (
+        ["--namespaces", "net,user", "--map-users", "0:1000:1", "--map-users=1:100000:9"],
+        {"namespaces": {"net": None, "user": {"users": [(0, 1000, 1), (1, 100000, 9)]}}},
+    ),
+    (
+        ["--map-users", "0:5:1", "--map-groups", "0:6:1", "--namespaces", "user"],
+        {"namespaces": {"user": {"users": [(0, 5, 1)], "groups": [(0, 6, 1)]}}},
+    ),
+    (
+        ["--landlock-rule", "path-beneath:read,execute:/usr", "--landlock-rule=path-beneath:read:/a:b", "--landlock-abi", "2"],
+        {"landlock": {"abi": 2, "read": ["/usr", "/a:b"], "execute": ["/usr"]}},
+    ),
+    (["--landlock-rule", "path-beneath:write:."], {"landlock": {"write": ["."]}}),
+    (["--pin"], {"pin": True}),
+    (["--digest", f"sha256:{'0' * 64}"], {"digest": f"sha256:{'0' * 64}"}),
+    (["--path-policy", "trusted"], {"path_policy": "trusted"}),
+    (["--deadline", "2.5"], {"deadline": 2.5}),
+    (["--strategy", "launcher"], {"strategy": "launcher"}),
+    (["--on-unproven", "refuse"], {"on_unproven": "refuse"}),
+    (["--tag", "a=1", "--tag", "b="], {"audit_tags": {"a": "1", "b": ""}}),
+]
+
+#: Options of the library that cannot be had from the command line, and why.
+NOT_THERE = {
+    "executable": "argv[0] is the program; a name of its own is the business of exec -a",
+    "stdin": "the program has ours: the shell redirects it",
+    "stdout": "as stdin",
+    "stderr": "as stdin",
+    "fds": "the program has 0 to 2 only: the number of another descriptor means nothing to a service manager",
+    "pass_fds": "as fds",
+    "process_group": "the shell has made a group for us, and the terminal sends its signals to that",
+    "controlling_terminal": "needs a descriptor of a terminal: setsid --ctty",
+    "restore_signals": "Python's own ignored signals are nobody's wish here",
+    "sigmask": "is that of the caller: ours is changed while we start the program",
+}
+
+#: Options of the command line that are no option of a spawn, and what they are.
+OUR_OWN = {"--help", "--audit", "--audit-mode", "--report"}
+
+
+class Asked(Exception):
+    """Raised in place of a spawn: what was asked for."""
+
+
+@pytest.fixture
+def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let spawn check its options, and end there."""
+
+    def spawn(argv: list[str], **options: Any) -> None:
+        _checks.request(argv, options)
+        raise Asked(argv, options)
+
+    monkeypatch.setattr(safespawn, "spawn", spawn)
+
+
+def asked(*words: str) -> dict[str, Any]:
+    """Return the keyword arguments with which spawn is called."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with pytest.raises(Asked) as caught:
+        main(["run", *words, "--", "program", "--nofile", "-x"])
+    argv, options = caught.value.args
+    assert argv == ["program", "--nofile", "-x"]
+    assert options.pop("sigmask") == mask == signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    return dict(options)
+
+
+@pytest.fixture
+def refused(nothing_starts: None, capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
+    """Return what gives the message of a command line that is bad usage, and calls no spawn."""
+
+    def refuse(words: list[str]) -> str:
+        try:
+            code: object = main(["run", *words, "--", "program"])
+        except SystemExit as end:  # from argparse
+            code = end.code
+        said = capsys.readouterr()
+        assert (code, said.out) == (125, "")
+        return said.err
+
+    return refuse
+
+
+@pytest.mark.parametrize(("words", "made"), ASKED, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_words_become_these_keyword_arguments(words: list[str], made: dict[str, Any], nothing_starts: None) -> None:
+    """Options become keyword arguments that spawn takes; what is not given is left to its defaults."""
+    assert asked(*words) == made
+
+
+def test_environment_becomes_a_whole(nothing_starts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--env and --setenv are added to our environment, and what they set is allowed by every policy."""
+    monkeypatch.setenv("OURS", "1")
+
+    seen = asked("--env", "A=1=2", "--setenv", "B=", "--env-policy", "user")
+    assert seen == {"env": {**os.environ, "A": "1=2", "B": ""}, "env_policy": "user", "env_allow": ["A", "B"]}
+    assert asked("--setenv=A=1") == {"env": {**os.environ, "A": "1"}}
+
+
+def test_filter_is_read(nothing_starts: None, tmp_path: Path) -> None:
+    """--seccomp-filter gives the bytes of the file."""
+    file = tmp_path / "filter.bpf"
+    file.write_bytes(ALLOW * 2)
+
+    assert asked("--seccomp-filter", str(file)) == {"seccomp": ALLOW * 2}
+
+
+def test_filter_without_an_end_is_not_read_for_ever(refused: Callable[[list[str]], str]) -> None:
+    """A file without an end is refused for its size, which is bounded."""
+    said = refused(["--seccomp-filter", "/dev/zero"])
+
+    assert "seccomp must be 1 to 4096 instructions of 8 bytes, not 1048576 bytes" in said
+
+
+@pytest.mark.parametrize("text", ["200", "200:", ":900", "200:900", "200:unlimited", "unlimited", "-1", ":unlimited"])
+def test_halves_of_a_limit(text: str, nothing_starts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A half that is missing is our own present limit, as in prlimit(1)."""
+    monkeypatch.setattr(resource, "getrlimit", lambda number: {resource.RLIMIT_NOFILE: (150, 1000)}[number])
+    soft, colon, hard = text.partition(":")
+    number = {"unlimited": INFINITY, "-1": INFINITY}
+    halves = (
+        int(number.get(soft, soft)) if soft else 150,
+        (int(number.get(hard, hard)) if hard else 1000) if colon else int(number.get(soft, soft)),
+    )
+
+    assert asked("--nofile", text) == {"rlimits": {resource.RLIMIT_NOFILE: halves}}
+    assert asked("--rlimit", f"nofile={text}") == {"rlimits": {resource.RLIMIT_NOFILE: halves}}
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the long options that a parser takes."""
+    return {option for option in parser._option_string_actions if option.startswith("--")}
+
+
+def test_every_option_of_the_command_line_is_tried() -> None:
+    """No option of `run` is missing from the tables of this file."""
+    parser = argparse.ArgumentParser()
+    _cli_options.add(parser)
+    tried = {word.partition("=")[0] for words, _ in ASKED for word in words if word.startswith("--")}
+
+    # Those three have a test of their own above.
+    assert tried | {"--env", "--setenv", "--seccomp-filter"} | OUR_OWN == options_of(parser)
+
+
+def test_every_option_of_the_readme_is_reached() -> None:
+    """What README.md lists as an option can be had from the command line, or it is told here why not."""
+    text = (helpers.ROOT / "README.md").read_text(encoding="utf-8")
+    tables = text[text.index("\n## Options\n") : text.index("\n### Options of `run` alone\n")]
+    listed = set(re.findall(r"(?m)^\| `(\w+)` \|", tables))
+    reached = {name for _, made in ASKED for name in made} | {"env", "seccomp"}
+
+    assert listed == set(_spec.SpawnOptions.__annotations__)
+    assert reached | set(NOT_THERE) == listed
+    assert reached.isdisjoint(NOT_THERE)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--user", "nobody", "--uid", "5"], "--user/--uid: given twice, as 'nobody' and as 5"),
+        (["--uid", "5", "--uid", "6"], "--user/--uid: given twice, as 5 and as 6"),
+        (["--gid", "5", "--group", "6"], "--group/--gid: given twice, as 5 and as 6"),
+        (["--cwd", "/a", "--working-directory", "/b"], "--cwd/--working-directory: given twice, as '/a' and as '/b'"),
+        (["--strategy", "auto", "--strategy", "fork"], "--strategy: given twice, as 'auto' and as 'fork'"),
+        (["--caps", "none", "--caps", "kill"], r"--caps: given twice, as [] and as ['kill']"),
+        (["--seccomp-filter", "a", "--seccomp-filter", "b"], "--seccomp-filter: given twice, as 'a' and as 'b'"),
+        (["--clear-groups", "--groups", "5,audio"], "--clear-groups and --groups 5,audio contradict each other"),
+        (["--nofile", "5", "--rlimit", "nofile=6"], "--nofile 5 and --rlimit nofile=6 contradict each other"),
+        (["--rlimit", "nofile=6", "--rlimit", "ofile=5:6"], "--rlimit nofile=6 and --rlimit ofile=5:6 contradict"),
+        (["--nofile=5", "--nofile=5:"], "--nofile 5 and --nofile 5: contradict each other"),
+        (["--map-users", "0:1:1"], "--map-users 0:1:1 needs a user namespace, and there is no --namespaces"),
+        (
+            ["--namespaces", "net,pid", "--map-groups", "0:1:1"],
+            "--map-groups 0:1:1 needs a user namespace, and there is --namespaces net,pid",
+        ),
+        (["--landlock-abi", "3"], "--landlock-abi 3 needs a --landlock-rule"),
+        (["--root", "/srv", "--path-policy", "trusted"], "path_policy='trusted' and root=b'/srv'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_that_contradict_each_other(words: list[str], said: str, refused: Callable[[list[str]], str]) -> None:
+    """What cannot both be meant is an error that shows both."""
+    assert said in refused(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--scheduler", "fifo"], "--scheduler: other, batch, idle, fifo:PRIORITY or rr:PRIORITY needed, not 'fifo'"),
+        (["--scheduler", "rr:"], "--scheduler: other.*not 'rr:'"),
+        (["--scheduler", "fifo:x"], "--scheduler: other.*not 'fifo:x'"),
+        (["--scheduler", "deadline"], "--scheduler: other.*not 'deadline'"),
+        (["--scheduler", "fifo:100"], "scheduler priority must be from 1 to 99, not 100"),
+        (["--scheduler", "idle:1"], "scheduler priority must be from 0 to 0, not 1"),
+        (["--caps", "kill,nothing"], "caps: unknown: 'nothing'"),
+        (["--caps", "none,kill"], "caps: unknown: 'none'"),
+        (["--caps", "+all"], "caps: unknown: 'all'"),
+        (["--caps", ""], "caps: unknown: ''"),
+        (["--caps=-all"], "--caps: the whole set is given, so nothing can be taken from it: '-all' in '-all'"),
+        (["--caps", "-all"], r"--caps: expected one argument \(if it begins with '-': OPTION=VALUE\)"),
+        (["--securebits", "+noroot,-keep_caps"], "--securebits: the whole set is given.*'-keep_caps' in '\\+noroot,-keep_caps'"),
+        (["--securebits", "+keep_caps"], "securebits: 'keep_caps' is cleared by execve"),
+        (["--namespaces", "all"], "namespaces: unknown: 'all'; known are time, mount"),
+        (["--namespaces", ""], "namespaces: unknown: ''"),
+        (["--map-users", "0,1000,1"], "--map-users: INNER:OUTER:COUNT needed, not '0,1000,1'"),
+        (["--map-groups", "0:-1:1"], "--map-groups: INNER:OUTER:COUNT needed, not '0:-1:1'"),
+        (["--namespaces=user", "--map-users", "0:0:0"], r"namespaces\['user'\]\['users'\] must be from 1.*not 0"),
+        (["--landlock-rule", "/etc"], "--landlock-rule: path-beneath:ACCESS.*not '/etc'"),
+        (["--landlock-rule", "path-beneath::/etc"], "--landlock-rule: path.*not 'path-beneath::/etc'"),
+        (["--landlock-rule", "path-beneath:read:"], "--landlock-rule: path.*not 'path-beneath:read:'"),
+        (["--landlock-rule", "path-beneath:read-file:/"], "--landlock-rule: path.*'path-beneath:read-file:/'"),
+        (["--landlock-rule", "net-port:read:/"], "--landlock-rule: path.*'net-port:read:/'"),
+        (["--landlock-abi", "x"], "--landlock-abi: invalid int value: 'x'"),
+        (["--landlock-abi=99", "--landlock-rule=path-beneath:read:/"], r"landlock\['abi'\].*99"),
+        (["--seccomp-filter", "/no/such/filter"], "--seccomp-filter: No such file or directory: '/no/such/filter'"),
+        (["--seccomp-filter", "/"], "--seccomp-filter: Is a directory: '/'"),
+        (["--seccomp-filter", "/dev/null"], "seccomp.*not 0 bytes"),
+        (["--nofile", ":"], "--nofile: SOFT, SOFT:HARD, SOFT: or :HARD.*not ':'"),
+        (["--nofile", ""], "--nofile: SOFT.*not ''"),
+        (["--nofile", "-2"], "--nofile: SOFT.*not '-2'"),
+        (["--nofile", "1k"], "--nofile: SOFT.*not '1k'"),
+        (["--nofile", "9:8"], "--nofile 9:8: soft limit 9 above hard limit 8"),
+        (["--core", "unlimited:8"], "--core unlimited:8: soft limit -1 above hard limit 8"),
+        (["--stack", str(2**64)], rf"rlimits\[3\].*{2**64}"),
+        (["--root", ""], "root is empty: ''"),
+        (["--cgroup", ""], "cgroup is empty: ''"),
+        (["--setenv", "NOVALUE"], "--env/--setenv: NAME=VALUE needed, not 'NOVALUE'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_value_that_is_refused(words: list[str], said: str, refused: Callable[[list[str]], str]) -> None:
+    """A value that cannot be meant is an error with the option and the value."""
+    assert re.search(said, refused(words))
+
+
+@pytest.mark.parametrize("limits", ["200", "200:", ":300", "200:300", "unlimited:unlimited"])
+def test_limits_mean_what_they_do_for_prlimit(limits: str) -> None:
+    """A program has the same limits by our options as by those of prlimit(1)."""
+    options = [f"--nofile={limits}"] if limits[0] != "u" else [f"--cpu={limits}"]
+    small = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (250, 400))}
+    theirs = subprocess.run(
+        ["prlimit", *options, "--", *helpers.probe_argv("state")],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        timeout=PATIENCE,
+        check=True,
+        **small,  # type: ignore[call-overload]
+    )
+
+    assert state(*options, **small)["limits"] == json.loads(theirs.stdout)["limits"]
+
+
+@root_only
+@pytest.mark.threat("T-12")
+def test_user_in_the_spelling_of_others() -> None:
+    """--uid, --gid and --clear-groups do what --user, --group and --groups do."""
+    told = state("--uid", "nobody", "--gid", "daemon", "--clear-groups")
+
+    assert (told["uids"], told["gids"], told["groups"]) == ([65534] * 3, [1] * 3, [])
+
+
+def test_directory_and_variable_in_the_spelling_of_others(tmp_path: Path) -> None:
+    """--working-directory and --setenv do what --cwd and --env do."""
+    told = state("--working-directory", tmp_path, "--setenv", "A=b")
+
+    assert (told["cwd"], told["env"]["A"]) == (str(tmp_path), "b")
 
 
 # ----------------------------------------------------------- report and audit

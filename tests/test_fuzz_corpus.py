@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 
 import helpers
+from safespawn import _spec
 
 FUZZ = helpers.ROOT / "fuzz"
 CORPUS = FUZZ / "corpus" / "native"
@@ -130,6 +131,11 @@ def test_native_target_can_fail(tmp_path: Path) -> None:
 @example(argv=["\ud800"], options={}, more={})
 @example(argv=["true"], options={"user": "\ud800"}, more={})
 @example(argv=["true"], options={}, more={"": 1})
+@example(argv=["true"], options={"scheduler": (0, "")}, more={})
+@example(argv=["true"], options={"caps": ["\ud800", 10**5000]}, more={})
+@example(argv=["true"], options={"namespaces": [["user"]]}, more={})
+@example(argv=["true"], options={"namespaces": {"user": {"users": [(0, 0, 2**32 - 1), (1, 1, 1)]}}}, more={})
+@example(argv=["true"], options={"landlock": {"abi": 10**5000}}, more={})
 def test_request_is_checked_or_refused(argv: object, options: dict[str, Any], more: dict[str, Any]) -> None:
     """Whatever the options are, they make a checked request or raise one of three exceptions."""
     fuzz_spec.check(argv, {**more, **options})
@@ -139,6 +145,8 @@ def test_spec_target_reaches_both_answers() -> None:
     """The target tells a request that is taken from one that is refused."""
     assert fuzz_spec.check(["true"], {"nice": 5}) is not None
     assert fuzz_spec.check(["true"], {"nice": 50}) is None
+    assert fuzz_spec.check(["true"], {"namespaces": {"user": {"users": [(0, 5, 2), (2, 3, 2)]}}}) is not None
+    assert fuzz_spec.check(["true"], {"namespaces": {"user": {"users": [(0, 5, 2), (2, 4, 2)]}}}) is None
 
 
 def test_spec_target_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,3 +157,28 @@ def test_spec_target_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(fuzz_spec._checks._OPTIONS, "nice", (lambda name, value: {}[value], True))
     with pytest.raises(KeyError):
         fuzz_spec.check(["true"], {"nice": 50})
+
+
+@pytest.mark.parametrize(
+    ("option", "made"),
+    [
+        ("caps", 2**64),
+        ("securebits", 1 << 4),
+        ("scheduler", (1, 0)),
+        ("namespaces", (("net", "pid"), None, None)),
+        ("namespaces", (("net",), ((0, 0, 1),), None)),
+        ("namespaces", (("user",), ((0, 0, 2), (5, 1, 1)), None)),
+        ("namespaces", (("user",), None, ((0, 1, 2**32 - 1),))),
+        ("landlock", _spec.Landlock(9, (), (), ())),
+        ("landlock", _spec.Landlock(3, (b"a\0b",), (), ())),
+        ("seccomp", bytes(9)),
+        ("root", ""),
+        ("cgroup", -1),
+    ],
+    ids=str,
+)
+def test_spec_target_sees_what_is_not_checked(option: str, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value of an option that confines the child fails the target when no check has stopped it."""
+    monkeypatch.setitem(fuzz_spec._checks._OPTIONS, option, (lambda name, value: made, True))
+    with pytest.raises(AssertionError):
+        fuzz_spec.check(["true"], {option: "anything"})

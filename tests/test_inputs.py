@@ -311,7 +311,7 @@ WRONG: dict[str, list[tuple[Any, type[Exception], str]]] = {
         (True, TypeError, "deadline.*True.*bool"),
     ],
     "strategy": [
-        ("posix_spawn", ValueError, "strategy.*auto, vfork, fork.*'posix_spawn'"),
+        ("posix_spawn", ValueError, "strategy.*auto, vfork, launcher, fork.*'posix_spawn'"),
         ("", ValueError, "strategy.*''"),
     ],
     "on_unproven": [("run", ValueError, "on_unproven.*fork, refuse.*'run'")],
@@ -322,6 +322,123 @@ WRONG: dict[str, list[tuple[Any, type[Exception], str]]] = {
         ({b"a": "b"}, TypeError, "audit_tags.*b'a' to 'b'"),
         ({"a": "x" * 1024}, ValueError, "audit_tags.*1025.*'a'"),
     ],
+}
+WRONG |= {
+    "scheduler": [
+        ("fifo", TypeError, "scheduler.*'fifo'.*str"),
+        (True, TypeError, "scheduler.*True.*bool"),
+        (1.0, TypeError, "scheduler.*1.0.*float"),
+        ({1: 5}, TypeError, "scheduler.*dict"),
+        (-1, ValueError, "scheduler.*-1"),
+        (99, ValueError, "scheduler: no such policy: 99"),
+        (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, ValueError, "scheduler: no such policy: 1073741825"),
+        (os.SCHED_FIFO, ValueError, "scheduler=1 needs a priority from 1 to 99"),
+        ((os.SCHED_RR, None), ValueError, r"scheduler=\(2, None\) needs a priority"),
+        ((os.SCHED_FIFO, 0), ValueError, "scheduler priority must be from 1 to 99, not 0"),
+        ((os.SCHED_RR, 100), ValueError, "scheduler priority must be from 1 to 99, not 100"),
+        ((os.SCHED_FIFO, "5"), TypeError, "scheduler priority.*'5'.*str"),
+        ((os.SCHED_FIFO, True), TypeError, "scheduler priority.*True.*bool"),
+        ((os.SCHED_OTHER, 1), ValueError, "scheduler priority must be from 0 to 0, not 1"),
+        ((os.SCHED_OTHER, ""), TypeError, "scheduler priority.*''.*str"),
+        ((), ValueError, r"scheduler must be a policy or \(policy, priority\), not \(\)"),
+        ((1, 2, 3), ValueError, r"scheduler must be a policy.*\(1, 2, 3\)"),
+    ],
+    "caps": [
+        ("kill", TypeError, "caps.*'kill'.*str"),
+        (5, TypeError, "caps.*5.*int"),
+        ({"kill": True}, TypeError, "caps.*dict"),
+        (["cap_of_nothing"], ValueError, "caps: unknown: 'cap_of_nothing'"),
+        ([""], ValueError, "caps: unknown: ''"),
+        (["+kill"], ValueError, r"caps: unknown: '\+kill'"),
+        (["all"], ValueError, "caps: unknown: 'all'"),
+        ([b"kill"], TypeError, "caps.*b'kill'.*bytes"),
+        ([-1], ValueError, "caps must be from 0 to 63, not -1"),
+        ([64], ValueError, "caps must be from 0 to 63, not 64"),
+        ([True], TypeError, "caps.*True.*bool"),
+        ([None], TypeError, "caps.*None"),
+    ],
+    "securebits": [
+        ("noroot", TypeError, "securebits.*'noroot'.*str"),
+        (1, TypeError, "securebits.*1.*int"),
+        ([1], TypeError, r"securebits must be names, not 1 \(int\)"),
+        (["root"], ValueError, "securebits: unknown: 'root'; known are noroot, noroot_locked"),
+        (["+noroot"], ValueError, r"securebits: unknown: '\+noroot'"),
+        (["noroot", "keep_caps"], ValueError, "securebits: 'keep_caps' is cleared by execve"),
+    ],
+    "landlock": [
+        (["/etc"], TypeError, "landlock.*/etc.*list"),
+        ("/etc", TypeError, "landlock.*'/etc'.*str"),
+        ({"abi": 0}, ValueError, r"landlock\['abi'\].*not 0"),
+        ({"abi": 99}, ValueError, r"landlock\['abi'\].*not 99"),
+        ({"abi": "3"}, TypeError, r"landlock\['abi'\].*'3'.*str"),
+        ({"abi": None}, TypeError, r"landlock\['abi'\].*None"),
+        ({"read": "/etc"}, TypeError, r"landlock\['read'\].*'/etc'.*str"),
+        ({"write": [""]}, ValueError, r"landlock\['write'\] is empty: ''"),
+        ({"execute": ["a\0b"]}, ValueError, r"landlock\['execute'\].*NUL.*a\\x00b"),
+        ({"read": [3]}, TypeError, r"landlock\['read'\].*3.*int"),
+        ({"read": ["x" * STRING_MAX]}, OSError, r"landlock\['read'\] has 131072 bytes"),
+        ({"remove": ["/etc"]}, ValueError, "landlock has 'abi', 'read', 'write' and 'execute', not 'remove'"),
+        ({1: 2}, ValueError, "landlock has.*not 1"),
+    ],
+    "seccomp": [
+        ("12345678", TypeError, "seccomp must be bytes, not '12345678'.*str"),
+        ([6, 0, 0, 0], TypeError, r"seccomp.*\[6, 0, 0, 0\].*list"),
+        (b"", ValueError, "seccomp.*not 0 bytes: b''"),
+        (b"1234567", ValueError, "seccomp must be 1 to 4096 instructions of 8 bytes, not 7 bytes: b'1234567'"),
+        (bytes(8 * 4097), ValueError, "seccomp.*not 32776 bytes"),
+    ],
+}
+
+
+def _map_cases(kind: str) -> list[tuple[Any, type[Exception], str]]:
+    where = rf"namespaces\['user'\]\['{kind}'\]"
+    lines: list[tuple[Any, type[Exception], str]] = [
+        ("0:0:1", TypeError, f"{where} must be a sequence, not '0:0:1'.*str"),
+        ([], ValueError, f"{where} must have 1 to 340 lines, not 0"),
+        ([(i, i, 1) for i in range(341)], ValueError, f"{where} must have 1 to 340 lines, not 341"),
+        ([(0, 0)], ValueError, rf"{where} must be \(inside, outside, count\) triples, not \(0, 0\)"),
+        ([[0, 0, 1]], ValueError, rf"{where}.*triples, not \[0, 0, 1\]"),
+        ([0, 0, 1], ValueError, f"{where}.*triples, not 0"),
+        ([("0", 0, 1)], TypeError, f"{where}.*'0'.*str"),
+        ([(0, True, 1)], TypeError, f"{where}.*True.*bool"),
+        ([(-1, 0, 1)], ValueError, f"{where}.*-1"),
+        ([(0, 2**32 - 1, 1)], ValueError, f"{where}.*{2**32 - 1}"),
+        ([(0, 0, 0)], ValueError, f"{where} must be from 1.*not 0"),
+        ([(0, 5, 2**32 - 5)], ValueError, f"{where}.*not {2**32 - 5}"),
+        ([(0, 100, 10), (9, 200, 1)], ValueError, rf"{where} names an id twice: \[\(0, 100, 10\), \(9, 200, 1\)\]"),
+        ([(0, 100, 10), (10, 109, 1)], ValueError, f"{where} names an id twice"),
+    ]
+    return [({"user": {kind: value}}, exception, named) for value, exception, named in lines]
+
+
+WRONG["namespaces"] = [
+    ("mount", TypeError, "namespaces.*'mount'.*str"),
+    (5, TypeError, "namespaces.*5.*int"),
+    ([], ValueError, r"namespaces is empty: \[\]"),
+    ({}, ValueError, r"namespaces is empty: {}"),
+    (["all"], ValueError, "namespaces: unknown: 'all'; known are time, mount"),
+    (["mnt"], ValueError, "namespaces: unknown: 'mnt'"),
+    ([0x20000], TypeError, "namespaces must be names, not 131072"),
+    ([["user"]], TypeError, r"namespaces must be names, not \['user'\] \(list\)"),
+    ({"net": {}}, ValueError, r"namespaces\['net'\] takes None only, not {}"),
+    ({"pid": True}, ValueError, r"namespaces\['pid'\] takes None only, not True"),
+    ({"user": [(0, 0, 1)]}, TypeError, r"namespaces\['user'\] must be a mapping.*list"),
+    ({"user": {"uids": [(0, 0, 1)]}}, ValueError, r"namespaces\['user'\] has 'users' and 'groups', not 'uids'"),
+    *_map_cases("users"),
+    *_map_cases("groups"),
+]
+WRONG |= {
+    name: [
+        ("", ValueError, f"{name} is empty: ''"),
+        ("a\0b", ValueError, rf"{name}.*NUL.*a\\x00b"),
+        (-1, ValueError, f"{name}.*-1"),
+        (2**31, ValueError, f"{name}.*{2**31}"),
+        (True, TypeError, f"{name}.*True.*bool"),
+        (["/"], TypeError, f"{name}.*list"),
+        ("x" * STRING_MAX, OSError, f"{name} has 131072 bytes"),
+        (9_999, OSError, f"{name}: descriptor 9999"),
+    ]
+    for name in ("root", "cgroup")
 }
 WRONG |= {
     name: [
@@ -449,12 +566,75 @@ def test_file_without_descriptor_is_named(name: str, touch: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["shell", "close_fds", "preexec_fn", "Strategy", "creationflags", "caps", "timeout", "check", "input", ""]
+    "name", ["shell", "close_fds", "preexec_fn", "Strategy", "creationflags", "capabilities", "timeout", "check", "input", ""]
 )
 def test_unknown_option_is_named(name: str, touch: list[str]) -> None:
     """An option that there is not is a TypeError with its name and value, for ``subprocess``'s too."""
     with pytest.raises(TypeError, match=f"no such option: {name}=True"):
         safespawn.spawn(touch, **{name: True})  # type: ignore[misc]
+
+
+# ------------------------------------------------------------------ what is taken
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "made"),
+    [
+        ("root", Path("/srv"), {"root": b"/srv"}),
+        ("cgroup", 7, {"cgroup": 7}),
+        ("scheduler", os.SCHED_BATCH, {"scheduler": (3, 0)}),
+        ("scheduler", (os.SCHED_IDLE, None), {"scheduler": (5, 0)}),
+        ("scheduler", [os.SCHED_FIFO, 99], {"scheduler": (1, 99)}),
+        ("caps", (), {"caps": 0}),
+        ("caps", ["kill", "CAP_CHOWN", "cap_kill", 63], {"caps": 1 << 5 | 1 | 1 << 63}),
+        ("caps", ["checkpoint_restore"], {"caps": 1 << 40}),
+        ("securebits", [], {"securebits": 0}),
+        ("securebits", {"noroot_locked", "NOROOT"}, {"securebits": 3}),
+        ("securebits", ["keep_caps_locked", "no_cap_ambient_raise_locked"], {"securebits": 0xA0}),
+        ("namespaces", {"net", "Mount"}, {"namespaces": ("mount", "net")}),
+        ("namespaces", {"pid": None, "user": None}, {"namespaces": ("user", "pid")}),
+        (
+            "namespaces",
+            {"user": {"users": [(0, 1000, 1), (1, 100_000, 65_535)]}},
+            {"namespaces": ("user",), "map_users": ((0, 1000, 1), (1, 100_000, 65_535))},
+        ),
+        (
+            "namespaces",
+            {"user": {"groups": [(0, 0, 2**32 - 1)]}},
+            {"namespaces": ("user",), "map_groups": ((0, 0, 2**32 - 1),)},
+        ),
+        ("landlock", {}, {"landlock": (3, (), (), ())}),
+        (
+            "landlock",
+            {"abi": 1, "read": ["/etc", Path("/usr")], "execute": (b"/usr",)},
+            {"landlock": (1, (b"/etc", b"/usr"), (), (b"/usr",))},
+        ),
+        ("seccomp", bytes(8), {"seccomp": bytes(8)}),
+        ("seccomp", bytearray(8 * 4096), {"seccomp": bytes(8 * 4096)}),
+    ],
+    ids=str,
+)
+def test_value_that_is_taken(option: str, value: Any, made: dict[str, Any]) -> None:
+    """What an option accepts becomes the numbers and bytes that the kernel takes, and nothing else changes."""
+    plain = _checks.request(["true"], {})
+
+    assert _checks.request(["true"], {option: value}) == plain._replace(**made, has_options=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "sealed"),
+    [
+        ({}, False),
+        ({"no_new_privs": True}, True),
+        ({"landlock": {}}, True),
+        ({"seccomp": bytes(8)}, True),
+        ({"caps": (), "securebits": ["noroot"], "root": "/", "namespaces": ["net"]}, False),
+    ],
+    ids=str,
+)
+def test_options_that_imply_no_new_privs(options: dict[str, Any], sealed: bool) -> None:
+    """Landlock and filters imply no_new_privs: an exec that gives privileges would undo them."""
+    assert _checks.request(["true"], options).seals_privileges is sealed
 
 
 # ------------------------------------------------------------ options that conflict
@@ -470,6 +650,7 @@ def test_unknown_option_is_named(name: str, touch: list[str]) -> None:
         ({"controlling_terminal": 0}, "controlling_terminal=0 needs start_new_session=True"),
         ({"start_new_session": True, "process_group": 0}, "process_group=0 and start_new_session=True"),
         ({"env_allow": ["APP"]}, "env_allow=.*APP.*inherit"),
+        ({"path_policy": "trusted", "root": "/srv"}, "path_policy='trusted' and root=b'/srv'"),
     ],
     ids=str,
 )
@@ -549,3 +730,8 @@ def test_any_request_is_taken_or_refused_properly(argv: Any, options: dict[str, 
     assert len({target for _, target in made.fds}) == len(made.fds)
     assert all(0 <= soft <= hard < 2**64 for _, soft, hard in made.rlimits)
     assert made.cpu_affinity is None or made.cpu_affinity
+    assert made.caps is None or 0 <= made.caps < 2**64
+    assert made.securebits is None or 0 <= made.securebits < 2**8
+    assert made.scheduler is None or 0 <= made.scheduler[1] <= 99
+    assert "user" in made.namespaces or (made.map_users, made.map_groups) == (None, None)
+    assert made.seccomp is None or 0 < len(made.seccomp) <= 8 * 4096

@@ -430,9 +430,9 @@ def test_a_set_id_program_that_does_not_look_gets_no_new_privs(tmp_path: Path) -
     helpers.make_readable(tmp_path)
     out = helpers.run_snippet(
         """
-def euid(**more):
-    done = safespawn.run([program], user=65534, group=65534, extra_groups=[], capture_output=True, **more)
-    return done.stdout.decode().strip()
+def euid():
+    identity = dict(user=65534, group=65534, extra_groups=[])
+    return safespawn.run([program], **identity, strategy="fork", capture_output=True).stdout.decode().strip()
 out["before"] = euid()
 _binding.seal()
 out["after"] = euid()

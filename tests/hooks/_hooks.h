@@ -22,6 +22,8 @@ enum {
 	SS_OFF_TASKS_ALIKE = 1 << 15,
 	SS_OFF_FOREIGN_LOCKED = 1 << 16,
 	SS_OFF_SEAL = 1 << 17,
+	SS_OFF_PLAN_SEALED = 1 << 18,
+	SS_OFF_LEVEL = 1 << 19,
 };
 
 struct ss_hooks {
@@ -30,6 +32,7 @@ struct ss_hooks {
 	int32_t signal_stage, signal;   /* at this stage the child sends itself a signal */
 	int32_t park_stage, ready_fd, go_fd; /* says so on one, waits on the other */
 	int32_t overrun_stage, overrun_bytes; /* how far below its stack it writes */
+	int32_t in_launcher;            /* steps that the launcher has too are left alone before it */
 	int32_t arm_error;              /* arming fails with it */
 	uint64_t reached;               /* a bit for each stage the child came to */
 	/* What the credential lock was seen to do, counted apart from its own word. */
@@ -94,6 +97,8 @@ ss_changer_hook(int by, int64_t waited_ns)
 		;
 }
 
+/* The launcher has hooks of its own, which came with the plan. */
+#define SS_COURIER_HOOK(stage) (ss_hooks.in_launcher ? 0 : ss_child_hook(stage))
 #define SS_SPAWNER_HOOK(by) ss_spawner_hook(by)
 #define SS_CHANGER_HOOK(by, waited_ns) ss_changer_hook(by, waited_ns)
 #define SS_HOOK(stage) ss_child_hook(stage)

@@ -63,6 +63,7 @@ with open("/dev/null", "rb") as file, open("/dev/null", encoding="utf-8") as tex
         executable=Path("/bin/true"),
         env={"LANG": "C", "HOME": "/root"},
         cwd="/",
+        root=Path("/srv/root"),
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=STDOUT,
@@ -73,8 +74,10 @@ with open("/dev/null", "rb") as file, open("/dev/null", encoding="utf-8") as tex
         controlling_terminal=None,
         umask=0o022,
         nice=5,
+        scheduler=(os.SCHED_FIFO, 10),
         cpu_affinity={0, 1},
         rlimits={resource.RLIMIT_NOFILE: 256, resource.RLIMIT_CORE: (0, 0)},
+        cgroup="/sys/fs/cgroup/one",
         pdeathsig=signal.SIGTERM,
         restore_signals=True,
         sigmask=[signal.SIGUSR1],
@@ -82,6 +85,11 @@ with open("/dev/null", "rb") as file, open("/dev/null", encoding="utf-8") as tex
         user=65534,
         group="nogroup",
         extra_groups=["audio", 44],
+        caps=["net_bind_service", 5],
+        securebits=("noroot", "noroot_locked"),
+        namespaces={"mount": None, "user": {"users": [(0, 1000, 1)], "groups": [(0, 1000, 1)]}},
+        landlock={"abi": 3, "read": ["/usr", Path("/etc")], "write": (b"/tmp",), "execute": ["/usr/bin"]},
+        seccomp=bytes.fromhex("060000000000ff7f"),
         env_policy="scrub",
         env_allow=("LD_LIBRARY_PATH",),
         pin=True,
@@ -93,6 +101,13 @@ with open("/dev/null", "rb") as file, open("/dev/null", encoding="utf-8") as tex
         audit_tags={"ticket": "42"},
     )
     safespawn.spawn(["true"], cwd=3, stdin=file, stdout=file, stderr=text_file)
+
+# The other forms of the options that have more than one.
+safespawn.spawn(["true"], root=3, cgroup=4, scheduler=os.SCHED_BATCH, strategy="launcher")
+safespawn.run(["true"], caps=(), securebits=set[str](), namespaces={"net", "uts"}, landlock={}, root=b"/srv")
+safespawn.run(["true"], root=None, cgroup=None, scheduler=None, caps=None, securebits=None)
+safespawn.run(["true"], namespaces=None, landlock=None, seccomp=None)
+safespawn.run(["true"], namespaces=["user"], caps=range(3), cgroup=Path("/sys/fs/cgroup/one"))
 
 # Mappings as callers have them: their key types are what they are.
 variables: dict[str, str] = {"LANG": "C"}
@@ -214,6 +229,17 @@ safespawn.spawn(["true"], path_policy=None)  # type: ignore[arg-type]
 safespawn.spawn(["true"], pin=None)  # type: ignore[arg-type]
 safespawn.spawn(["true"], deadline="2")  # type: ignore[arg-type]
 safespawn.spawn(["true"], fds=[3, 4])  # type: ignore[arg-type]
+safespawn.spawn(["true"], root=3.5)  # type: ignore[arg-type]
+safespawn.spawn(["true"], cgroup=["/sys/fs/cgroup"])  # type: ignore[arg-type]
+safespawn.spawn(["true"], scheduler="fifo")  # type: ignore[arg-type]
+safespawn.spawn(["true"], scheduler=(1, 5, 9))  # type: ignore[arg-type]
+safespawn.spawn(["true"], caps=5)  # type: ignore[arg-type]
+safespawn.spawn(["true"], securebits=[1])  # type: ignore[list-item]
+safespawn.spawn(["true"], namespaces={1: None})  # type: ignore[dict-item]
+safespawn.spawn(["true"], namespaces=0x20000)  # type: ignore[arg-type]
+safespawn.spawn(["true"], landlock={"delete": ["/"]})  # type: ignore[arg-type]
+safespawn.spawn(["true"], landlock=["/"])  # type: ignore[arg-type]
+safespawn.spawn(["true"], seccomp="06")  # type: ignore[arg-type]
 safespawn.spawn(["true"], audit_tags={"ticket": 42})  # type: ignore[dict-item]
 safespawn.run(["true"], shell=True)  # type: ignore[call-arg]
 safespawn.run(["true"], preexec_fn=print)  # type: ignore[call-arg]

@@ -1,0 +1,64 @@
+/* The children of ss_spawn: one becomes the program, the other the launcher. */
+
+/* A test chooses whether the launcher is to fail at a step that both have, or this child. */
+#define SS_COURIER_STEP(name, call)                                             \
+	do {                                                                    \
+		ss_child_stage(plan->report, SS_STAGE_##name);                  \
+		if ((error = SS_COURIER_HOOK(SS_STAGE_##name)) || (error = (call))) \
+			return error;                                           \
+	} while (0)
+
+static SS_CHILD int
+ss_child_born(const struct ss_plan *plan)
+{
+	int error;
+
+	ss_child_stage(plan->report, SS_STAGE_BIRTH);
+	if (plan->tells && (error = ss_child_arm(plan->report)))
+		return error;
+	SS_STEP(BIRTH, ss_child_birth(plan));
+	return 0;
+}
+
+static SS_CHILD void
+ss_child_spawn(void *argument)
+{
+	const struct ss_plan *plan = argument;
+	int error;
+
+	if (!(error = ss_child_born(plan)))
+		error = ss_child_become(plan);
+	plan->report->error = error;
+	ss_child_exit();
+}
+
+/*
+ * On its way to the launcher a child does what no exec may come before: it looks whether
+ * it is who it should be, and places descriptors. All signals stay blocked; nothing in it
+ * changes credentials (T-19).
+ */
+static SS_CHILD int
+ss_child_courier(const struct ss_plan *plan)
+{
+	struct ss_late late = {plan->want.exec_fd, -1, -1};
+	int error;
+
+	if ((error = ss_child_born(plan)))
+		return error;
+	SS_COURIER_STEP(SIGNALS, ss_child_signals(plan));
+	SS_COURIER_STEP(FDS, ss_child_fds(plan, &late));
+	SS_COURIER_STEP(CLOEXEC, ss_child_cloexec(plan));
+	SS_COURIER_STEP(CREDS, ss_child_creds_agree(&plan->want.expected));
+	SS_COURIER_STEP(EPOCH, ss_child_epoch(plan));
+	SS_STEP(LAUNCH, ss_child_execve(plan, late.exec_fd));
+	return EPROTO;
+}
+
+static SS_CHILD void
+ss_child_launch(void *argument)
+{
+	const struct ss_plan *plan = argument;
+
+	plan->report->error = ss_child_courier(plan);
+	ss_child_exit();
+}
