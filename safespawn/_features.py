@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import _binding, _probe
+from . import _binding, _launcher, _probe
 
 
 class Feature(NamedTuple):
@@ -51,6 +51,12 @@ def _memory_shared() -> None:
         raise OSError(errno.ENOTSUP, "the child had a copy")
 
 
+def _launcher_file() -> None:
+    _, fault = _launcher.hold()
+    if fault is not None:
+        raise OSError(errno.EACCES, fault)
+
+
 def _dev_fd() -> None:
     os.stat("/dev/fd")
 
@@ -71,5 +77,6 @@ def probe() -> list[Feature]:
                _asked(lib.SS_TRY_FACCESSAT2)),
         _tried("move_pages", "a child that runs its program told quickly; else by /proc",
                _asked(lib.SS_TRY_MOVE_PAGES)),
+        _tried("launcher", "another user at the price of vfork; else by fork", _launcher_file),
         _tried("/dev/fd", "scripts can be pinned", _dev_fd),
     ]  # fmt: skip

@@ -28,7 +28,7 @@ def examine() -> dict[str, Any]:
 
     Keys: ``machine``, ``features`` (name to ``available`` and ``why``), ``process`` (our
     privileges), ``proofs``, ``lock`` (the credential lock), ``required``, ``strategy``,
-    ``reasons``, ``guards``.
+    ``reasons``, ``launcher``, ``guards``.
     """
     seen = guards.status()
     creds = _probe.look().credentials
@@ -50,6 +50,7 @@ def examine() -> dict[str, Any]:
         "required": seen["required"],
         "strategy": seen["strategy"],
         "reasons": list(seen["reasons"]),
+        "launcher": seen["launcher"],
         "guards": seen["guards"],
         "audit": os.environ.get("SAFESPAWN_AUDIT", ""),
     }
@@ -120,4 +121,5 @@ def table(seen: dict[str, Any]) -> str:
     lines += ["", "credential lock", *_rows(_lock_rows(seen["lock"]))]
     lines += ["", f"proofs (required: {seen['required']})", *_rows(seen["proofs"])]
     lines += ["", f"a plain spawn would go by {seen['strategy']}", *(f"  {why}" for why in seen["reasons"])]
+    lines += ["", "another user, cgroup, root or namespace", f"  launcher: {seen['launcher']}"]
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import _lock, _probe
+from . import _launcher, _lock, _probe
 from ._errors import UnsafeSpawn
 from ._spec import Credentials, Decision, Facts, Identity, PathNode, Request, Verdict
 
@@ -343,7 +343,8 @@ def status() -> dict[str, Any]:
     """Return what is guarded in this process right now, and what `auto` would do.
 
     Keys: ``required`` (the weakest proof accepted), ``proofs`` (name to what was seen),
-    ``strategy`` and ``reasons`` (of a plain spawn), ``threads``, ``attributes`` (of our
+    ``strategy`` and ``reasons`` (of a plain spawn), ``launcher`` (``ready``, or why a child that
+    changes credentials is forked even where a proof holds), ``threads``, ``attributes`` (of our
     process, read by python-prctl), ``guards`` (id to statement), ``lock``.
 
     ``lock`` has: ``state`` (``off``, ``armed``, ``unlockable``) and ``errno`` of what failed;
@@ -358,7 +359,9 @@ def status() -> dict[str, Any]:
     ``changer_waits``, ``overlaps`` (changes that went ahead beside a child of others),
     ``wait`` (seconds), ``arming_us``.
     """
-    facts = _probe.facts(_probe.look(), changes_credentials=False)
+    seen = _probe.look()
+    facts = _probe.facts(seen, changes_credentials=False)
+    facts = facts._replace(unlaunchable=_launcher.hindrance(seen.credentials) or _launcher.hold()[1])
     decision = decide(Request((b"true",)), facts)
     # Those that one thread does not need are looked at here all the same.
     proofs = {**_proofs(facts), "sealed": _lock.unsealed(), "locked": _lock.why_not()}
@@ -370,6 +373,7 @@ def status() -> dict[str, Any]:
         },
         "strategy": decision.strategy,
         "reasons": decision.reasons,
+        "launcher": _unlaunchable(facts) or "ready",
         "threads": facts.threads,
         "attributes": _probe.attributes(),
         "guards": {guard.id: guard.statement for guard in registry.values()},
