@@ -431,16 +431,16 @@ send_descriptors(int socket, unsigned count, size_t bytes)
 static void
 fuzz_take_over(struct input *in)
 {
-	const unsigned named = (unsigned)take(in, 1) & 7, sent = (unsigned)take(in, 1) % (SENT_MAX + 1);
+	const unsigned named = (unsigned)take(in, 1) & 15, sent = (unsigned)take(in, 1) % (SENT_MAX + 1);
 	const unsigned how = (unsigned)take(in, 1);
 	const unsigned before = count_open();
 	unsigned wanted = 0, i;
 	struct ss_found *found = exactly(sizeof(*found));
-	int32_t *fds[3] = {&found->exe_fd, &found->cwd_fd, &found->copy_fd};
+	int32_t *fds[SS_FOUND_FDS] = {&found->exe_fd, &found->cwd_fd, &found->copy_fd, &found->root_fd};
 	int pair[2], answer;
 
 	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
-	for (i = 0; i < 3; i++) {
+	for (i = 0; i < SS_FOUND_FDS; i++) {
 		*fds[i] = named & 1u << i ? 1000 : -1;
 		wanted += *fds[i] >= 0;
 	}
@@ -453,7 +453,7 @@ fuzz_take_over(struct input *in)
 	if (!answer) {
 		CHECK(how % 8 < 6 && sent == wanted);
 		CHECK(count_open() == before + wanted);
-		for (i = 0; i < 3; i++)
+		for (i = 0; i < SS_FOUND_FDS; i++)
 			CHECK(*fds[i] < 0 || (fcntl(*fds[i], F_GETFD) == FD_CLOEXEC && !close(*fds[i])));
 	}
 	CHECK(count_open() == before);
@@ -517,11 +517,25 @@ fuzz_spawn(struct input *in)
 	free(fds);
 }
 
-/* A lookup in directories that exist or not; nothing is run. */
+static void
+check_root(const struct ss_lookup *want, const struct ss_found *found)
+{
+	CHECK((found->root_fd >= 0) == (want->root && !found->error));
+	if (want->root && !strcmp(want->root, NOWHERE))
+		CHECK(found->stage == SS_STAGE_ROOT_OPEN && found->error == ENOENT);
+	else if (want->root_fd >= 0)
+		CHECK(found->stage == SS_STAGE_ROOT_OPEN && found->error == EBADF);
+	else
+		CHECK(found->stage == SS_STAGE_LOOKUP);
+}
+
+/* A lookup in directories that exist or not, perhaps inside another root; nothing is run. */
 static void
 fuzz_lookup(struct input *in)
 {
-	const uint64_t flags = take(in, 1) % 2 ? SS_DETAILS | SS_WALK : 0;
+	static const char *const roots[] = {NULL, "/", "/usr", NOWHERE};
+	const unsigned how = (unsigned)take(in, 1);
+	const uint64_t flags = how % 2 ? SS_DETAILS | SS_WALK : 0;
 	const unsigned before = count_open();
 	struct ss_found *found = exactly(sizeof(*found));
 	struct ss_result result;
@@ -532,6 +546,8 @@ fuzz_lookup(struct input *in)
 	memset(&want, 0, sizeof(want));
 	want.name = name;
 	want.cwd_fd = -1;
+	want.root = roots[how / 2 % 4];
+	want.root_fd = how / 8 % 4 == 3 ? 1000 : -1; /* closed */
 	want.flags = flags | SS_SEARCH;
 	want.dirs_bytes = in->left + 1;
 	want.dirs = dirs = take_text(in, in->left);
@@ -540,6 +556,7 @@ fuzz_lookup(struct input *in)
 	CHECK(!ss_lookup(NULL, &want, found, &result));
 	CHECK((found->error == 0) == (found->exe_fd >= 0));
 	CHECK(found->cwd_fd == -1 && found->copy_fd == -1);
+	check_root(&want, found);
 	CHECK(found->nparents <= SS_PARENTS && found->head_bytes <= SS_HEAD_BYTES);
 	CHECK(memchr(found->path, 0, SS_PATH_BYTES) && memchr(found->real, 0, SS_PATH_BYTES));
 	ss_found_close(found);

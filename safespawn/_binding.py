@@ -122,6 +122,9 @@ class _Lib(Protocol):
     def ss_seal(self, tid: Any) -> int: ...
     def ss_is_sealed(self) -> int: ...
     def ss_found_close(self, found: Any) -> None: ...
+    def ss_landlock_abi(self) -> int: ...
+    def ss_landlock_ruleset(self, handled: int) -> int: ...
+    def ss_landlock_allow(self, ruleset: int, path: Any, rights: int, of_file: int) -> int: ...
     def ss_arena_free(self, arena: Any) -> None: ...
 
 
@@ -274,6 +277,11 @@ class Found:
     def copy_fd(self) -> int:
         """A copy of the program, to be hashed."""
         return int(self._raw.copy_fd)
+
+    @property
+    def root_fd(self) -> int:
+        """The root, when it was given as a path."""
+        return int(self._raw.root_fd)
 
     @property
     def content(self) -> dict[str, int]:
@@ -472,7 +480,7 @@ class Opened:
     def place(self) -> Any:
         """Return room for one more lookup."""
         raw = _new_raw(_FOUND)
-        raw.exe_fd = raw.cwd_fd = raw.copy_fd = -1
+        raw.exe_fd = raw.cwd_fd = raw.copy_fd = raw.root_fd = -1
         # Only now: what is collected before the numbers are set would close any descriptor.
         self._raws.append(ffi.gc(raw, lib.ss_found_close))
         return self._raws[-1]
@@ -681,16 +689,20 @@ def find(
     seen: Seen,
     opened: Opened,
     cwd: bytes | int | None = None,
+    root: bytes | int | None = None,
     walk: bool = False,
     details: bool = False,
 ) -> Found:
     """Look up and open a program and the working directory, here and now.
 
-    ``dirs`` None: ``name`` is a path; else it is looked for in each. ``details`` fetches the
-    file's real name and its first bytes, ``walk`` looks at all directories above it too. The
-    descriptors belong to ``opened``.
+    ``dirs`` None: ``name`` is a path; else it is looked for in each. With ``root`` they are
+    names inside that directory, and nothing leads out of it; ``cwd`` is none of them.
+    ``details`` fetches the file's real name and its first bytes, ``walk`` looks at all
+    directories above it too. The descriptors belong to ``opened``.
     """
-    want, keep = _lookup(name, dirs, cwd, seen, _lookup_flags(walk=walk, details=details))
+    flags = _lookup_flags(walk=walk, details=details)
+    want, keep = _lookup(name, dirs, cwd, root, flags)
+    seen.expect_in(want)
     found, result = opened.place(), _new_raw(_RESULT)
     found.error = errno.EINTR
     while found.error == errno.EINTR:  # a signal: its Python handler has run (PEP 475)
@@ -708,6 +720,7 @@ def find_bounded(
     slot: Slot,
     deadline_ns: int,
     cwd: bytes | int | None = None,
+    root: bytes | int | None = None,
     copy: bool = False,
     walk: bool = False,
     details: bool = False,
@@ -719,7 +732,8 @@ def find_bounded(
     """
     flags = _lookup_flags(walk=walk, details=details or copy)
     flags |= (lib.SS_COPY if copy else 0) | sharing
-    want, keep = _lookup(name, dirs, cwd, seen, flags)
+    want, keep = _lookup(name, dirs, cwd, root, flags)
+    seen.expect_in(want)
     want.deadline_ns = deadline_ns
     found = opened.place()
     lib.ss_lookup(_local.arena, want, found, slot.raw)  # its answer is in the result too
@@ -732,7 +746,11 @@ def _lookup_flags(*, walk: bool, details: bool) -> int:
 
 
 def _lookup(
-    name: bytes, dirs: Sequence[bytes] | None, cwd: bytes | int | None, seen: Seen, flags: int
+    name: bytes,
+    dirs: Sequence[bytes] | None,
+    cwd: bytes | int | None,
+    root: bytes | int | None,
+    flags: int,
 ) -> tuple[Any, list[Any]]:
     """Return the marshalled lookup, and what must be kept alive as long as it is used."""
     want = ffi.new(_LOOKUP)
@@ -748,7 +766,10 @@ def _lookup(
     if isinstance(cwd, bytes):
         keep.append(ffi.new(_CHARS, cwd))
         want.cwd = keep[-1]
-    seen.expect_in(want)
+    want.root_fd = root if isinstance(root, int) else -1
+    if isinstance(root, bytes):
+        keep.append(ffi.new(_CHARS, root))
+        want.root = keep[-1]
     return want, keep
 
 
@@ -844,3 +865,29 @@ def cpu_mask(cpus: Sequence[int]) -> bytes:
     for cpu in cpus:
         mask[cpu // 8] |= 1 << (cpu % 8)
     return bytes(mask)
+
+
+# ----------------------------------------------------------------------------- Landlock
+
+
+def landlock_abi() -> int:
+    """Return the version of Landlock that the kernel has: 0 for none, or a negative errno."""
+    answer = lib.ss_landlock_abi()
+    # Not built in, or not turned on when the machine started.
+    return 0 if answer in (-errno.ENOSYS, -errno.EOPNOTSUPP) else answer
+
+
+def landlock_ruleset(opened: list[int], handled: int) -> int:
+    """Make a ruleset that refuses these rights, and append its descriptor; or return an errno."""
+    # In one step: a signal handler that raises comes before it or after it.
+    opened.extend(map(lib.ss_landlock_ruleset, (handled,)))
+    return -opened.pop() if opened[-1] < 0 else 0
+
+
+def landlock_allow(ruleset: int, path: bytes, rights: int, of_file: int) -> int:
+    """Allow rights below a directory, or ``of_file`` on anything else; or return an errno."""
+    name = ffi.new(_CHARS, path)
+    answer = -errno.EINTR
+    while answer == -errno.EINTR:  # a signal: its Python handler has run (PEP 475)
+        answer = lib.ss_landlock_allow(ruleset, name, rights, of_file)
+    return -answer

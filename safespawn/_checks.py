@@ -237,6 +237,10 @@ def _fit_together(made: Request) -> None:
         )
     if made.env_allow and made.env_policy == "inherit":
         raise ValueError(f"env_allow={sorted(made.env_allow)} means nothing with env_policy='inherit'")
+    if made.root is not None and isinstance(made.cwd, int):
+        raise ValueError(
+            f"cwd={made.cwd} and root={shown(made.root)}: with another root, cwd is a path inside it"
+        )
     if made.root is not None and made.path_policy == "trusted":
         raise ValueError(
             f"path_policy='trusted' and root={shown(made.root)}: paths inside another root cannot be judged"

@@ -47,6 +47,7 @@ ss_child_lessen(const struct ss_plan *plan, const struct ss_late *late)
 
 	SS_STEP(NAMESPACES, ss_child_namespaces(plan, late->parent_fd));
 	SS_STEP(ROOT, ss_child_root(plan));
+	SS_STEP(CWD, ss_child_cwd_inside(plan));
 	SS_STEP(BOUNDING, ss_child_bounding(plan));
 	SS_STEP(GROUPS, ss_child_groups(plan));
 	SS_STEP(GID, ss_child_gid(plan));

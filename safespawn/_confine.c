@@ -72,16 +72,19 @@ ss_child_namespaces(const struct ss_plan *plan, int32_t parent_fd)
 	return error;
 }
 
-/* We stand in it already: ss_child_cwd. What is the working directory then is inside it. */
+/* We stand in it already: ss_child_cwd. */
 static SS_CHILD int
 ss_child_root(const struct ss_plan *plan)
 {
-	int error;
+	return plan->want.root_fd < 0 ? 0 : ss_child_error(ss_gate1(SYS_chroot, "."));
+}
 
+/* The working directory is inside the root: looked up there, or the root itself. */
+static SS_CHILD int
+ss_child_cwd_inside(const struct ss_plan *plan)
+{
 	if (plan->want.root_fd < 0)
 		return 0;
-	if ((error = ss_child_error(ss_gate1(SYS_chroot, "."))))
-		return error;
 	return ss_child_error(ss_sys1(SYS_chdir, plan->want.cwd ? plan->want.cwd : "/"));
 }
 

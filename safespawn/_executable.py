@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import posixpath
 import stat
 import time
 from collections.abc import Callable
@@ -81,11 +82,22 @@ def path_of(env: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:
     return tuple(os.fsencode(os.defpath).split(b":"))
 
 
-def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder, deadline_ns: int) -> Program:
-    """Find, open and judge the program of a request. Raises LookupProblem."""
+def _wanted(request: Request, env: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, tuple[bytes, ...] | None]:
+    """Return the name of the program, and the directories to look for it in, unless it is a path."""
     name = request.executable if request.executable is not None else request.argv[0]
     dirs = None if b"/" in name else path_of(env)
-    found = finder(name, dirs, request.pinned)
+    if request.root is None:
+        return name, dirs
+    # Inside another root: where the child will be, when it is there.
+    start = posixpath.join(b"/", request.cwd if isinstance(request.cwd, bytes) else b"")
+    if dirs is None:
+        return posixpath.join(start, name), None
+    return name, tuple(posixpath.join(start, entry) for entry in dirs)
+
+
+def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder, deadline_ns: int) -> Program:
+    """Find, open and judge the program of a request. Raises LookupProblem."""
+    found = finder(*_wanted(request, env), request.pinned)
     if found.errno:
         raise LookupProblem(found.stage, found.errno)
     exec_path = found.real if request.path_policy == "trusted" else found.path

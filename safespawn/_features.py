@@ -61,6 +61,12 @@ def _dev_fd() -> None:
     os.stat("/dev/fd")
 
 
+def _landlock() -> Feature:
+    abi = _binding.landlock_abi()
+    found = f"ABI {abi}" if abi > 0 else os.strerror(-abi) if abi else "none"
+    return Feature("landlock", abi > 0, f"a child loses all files but some (Linux 5.13): {found}")
+
+
 def probe() -> list[Feature]:
     """Try them all; nothing of it lasts."""
     lib = _binding.lib
@@ -79,4 +85,5 @@ def probe() -> list[Feature]:
                _asked(lib.SS_TRY_MOVE_PAGES)),
         _tried("launcher", "another user at the price of vfork; else by fork", _launcher_file),
         _tried("/dev/fd", "scripts can be pinned", _dev_fd),
+        _landlock(),
     ]  # fmt: skip

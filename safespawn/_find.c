@@ -173,17 +173,104 @@ ss_child_describe(struct ss_found *found, const struct stat *st)
 }
 
 /*
+ * Keeps a candidate that was opened, if it may be executed: looked at once more, by the
+ * descriptor, in case it was replaced since. path leads to it from at, for old kernels.
+ */
+static SS_CHILD int
+ss_child_keep(struct ss_found *found, int32_t fd, const struct stat *before, int32_t at,
+	      const char *path)
+{
+	struct stat st;
+	int error;
+
+	if (!(error = ss_child_error(ss_child_stat(fd, &st))) &&
+	    !(error = ss_child_same_file(&st, before) ? 0 : ESTALE))
+		error = ss_child_may_execute(at, fd, path);
+	if (error) {
+		(void)ss_sys1(SYS_close, fd);
+		return error;
+	}
+	ss_child_describe(found, &st);
+	found->exe_fd = fd;
+	return 0;
+}
+
+/* Nothing leads out of the root: no absolute name or link, no "..", no link of /proc. */
+static SS_CHILD long
+ss_child_open_inside(int32_t root, const char *path)
+{
+	static const struct ss_open_how how = {O_PATH | O_CLOEXEC, 0,
+					       SS_RESOLVE_IN_ROOT | SS_RESOLVE_NO_MAGICLINKS};
+	unsigned tries = SS_INSIDE_TRIES;
+	long fd;
+
+	/* EAGAIN: something was moved or mounted meanwhile, and ".." may have led out. */
+	do
+		fd = ss_sys4(SYS_openat2, root, path, &how, sizeof(how));
+	while (fd == -EAGAIN && --tries);
+	return fd;
+}
+
+/*
+ * As ss_child_open_held, but by way of a descriptor of the file: no FIFO can be put in its
+ * place, so a lease is waited for at once. Returns that descriptor itself where there can
+ * be no other: the file may not be read, or there is no /proc.
+ */
+static SS_CHILD long
+ss_child_hold_inside(const struct ss_lookup *want, struct ss_found *found, int32_t path_fd,
+		     const char *link)
+{
+	long fd;
+
+	if (!SS_GUARDED(EXE_HELD) || (want->deadline_ns && !ss_child_is_local(path_fd)))
+		return path_fd;
+	fd = ss_sys4(SYS_openat, AT_FDCWD, link, O_RDONLY | O_CLOEXEC | O_NOCTTY, 0);
+	if (fd == -EACCES || fd == -ENOENT)
+		return path_fd;
+	found->flags |= SS_READABLE;
+	return fd;
+}
+
+/* Opens the candidate in found->path, which is a name inside the root. */
+static SS_CHILD int
+ss_child_open_candidate_inside(const struct ss_lookup *want, struct ss_found *found, int32_t root)
+{
+	const long path_fd = ss_child_open_inside(root, found->path);
+	struct stat before;
+	char link[32];
+	long fd;
+
+	if (path_fd < 0)
+		return ss_child_error(path_fd);
+	found->flags = 0;
+	ss_child_link_of(link, (int32_t)path_fd);
+	fd = ss_child_stat((int32_t)path_fd, &before);
+	if (!fd)
+		fd = S_ISREG(before.st_mode)
+			 ? ss_child_hold_inside(want, found, (int32_t)path_fd, link)
+			 : -EACCES; /* as execve */
+	if (fd != path_fd)
+		(void)ss_sys1(SYS_close, path_fd); /* waits for nobody */
+	if (fd < 0)
+		return ss_child_error(fd);
+	ss_child_link_of(link, (int32_t)fd);
+	return ss_child_keep(found, (int32_t)fd, &before, AT_FDCWD, link);
+}
+
+/*
  * Opens the candidate in found->path, as execve would find it. It is looked at before
- * it is opened, so that no device and no FIFO is opened for its side effects, and
- * once more by descriptor, in case it was replaced in between.
+ * it is opened, so that no device and no FIFO is opened for its side effects.
  */
 static SS_CHILD int
 ss_child_open_candidate(const struct ss_lookup *want, struct ss_found *found, int32_t at)
 {
-	struct stat before, st;
-	long fd = ss_sys4(SYS_newfstatat, at, found->path, &before, 0);
-	int error;
+	const int32_t root = found->root_fd >= 0 ? found->root_fd : want->root_fd;
+	struct stat before;
+	long fd;
 
+	if (root >= 0)
+		return ss_child_open_candidate_inside(want, found, root);
+	fd = ss_sys4(SYS_newfstatat, at, found->path, &before, 0);
 	if (fd < 0)
 		return ss_child_error(fd);
 	if (!S_ISREG(before.st_mode))
@@ -191,16 +278,7 @@ ss_child_open_candidate(const struct ss_lookup *want, struct ss_found *found, in
 	found->flags = 0;
 	if ((fd = ss_child_open_held(want, found, at)) < 0)
 		return ss_child_error(fd);
-	if (!(error = ss_child_error(ss_child_stat((int32_t)fd, &st))) &&
-	    !(error = ss_child_same_file(&st, &before) ? 0 : ESTALE))
-		error = ss_child_may_execute(at, (int32_t)fd, found->path);
-	if (error) {
-		(void)ss_sys1(SYS_close, fd);
-		return error;
-	}
-	ss_child_describe(found, &st);
-	found->exe_fd = (int32_t)fd;
-	return 0;
+	return ss_child_keep(found, (int32_t)fd, &before, at, found->path);
 }
 
 /* As execvp(3): a missing candidate is passed over, a forbidden one remembered. */
@@ -347,17 +425,30 @@ ss_child_read(const struct ss_lookup *want, struct ss_found *found)
 }
 
 static SS_CHILD int
-ss_child_open_cwd(const struct ss_lookup *want, struct ss_found *found)
+ss_child_open_dir(const char *path, int32_t *ret_fd)
 {
 	long fd;
 
-	if (!want->cwd)
+	if (!path)
 		return 0;
-	fd = ss_sys4(SYS_openat, AT_FDCWD, want->cwd, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+	fd = ss_sys4(SYS_openat, AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 	if (fd < 0)
 		return ss_child_error(fd);
-	found->cwd_fd = (int32_t)fd;
+	*ret_fd = (int32_t)fd;
 	return 0;
+}
+
+/* One that was given as a descriptor is said to be no directory here, not by the search. */
+static SS_CHILD int
+ss_child_open_root(const struct ss_lookup *want, struct ss_found *found)
+{
+	struct stat st;
+	int error = ss_child_open_dir(want->root, &found->root_fd);
+
+	if (error || want->root_fd < 0)
+		return error;
+	error = ss_child_error(ss_child_stat(want->root_fd, &st));
+	return error || S_ISDIR(st.st_mode) ? error : ENOTDIR;
 }
 
 /* Fills found; on an error found->stage and found->error say which. */
@@ -367,8 +458,12 @@ ss_child_find(const struct ss_lookup *want, struct ss_found *found)
 	int32_t at;
 	int error;
 
+	found->stage = SS_STAGE_ROOT_OPEN;
+	if ((error = SS_HOOK(SS_STAGE_ROOT_OPEN)) || (error = ss_child_open_root(want, found)))
+		goto fail;
 	found->stage = SS_STAGE_CWD_OPEN;
-	if ((error = SS_HOOK(SS_STAGE_CWD_OPEN)) || (error = ss_child_open_cwd(want, found)))
+	if ((error = SS_HOOK(SS_STAGE_CWD_OPEN)) ||
+	    (error = ss_child_open_dir(want->cwd, &found->cwd_fd)))
 		goto fail;
 	at = found->cwd_fd >= 0 ? found->cwd_fd : want->cwd_fd >= 0 ? want->cwd_fd : AT_FDCWD;
 	found->stage = SS_STAGE_LOOKUP;
@@ -392,16 +487,16 @@ ss_child_hand_over(const struct ss_search *search)
 	const struct ss_found *found = search->found;
 	union {
 		struct cmsghdr header;
-		unsigned char room[CMSG_SPACE(3 * sizeof(int32_t))];
+		unsigned char room[CMSG_SPACE(SS_FOUND_FDS * sizeof(int32_t))];
 	} control;
 	unsigned char dot = '.';
 	struct iovec iov = {&dot, 1};
 	struct msghdr message = {NULL, 0, &iov, 1, &control, 0, 0};
-	int32_t fds[3] = {found->exe_fd, found->cwd_fd, found->copy_fd};
+	int32_t fds[SS_FOUND_FDS] = {found->exe_fd, found->cwd_fd, found->copy_fd, found->root_fd};
 	int32_t *out = (int32_t *)(void *)CMSG_DATA(&control.header);
 	unsigned count = 0, i;
 
-	for (i = 0; i < 3; i++)
+	for (i = 0; i < SS_FOUND_FDS; i++)
 		if (fds[i] >= 0)
 			out[count++] = fds[i];
 	control.header.cmsg_level = SOL_SOCKET;

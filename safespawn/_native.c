@@ -96,6 +96,7 @@
 #define SS_MFD_ALLOW_SEALING 2u
 #define SS_MFD_NOEXEC_SEAL 8u
 #define SS_SLICE_NS 50000000ll       /* of a bounded wait: see ss_await_release */
+#define SS_INSIDE_TRIES 128u         /* of a lookup in a root: see ss_child_open_inside */
 #ifdef __GLIBC__
 #define SS_SETID_SIGNAL 33 /* SIGSETXID of glibc's nptl */
 #else
@@ -122,6 +123,8 @@ enum { SS_TRY_CLONE3, SS_TRY_CLOSE_RANGE, SS_TRY_FACCESSAT2, SS_TRY_MOVE_PAGES }
 
 enum { SS_PATH_BYTES = 4096, SS_HEAD_BYTES = 256, SS_PARENTS = 64 };
 
+enum { SS_FOUND_FDS = 4 }; /* descriptors that a lookup can open */
+
 /* -------------------------------------------------------------------- types */
 
 struct ss_facts {
@@ -143,19 +146,22 @@ struct ss_node {
 	uint32_t uid, gid, mode;
 };
 
-/* What to look up: one name, or (SS_SEARCH) that name in each of ndirs. */
+/*
+ * What to look up: one name, or (SS_SEARCH) that name in each of ndirs. With a root, which
+ * is a path (root) or a descriptor (root_fd, else -1), all names are those inside it.
+ */
 struct ss_lookup {
-	const char *name, *dirs, *cwd;
+	const char *name, *dirs, *cwd, *root;
 	uint64_t dirs_bytes;
 	uint32_t ndirs;
-	int32_t cwd_fd;
+	int32_t cwd_fd, root_fd;
 	uint64_t flags;
 	int64_t deadline_ns;
 	struct ss_creds expected;
 };
 
 struct ss_found {
-	int32_t stage, error, exe_fd, cwd_fd, copy_fd;
+	int32_t stage, error, exe_fd, cwd_fd, copy_fd, root_fd;
 	uint32_t flags, head_bytes, nparents;
 	uint64_t device, inode, size;
 	int64_t mtime_ns, ctime_ns;
@@ -314,6 +320,8 @@ ss_has_ended(int32_t pidfd)
 #include "_locked.c"
 
 #include "_foreign.c"
+
+#include "_landlock.c"
 
 static void
 ss_look_at_lock(struct ss_facts *facts)
@@ -1113,7 +1121,7 @@ static void
 ss_found_clear(struct ss_found *found)
 {
 	memset(found, 0, offsetof(struct ss_found, path));
-	found->exe_fd = found->cwd_fd = found->copy_fd = -1;
+	found->exe_fd = found->cwd_fd = found->copy_fd = found->root_fd = -1;
 	found->path[0] = found->real[0] = 0;
 }
 
@@ -1123,12 +1131,12 @@ ss_take_over(int socket, struct ss_found *found)
 {
 	union {
 		struct cmsghdr header;
-		unsigned char room[CMSG_SPACE(3 * sizeof(int32_t))];
+		unsigned char room[CMSG_SPACE(SS_FOUND_FDS * sizeof(int32_t))];
 	} control;
 	unsigned char dot;
 	struct iovec iov = {&dot, 1};
 	struct msghdr message = {NULL, 0, &iov, 1, &control, sizeof(control), 0};
-	int32_t *fds[3] = {&found->exe_fd, &found->cwd_fd, &found->copy_fd};
+	int32_t *fds[SS_FOUND_FDS] = {&found->exe_fd, &found->cwd_fd, &found->copy_fd, &found->root_fd};
 	const struct cmsghdr *header;
 	int32_t got[sizeof(control) / sizeof(int32_t)];
 	size_t at = 0, count, i;
@@ -1138,16 +1146,17 @@ ss_take_over(int socket, struct ss_found *found)
 		return -EIO;
 	header = CMSG_FIRSTHDR(&message);
 	count = header ? (header->cmsg_len - CMSG_LEN(0)) / sizeof(int32_t) : 0;
-	for (i = 0; i < 3; i++)
+	for (i = 0; i < SS_FOUND_FDS; i++)
 		at += *fds[i] >= 0;
 	if (count)
 		memcpy(got, CMSG_DATA(header), count * sizeof(int32_t));
-	if (at != count || bytes != 1) { /* too few: the kernel drops what we have no room for */
+	/* Too few, or some were dropped: no number was free for them, or they had no room here. */
+	if (at != count || bytes != 1 || (message.msg_flags & MSG_CTRUNC)) {
 		for (i = 0; i < count; i++)
 			(void)close(got[i]);
 		return bytes == 1 ? -EMFILE : -EIO;
 	}
-	for (i = 0, at = 0; i < 3; i++)
+	for (i = 0, at = 0; i < SS_FOUND_FDS; i++)
 		if (*fds[i] >= 0)
 			*fds[i] = got[at++];
 	return 0;
@@ -1157,7 +1166,8 @@ static size_t
 ss_search_bytes(const struct ss_lookup *l)
 {
 	return ss_room(sizeof(struct ss_search)) + ss_room(strlen(l->name) + 1) +
-	       ss_room(l->dirs_bytes) + ss_room(l->cwd ? strlen(l->cwd) + 1 : 0) + sizeof(uint64_t);
+	       ss_room(l->dirs_bytes) + ss_room(l->cwd ? strlen(l->cwd) + 1 : 0) +
+	       ss_room(l->root ? strlen(l->root) + 1 : 0) + sizeof(uint64_t);
 }
 
 static struct ss_search *
@@ -1174,6 +1184,8 @@ ss_search_write(struct ss_arena *arena, const struct ss_lookup *l, int socket)
 	search->want.dirs = ss_put(&at, l->dirs, l->dirs_bytes);
 	if (l->cwd)
 		search->want.cwd = ss_put(&at, l->cwd, strlen(l->cwd) + 1);
+	if (l->root)
+		search->want.root = ss_put(&at, l->root, strlen(l->root) + 1);
 	ss_found_clear(search->found);
 	return search;
 }
@@ -1227,7 +1239,7 @@ ss_lookup_bounded(struct ss_arena *arena, const struct ss_lookup *l, struct ss_f
 		if (!found->error)
 			error = ss_take_over(pair[0], found);
 		if (found->error || error)
-			found->exe_fd = found->cwd_fd = found->copy_fd = -1;
+			found->exe_fd = found->cwd_fd = found->copy_fd = found->root_fd = -1;
 	}
 close:
 	(void)close(pair[0]);
@@ -1258,10 +1270,11 @@ ss_found_close(struct ss_found *found)
 	ss_close(&found->exe_fd);
 	ss_close(&found->cwd_fd);
 	ss_close(&found->copy_fd);
+	ss_close(&found->root_fd);
 }
 
 /*
- * Finds the program and opens it, and the working directory, here (no deadline)
+ * Finds the program and opens it, and working directory or root, here (no deadline)
  * or in a child that is killed at the deadline. Returns 0 when the lookup was
  * made: found->error says what it came to, found->stage where. With a deadline
  * result->outcome is SS_EXEC when the child came to an end by itself. Otherwise a

@@ -71,6 +71,7 @@ SOURCES = (
     "_tasks.c",
     "_locked.c",
     "_foreign.c",
+    "_landlock.c",
     "_seal.c",
     "_native.cdef.txt",
 )

@@ -7,8 +7,8 @@ import os
 import resource
 from collections.abc import Mapping
 
-from . import _identity, _privileges, _probe
-from ._spec import Credentials, IdMap, Request
+from . import _identity, _landlock, _privileges, _probe
+from ._spec import Credentials, IdMap, Landlock, Request
 
 #: The time namespace is entered by an execve since Linux 6.3, before by a fork only
 #: (commit 2b5f9dad32ed, "fs/exec: switch timens when a task gets a new mm").
@@ -71,6 +71,10 @@ class Places:
             self._numbers["parent_fd"] = self._own[-1]
         if request.cgroup is not None:
             self._numbers["cgroup_fd"] = self._directory(request.cgroup, "cgroup")
+        if request.root is not None and isinstance(request.cwd, bytes):
+            self.texts["cwd"] = request.cwd
+        if request.landlock is not None:
+            self._numbers["landlock_fd"] = self._ruleset(request.landlock)
 
     def _directory(self, place: bytes | int, stage: str) -> int:
         if isinstance(place, int):
@@ -79,6 +83,13 @@ class Places:
             self._own.append(os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError as problem:
             raise PlaceProblem(stage, problem) from None
+        return self._own[-1]
+
+    def _ruleset(self, rules: Landlock) -> int:
+        try:
+            self._own.append(_landlock.ruleset(rules))
+        except OSError as problem:
+            raise PlaceProblem("landlock", problem) from None
         return self._own[-1]
 
     def numbers(self, *, launched: bool) -> Mapping[str, int]:

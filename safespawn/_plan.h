@@ -61,6 +61,7 @@ enum {
 #define SS_STAGES(X)                                                            \
 	X(NONE, "none")                                                         \
 	X(PREPARE, "prepare")                                                   \
+	X(ROOT_OPEN, "open-root")                                               \
 	X(CWD_OPEN, "open-cwd")                                                 \
 	X(LOOKUP, "lookup")                                                     \
 	X(CLONE, "clone")                                                       \

@@ -347,18 +347,21 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
     # In a new PID namespace the first child is its init, and its end would be that of all others:
     # no child only for looking there.
     bounded = job.deadline_ns != 0 and _probe.children_are_in_our_namespace()
+    root = job.request.root
+    cwd = job.request.cwd if root is None else None  # the child enters it, inside the root
     walk = job.request.path_policy == "trusted"
     details = job.request.pinned or audit.is_heard()
     if not bounded:
         return _binding.find(
-            name, dirs, cwd=job.request.cwd, walk=walk, details=details, seen=job.seen, opened=job.opened
+            name, dirs, cwd=cwd, root=root, walk=walk, details=details, seen=job.seen, opened=job.opened
         )
     slot, child = _binding.Slot(), _child.Child(job.sid, unrecorded=True)
     try:
         found, outcome = _binding.find_bounded(
             name,
             dirs,
-            cwd=job.request.cwd,
+            cwd=cwd,
+            root=root,
             copy=copy,
             sharing=_sharing(job),
             walk=walk,
@@ -420,6 +423,8 @@ def _plan(job: _Job, program: _executable.Program, sources: list[int]) -> _bindi
         numbers["deadline_ns"] = job.deadline_ns
     if found.cwd_fd >= 0:
         numbers["cwd_fd"] = found.cwd_fd
+    if request.root is not None:
+        numbers["root_fd"] = request.root if isinstance(request.root, int) else found.root_fd
     if request.pinned:
         flags |= _pin(program, fds, numbers)
     if job.identity.changes:
@@ -571,13 +576,13 @@ def _exception(request: Request, outcome: str, stage: str, number: int) -> OSErr
         race.guard = "epoch-agrees" if stage == "epoch" else "creds-agree"
         return race
     text = os.strerror(number)
-    if stage in ("open-cwd", "cwd"):
-        return OSError(number, text, _shown_cwd(request))
+    if stage in ("open-cwd", "cwd", "open-root"):
+        return OSError(number, text, _shown(request.root if stage == "open-root" else request.cwd))
     if stage in ("lookup", "exec"):
         return OSError(number, text, program)
     made = OSError(number, f"{text} (stage {stage})", program)
     return made if number else SpawnError(errno.EIO, f"failed at stage {stage}", program)
 
 
-def _shown_cwd(request: Request) -> str | int | None:
-    return os.fsdecode(request.cwd) if isinstance(request.cwd, bytes) else request.cwd
+def _shown(given: bytes | int | None) -> str | int | None:
+    return os.fsdecode(given) if isinstance(given, bytes) else given

@@ -236,7 +236,7 @@ struct ss_late {
 };
 
 static SS_CHILD int
-ss_child_keep(const struct ss_plan *plan, int32_t *fd)
+ss_child_spare(const struct ss_plan *plan, int32_t *fd)
 {
 	long answer;
 
@@ -249,14 +249,14 @@ ss_child_keep(const struct ss_plan *plan, int32_t *fd)
 }
 
 static SS_CHILD int
-ss_child_keep_late(const struct ss_plan *plan, struct ss_late *late)
+ss_child_spare_late(const struct ss_plan *plan, struct ss_late *late)
 {
 	int error;
 
-	if ((error = ss_child_keep(plan, &late->landlock_fd)) ||
-	    (error = ss_child_keep(plan, &late->parent_fd)))
+	if ((error = ss_child_spare(plan, &late->landlock_fd)) ||
+	    (error = ss_child_spare(plan, &late->parent_fd)))
 		return error;
-	return plan->want.flags & SS_EXEC_TARGET ? 0 : ss_child_keep(plan, &late->exec_fd);
+	return plan->want.flags & SS_EXEC_TARGET ? 0 : ss_child_spare(plan, &late->exec_fd);
 }
 
 /*
@@ -274,10 +274,10 @@ ss_child_fds(const struct ss_plan *plan, struct ss_late *late)
 
 	for (i = 0; i < plan->want.nfds; i++) {
 		lifted[i] = plan->want.fds[i].source;
-		if (lifted[i] != plan->want.fds[i].target && (error = ss_child_keep(plan, &lifted[i])))
+		if (lifted[i] != plan->want.fds[i].target && (error = ss_child_spare(plan, &lifted[i])))
 			return error;
 	}
-	if ((error = ss_child_keep_late(plan, late)))
+	if ((error = ss_child_spare_late(plan, late)))
 		return error;
 	for (i = 0; i < plan->want.nfds; i++) {
 		const int32_t target = plan->want.fds[i].target;

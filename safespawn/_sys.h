@@ -30,6 +30,9 @@
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
 #ifndef SYS_faccessat2
 #define SYS_faccessat2 439
 #endif
@@ -155,6 +158,16 @@ ss_child_gate(long number, long a, long b, long c, long d, long e)
 #define ss_gate1(n, a) ss_child_gate(n, SS_ARG(a), 0, 0, 0, 0)
 #define ss_gate2(n, a, b) ss_child_gate(n, SS_ARG(a), SS_ARG(b), 0, 0, 0)
 #define ss_gate3(n, a, b, c) ss_child_gate(n, SS_ARG(a), SS_ARG(b), SS_ARG(c), 0, 0)
+
+/* openat2(2), Linux 5.6; linux/openat2.h. */
+struct ss_open_how {
+	uint64_t flags;
+	uint64_t mode;
+	uint64_t resolve;
+};
+
+#define SS_RESOLVE_NO_MAGICLINKS 0x02u
+#define SS_RESOLVE_IN_ROOT 0x10u
 
 /*
  * The kernel's sigaction (include/uapi/asm-generic/signal.h); both machines

@@ -19,6 +19,9 @@ _X86_64 = {
     "set_robust_list": 273,
     "waitid": 247,
     "pidfd_send_signal": 424,
+    "openat2": 437,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
 }
 _AARCH64 = {
     "clone3": 435,
@@ -31,6 +34,9 @@ _AARCH64 = {
     "set_robust_list": 99,
     "waitid": 95,
     "pidfd_send_signal": 424,
+    "openat2": 437,
+    "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
 }
 NUMBERS = _X86_64 if os.uname().machine == "x86_64" else _AARCH64
 

@@ -38,6 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "safespawn._child",
         "safespawn._streams",
         "safespawn._identity",
+        "safespawn._landlock",
         "safespawn._features",
     ),
     ("safespawn._executable", "safespawn._records", "safespawn._process", "safespawn._places"),

@@ -63,7 +63,7 @@ def test_failure_at_every_stage_of_the_child(in_hooks, tmp_path, strategy, more)
 
 @pytest.mark.parametrize("more", [{}, {"deadline": 20}], ids=["plain", "deadline"])
 @pytest.mark.parametrize("strategy", ["vfork", "fork"])
-@pytest.mark.parametrize("name", ["prepare", "open-cwd", "lookup", "clone"])
+@pytest.mark.parametrize("name", ["prepare", "open-root", "open-cwd", "lookup", "clone"])
 def test_failure_at_every_stage_of_the_parent(in_hooks, tmp_path, name, strategy, more):
     """An errno before the clone, in the lookup too, means that nothing was started."""
     out = in_hooks(FAIL, names=[name], errors=[errno.ENOMEM], strategy=strategy, more=more, where=str(tmp_path / "l"))
