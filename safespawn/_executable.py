@@ -118,10 +118,21 @@ def _interpreter(head: bytes) -> str | None:
     return os.fsdecode(word) if word else None
 
 
+def _has_dev_fd(request: Request, found: _binding.Found) -> bool:
+    """Whether the child will have it: the kernel hands a script over as /dev/fd/N (fs/exec.c)."""
+    if request.root is None:
+        return os.path.exists("/dev/fd")
+    root_fd = request.root if isinstance(request.root, int) else found.root_fd
+    try:  # what a link inside the root leads to can only be told inside
+        os.stat("dev/fd", dir_fd=root_fd, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
 def _pin(request: Request, program: Program, deadline_ns: int) -> None:
     found = program.found
-    if program.script and not os.path.exists("/dev/fd"):
-        # The kernel hands a script to its interpreter as /dev/fd/N (fs/exec.c).
+    if program.script and not _has_dev_fd(request, found):
         raise LookupProblem("lookup", errno.ENOENT)
     if not found.readable and found.copy_fd < 0:
         raise LookupProblem("lookup", errno.EACCES)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from . import _identity, _landlock, _privileges, _probe
 from ._spec import Credentials, IdMap, Landlock, Request
@@ -67,7 +68,7 @@ class Places:
             users, groups = _identity.maps(request, creds)
             self.texts |= {"map_users": _lines(users), "map_groups": _lines(groups)}
         if "pid" in request.namespaces:  # getppid(2) is 0 there
-            self._own.append(os.pidfd_open(os.getpid()))
+            self._keep(os.pidfd_open, os.getpid())
             self._numbers["parent_fd"] = self._own[-1]
         if request.cgroup is not None:
             self._numbers["cgroup_fd"] = self._directory(request.cgroup, "cgroup")
@@ -76,19 +77,27 @@ class Places:
         if request.landlock is not None:
             self._numbers["landlock_fd"] = self._ruleset(request.landlock)
 
+    def _keep(self, opener: Callable[..., int], *arguments: Any) -> None:
+        """Open and keep in one step, so that no exception of a signal handler comes between."""
+        self._own.extend(map(opener, *((one,) for one in arguments)))
+
     def _directory(self, place: bytes | int, stage: str) -> int:
         if isinstance(place, int):
             return place
         try:
-            self._own.append(os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            self._keep(os.open, place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as problem:
+            if problem.filename is None:  # a handler's
+                raise
             raise PlaceProblem(stage, problem) from None
         return self._own[-1]
 
     def _ruleset(self, rules: Landlock) -> int:
         try:
-            self._own.append(_landlock.ruleset(rules))
+            self._keep(_landlock.ruleset, rules)
         except OSError as problem:
+            if not hasattr(problem, "stage"):  # a handler's
+                raise
             raise PlaceProblem("landlock", problem) from None
         return self._own[-1]
 
