@@ -78,12 +78,3 @@ ss_child_become(const struct ss_plan *plan)
 	SS_STEP(EXEC, ss_child_execve(plan, late.exec_fd));
 	return EPROTO; /* an execve that worked does not return: somebody fakes its answer */
 }
-
-/* In a user namespace that was made with the child, ids have other numbers already. */
-static SS_CHILD int
-ss_child_birth(const struct ss_plan *plan)
-{
-	if (plan->want.born_in & SS_CLONE_NEWUSER)
-		return 0;
-	return ss_child_creds_agree(&plan->want.expected);
-}

@@ -49,15 +49,30 @@ ss_memfd(const char *name)
 	return (int)fd;
 }
 
+/* Beyond the limit the kernel would send us SIGXFSZ, which kills who does not ignore it (setrlimit(2)). */
+static int
+ss_launch_may_write(size_t bytes)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_FSIZE, &limit))
+		return -errno;
+	return bytes > limit.rlim_cur ? -EFBIG : 0;
+}
+
 /* The page in which the launcher tells how far it got; it cannot be cut off under us. */
 static int
 ss_launch_page(struct ss_launch *l)
 {
+	const size_t bytes = ss_pages(sizeof(struct ss_report));
 	void *page;
+	int error;
 
+	if ((error = ss_launch_may_write(bytes)))
+		return error;
 	if ((l->told_fd = ss_memfd("safespawn-report")) < 0)
 		return l->told_fd;
-	if (ftruncate(l->told_fd, (off_t)ss_pages(sizeof(struct ss_report))) ||
+	if (ftruncate(l->told_fd, (off_t)bytes) ||
 	    fcntl(l->told_fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW))
 		return -errno;
 	page = mmap(NULL, sizeof(struct ss_report), PROT_READ | PROT_WRITE, MAP_SHARED, l->told_fd, 0);
@@ -199,10 +214,12 @@ ss_write_all(int fd, const unsigned char *from, size_t bytes)
 static int
 ss_wire_seal(const struct ss_launch *l, const struct ss_wire *wire)
 {
-	unsigned char *file = calloc(1, wire->total);
+	unsigned char *file;
 	int error;
 
-	if (!file)
+	if ((error = ss_launch_may_write(wire->total)))
+		return error;
+	if (!(file = calloc(1, wire->total)))
 		return -ENOMEM;
 	ss_wire_fill(file, wire, &l->want);
 	error = ss_write_all(l->plan_fd, file, wire->total);
@@ -320,10 +337,8 @@ static void
 ss_launch_await(struct ss_launch *l, const struct ss_request *r, struct ss_result *result)
 {
 	struct ss_arena page = {NULL, NULL, (unsigned char *)l->told, NULL, 0, 0, 0};
-	struct ss_lock *lock = ss_lock_ours();
 	char name[SS_LAUNCHER_NAME];
 	const int64_t start = ss_now();
-	struct ss_slot *slot = NULL;
 	struct ss_window w;
 
 	memset(&w, 0, sizeof(w));
@@ -336,14 +351,29 @@ ss_launch_await(struct ss_launch *l, const struct ss_request *r, struct ss_resul
 	w.pid = result->pid;
 	w.pidfd = result->pidfd;
 	w.used_clone3 = (result->flags & SS_USED_CLONE3) != 0;
-	/* epoch-agrees (T-23): it was born before a change, and will not run after one. */
-	if (lock)
-		slot = ss_watch(lock, &l->told->moved, r->expected.epoch);
 	ss_bound(&w);
-	if (slot)
-		(void)ss_slot_leave(slot);
 	w.ns = result->window_ns + ss_now() - start;
 	ss_conclude(&w, result);
+}
+
+/*
+ * epoch-agrees (T-23): a launcher that was born before a change of credentials runs nothing
+ * after it. It is told from before its birth on: between the two windows we may not be there
+ * to do it, and it does not wait for us.
+ */
+static int
+ss_launch_windows(struct ss_launch *l, struct ss_arena *arena, const struct ss_request *r,
+		  struct ss_result *result)
+{
+	struct ss_lock *lock = ss_lock_ours();
+	struct ss_slot *slot = lock ? ss_watch(lock, &l->told->moved, r->expected.epoch) : NULL;
+	const int error = ss_spawn_in(arena, &l->first, result);
+
+	if (!error && result->outcome == SS_EXEC)
+		ss_launch_await(l, r, result);
+	if (slot)
+		(void)ss_slot_leave(slot);
+	return error;
 }
 
 /* Both windows. As ss_spawn: 0 when a child was made, else what failed before there was one. */
@@ -359,8 +389,8 @@ ss_launch(struct ss_arena *arena, const struct ss_request *r, struct ss_result *
 	(void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
 	if ((error = ss_launch_prepare(&l, r)))
 		ss_not_started(result, SS_STAGE_PREPARE, error);
-	else if (!(error = ss_spawn_in(arena, &l.first, result)) && result->outcome == SS_EXEC)
-		ss_launch_await(&l, r, result);
+	else
+		error = ss_launch_windows(&l, arena, r, result);
 	ss_launch_clear(&l);
 	(void)pthread_setcancelstate(cancel_state, &cancel_state);
 	return error;

@@ -92,6 +92,17 @@ ss_launcher_map(int32_t fd, size_t bytes, int how, int flags)
 	return at < 0 && at > -4096 ? NULL : (void *)at;
 }
 
+/* Where to tell: NULL if there is no such place. Beyond the end of its file it would be SIGBUS. */
+static struct ss_report *
+ss_launcher_page(int32_t fd)
+{
+	struct stat st;
+
+	if (ss_sys4(SYS_newfstatat, fd, "", &st, AT_EMPTY_PATH) < 0 || st.st_size < (off_t)sizeof(struct ss_report))
+		return NULL;
+	return ss_launcher_map(fd, sizeof(struct ss_report), PROT_READ | PROT_WRITE, MAP_SHARED);
+}
+
 /* The bytes of the plan: sealed for good, so what is checked now holds later. */
 static int
 ss_launcher_bytes(int32_t fd, const struct ss_wire **ret_wire)
@@ -128,11 +139,11 @@ ss_launcher_read(int32_t fd, const unsigned char *nonce, struct ss_plan *plan)
 	unsigned char *room;
 	int error;
 
+#ifdef SS_TEST_HOOKS
+	(void)ss_sys4(SYS_pread64, fd, &ss_hooks, sizeof(ss_hooks), offsetof(struct ss_wire, hooks));
+#endif
 	if ((error = ss_launcher_bytes(fd, &wire)))
 		return error;
-#ifdef SS_TEST_HOOKS
-	ss_hooks = wire->hooks;
-#endif
 	if (!ss_launcher_is_ours(wire, nonce))
 		return EPROTO;
 	room = ss_launcher_map(-1, ss_wire_room(wire), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
@@ -209,8 +220,7 @@ ss_launcher_main(const uintptr_t *start)
 	if (start[0] != 4 || !ss_child_digits(argv[1], &plan_fd) || !ss_child_digits(argv[2], &report_fd) ||
 	    !ss_launcher_hex(argv[3], nonce))
 		ss_child_exit(); /* not started by us: there is nobody to tell */
-	plan.report = ss_launcher_map(report_fd, sizeof(*plan.report), PROT_READ | PROT_WRITE, MAP_SHARED);
-	if (!plan.report)
+	if (!(plan.report = ss_launcher_page(report_fd)))
 		ss_child_exit();
 	plan.report->error = ss_launcher_run(plan_fd, nonce, &plan);
 	ss_child_exit();

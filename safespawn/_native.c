@@ -74,6 +74,8 @@
 
 #include "_plan.h"
 
+#include "_clone.h"
+
 #define SS_API static
 
 /* ---------------------------------------------------------------- constants */
@@ -538,10 +540,12 @@ ss_clone_into(struct ss_window *w, struct ss_clone_args *args)
 		args->cgroup = (uint64_t)w->request->cgroup_fd;
 		args->flags |= SS_CLONE_INTO_CGROUP;
 		report->in_cgroup = 1;
+		ss_child_stage(report, SS_STAGE_CGROUP); /* all that one in a frozen cgroup ever tells */
 		pid = ss_child_born3(args, w->main, w->argument);
 		if (pid >= 0 || pid == -EAGAIN || pid == -ENOMEM)
 			return pid;
 		report->in_cgroup = 0;
+		ss_child_stage(report, SS_STAGE_NONE);
 		args->flags &= ~SS_CLONE_INTO_CGROUP;
 		args->cgroup = 0;
 	}

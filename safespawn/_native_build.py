@@ -55,6 +55,7 @@ LAUNCHER_MACHINE_ARGS = {
 SOURCES = (
     "_native.c",
     "_sys.h",
+    "_clone.h",
     "_plan.h",
     "_child.c",
     "_steps.c",

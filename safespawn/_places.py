@@ -89,6 +89,7 @@ class Places:
         except OSError as problem:
             if problem.filename is None:  # a handler's
                 raise
+            problem.filename = os.fsdecode(place)
             raise PlaceProblem(stage, problem) from None
         return self._own[-1]
 

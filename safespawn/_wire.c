@@ -65,7 +65,7 @@ ss_wire_strings(const struct ss_wire *wire, int index, uint32_t count, char **ta
 	uint64_t at = 0;
 	uint32_t i;
 
-	if (bytes && !text)
+	if (count && !text) /* the shortest string has a byte */
 		*error = EPROTO;
 	for (i = 0; i < count && !*error; i++) {
 		table[i] = (char *)(uintptr_t)(text + at);
