@@ -229,6 +229,8 @@ class Plan(NamedTuple):
     numbers: Mapping[str, int]
     groups: Sequence[int] = ()
     cpus: bytes = b""
+    #: Device, inode, size, mtime and ctime of the launcher as it was judged.
+    launcher: tuple[int, int, int, int, int] | None = None
     rlimits: Sequence[tuple[int, int, int]] = ()
     #: The working directory inside another root, and the lines of a user namespace's maps.
     texts: Mapping[str, bytes] = {}
@@ -464,6 +466,8 @@ def _put_lists(r: Any, plan: Plan) -> list[Any]:
     if plan.filter:
         keep.append(ffi.from_buffer("uint8_t[]", plan.filter))
         r.filter, r.nfilter = keep[-1], len(plan.filter) // 8
+    if plan.launcher is not None:
+        r.launcher = plan.launcher
     for name, text in plan.texts.items():
         keep.append(ffi.new(_CHARS, text))
         setattr(r, name, keep[-1])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import resource
+import stat
 from typing import Any
 
 from ._cli_types import Limit
@@ -121,7 +123,10 @@ def _landlock(given: argparse.Namespace) -> dict[str, Any] | None:
 
 def _filter(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        # A FIFO would keep us waiting, with the signals blocked that are for the program.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
             return file.read(FILTER_ROOM)
     except OSError as problem:
         raise OSError(problem.errno, f"--seccomp-filter: {problem.strerror}", path) from problem

@@ -80,14 +80,14 @@ def octal(text: str) -> int:
 
 def processors(text: str) -> list[int]:
     """Return the numbers of a list such as ``0,2-3``."""
-    cpus: list[int] = []
+    cpus: set[int] = set()
     for part in text.split(","):
         low, dash, high = part.partition("-")
         high = high if dash else low
         if not (_is_number(low) and _is_number(high) and int(low) <= int(high) <= CPU_MAX):
             raise _wrong("processors such as 0,2-3", text)
-        cpus += range(int(low), int(high) + 1)
-    return cpus
+        cpus.update(range(int(low), int(high) + 1))
+    return sorted(cpus)
 
 
 def signal_number(text: str) -> int:

@@ -112,6 +112,8 @@ def namespaces(name: str, value: object) -> tuple[tuple[str, ...], IdMap | None,
     wanted, users, groups = set(), None, None
     for key, item in items:
         _named(name, key, _privileges.NAMESPACES)
+        if isinstance(value, Mapping) and key.lower() in wanted:
+            raise ValueError(f"{name} names {key.lower()!r} twice: {shown(value)}")
         wanted.add(key.lower())
         if item is not None and key.lower() != "user":
             raise ValueError(f"{name}[{key!r}] takes None only, not {shown(item)}")

@@ -67,6 +67,9 @@ ss_child_groups(const struct ss_plan *plan)
 	if (!(plan->want.flags & SS_SET_GROUPS))
 		return 0;
 	error = ss_child_error(ss_gate2(SYS_setgroups, plan->want.ngroups, plan->want.groups));
+	/* In a namespace of its own one that is not mapped looks like any other: none must be left. */
+	if (plan->want.ngroups && ((plan->want.unshared | plan->want.born_in) & SS_CLONE_NEWUSER))
+		return error;
 	return error == EPERM ? 0 : error;
 }
 

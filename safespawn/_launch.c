@@ -267,6 +267,7 @@ ss_launch_first(struct ss_launch *l, const struct ss_request *r)
 	first->argv_bytes = (uint64_t)(at + 1 - l->words);
 	first->argc = 4;
 	first->exec_fd = r->launcher_fd;
+	first->launcher = r->launcher;
 	first->cwd_fd = first->terminal_fd = first->root_fd = first->cgroup_fd = first->landlock_fd =
 	    first->launcher_fd = first->parent_fd = -1;
 	first->flags = r->flags & (SS_SHARE_MEMORY | SS_REQUIRE_ALONE | SS_REQUIRE_LOCK | SS_REQUIRE_SEAL |
@@ -297,6 +298,17 @@ ss_launch_mask(const struct ss_request *r)
 	return mask;
 }
 
+/*
+ * An exec makes the ids for files those that are effective. Who gave them up did so for a
+ * reason: setfsuid(2). Asked for an id that is none, it names the present one.
+ */
+static int
+ss_launch_keeps_ids(const struct ss_request *r)
+{
+	return (uint32_t)ss_sys1(SYS_setfsuid, -1) == r->expected.euid &&
+	       (uint32_t)ss_sys1(SYS_setfsgid, -1) == r->expected.egid;
+}
+
 static int
 ss_launch_open(struct ss_launch *l)
 {
@@ -318,6 +330,8 @@ ss_launch_prepare(struct ss_launch *l, const struct ss_request *r)
 
 	if (r->launcher_fd < 0 || !r->deadline_ns || (r->born_in & ~(uint32_t)SS_CLONE_NEWPID))
 		return -EINVAL;
+	if (!ss_launch_keeps_ids(r))
+		return -EXDEV;
 	if ((error = ss_measure(r, &plan_bytes, &work_bytes)) || (error = ss_launch_open(l)))
 		return error;
 	l->want = *r;

@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 import threading
+from typing import NamedTuple
 
 from . import _binding
 from ._spec import Credentials
@@ -15,40 +16,66 @@ from ._spec import Credentials
 PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launcher")
 #: Our descriptor gets a number from here on: programs name low ones.
 LOW_FD = 512
+#: Whoever may write the compiled core runs code in this process anyway.
+_CORE = os.stat(_binding.extension_path())
 
-#: What made the kernel or a security module refuse to run it will do so again.
-LASTING = frozenset((errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOENT, errno.EINVAL))
+#: What the kernel or a security module says when it will not run the file.
+REFUSALS = frozenset((errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOENT))
+
+File = tuple[int, int, int, int, int]
 
 
-class _Held:
-    """The one that was judged, by its descriptor and what it looked like then."""
+class Held(NamedTuple):
+    """The launcher as it was judged. ``file`` is device, inode, size, mtime and ctime.
+
+    The number is for the child to check: anybody in this process may close a descriptor.
+    """
+
+    fd: int
+    file: File
+    mode: tuple[int, int, int]
+
+
+class _State:
+    """What is held; which file was refused, and whose capabilities did not outlive its exec."""
 
     lock = threading.RLock()
-    fd = -1
-    seen: tuple[int, ...] = ()
-    refused: str | None = None
+    held: Held | None = None
+    refused: tuple[Held, str] | None = None
+    unlevel: Credentials | None = None
 
 
-def _looks(fd: int) -> tuple[int, ...]:
+def _look(fd: int) -> Held:
     now = os.fstat(fd)
-    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_mode, now.st_uid
+    file = now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+    return Held(fd, file, (now.st_mode, now.st_uid, now.st_gid))
 
 
-def _fault(fd: int) -> str | None:
+def _fault(held: Held) -> str | None:
     """Return what is wrong with the file, None if nothing is: launcher-intact (T-30)."""
-    seen = os.fstat(fd)
-    if not stat.S_ISREG(seen.st_mode):
+    if not stat.S_ISREG(held.mode[0]):
         return "is no regular file"
-    # Whoever owns the extension runs code in this process anyway.
-    if seen.st_uid not in (0, os.stat(_binding.extension_path()).st_uid):
-        return f"belongs to uid {seen.st_uid}"
-    if seen.st_mode & 0o022:
-        return f"can be written by others (mode {seen.st_mode & 0o7777:o})"
-    if os.fstatvfs(fd).f_flag & os.ST_NOEXEC:
+    if (fault := _mode_fault(*held.mode)) is not None:
+        return fault
+    if _is_noexec(held.fd):
         return "lies on a file system that is mounted noexec"
-    if not seen.st_mode & 0o111:
-        return f"is not executable (mode {seen.st_mode & 0o7777:o})"
-    return None if _digest(fd) == _binding.launcher_digest() else "is not the one that was built with us"
+    return None if _digest(held.fd) == _binding.launcher_digest() else "is not the one that was built with us"
+
+
+def _mode_fault(mode: int, uid: int, gid: int) -> str | None:
+    """Whoever may write to the core may write to the launcher, and nobody else."""
+    loose, shown = mode & 0o022, f"(mode {mode & 0o7777:o})"
+    if uid not in (0, _CORE.st_uid):
+        return f"belongs to uid {uid}"
+    if loose & ~_CORE.st_mode or (loose and gid != _CORE.st_gid):
+        return f"can be written by others {shown}"
+    if mode & 0o6000:
+        return f"is set-id {shown}"
+    return None if mode & 0o111 else f"is not executable {shown}"
+
+
+def _is_noexec(fd: int) -> bool:
+    return bool(os.fstatvfs(fd).f_flag & os.ST_NOEXEC)
 
 
 def _digest(fd: int) -> str:
@@ -59,64 +86,74 @@ def _digest(fd: int) -> str:
     return digest.hexdigest()
 
 
-def _open() -> str | None:
-    """Open it and judge it; keep it only if nothing is wrong."""
+def _open() -> int:
     low = os.open(PATH, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        fd = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, LOW_FD)
+        high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, LOW_FD)
     except OSError:  # the limit of open files leaves no room up there
-        fd, low = low, -1
+        return low
+    os.close(low)
+    return high
+
+
+def _judge() -> str | None:
+    """Open it and judge it; keep it only if nothing is wrong."""
+    fd = _open()
+    try:
+        held = _look(fd)
+        fault = _fault(held)
+        # A signal handler that spawns may have come between, and judged it too.
+        if fault is None and _State.held is None:
+            _State.held, fd = held, -1
     finally:
-        if low >= 0:
-            os.close(low)
-    fault = _fault(fd)
-    if fault is not None:
-        os.close(fd)
-        return f"{PATH} {fault}"
-    _Held.fd, _Held.seen = fd, _looks(fd)
-    return None
-
-
-def _still_held() -> bool:
-    """Whether our descriptor leads to the file that was judged, unchanged."""
-    try:
-        return _Held.fd >= 0 and _looks(_Held.fd) == _Held.seen
-    except OSError:  # somebody closed it
-        return False
-
-
-def _forget() -> None:
-    """Close it if it is ours still: the number may be somebody else's by now."""
-    fd, _Held.fd = _Held.fd, -1
-    try:
-        if fd >= 0 and _looks(fd)[:2] == _Held.seen[:2]:
+        if fd >= 0:
             os.close(fd)
-    except OSError:
-        pass
+    return None if fault is None else f"{PATH} {fault}"
 
 
-def hold() -> tuple[int, str | None]:
-    """Return the descriptor of the launcher, or -1 and why it cannot be used.
+def _leads_to(held: Held) -> Held | None:
+    try:
+        return _look(held.fd)
+    except OSError:  # somebody closed it
+        return None
+
+
+def _forget(held: Held) -> None:
+    """Close it if it is ours still: the number may be somebody else's by now."""
+    _State.held = None
+    now = _leads_to(held)
+    if now is not None and now.file[:2] == held.file[:2]:
+        os.close(held.fd)
+
+
+def hold() -> tuple[Held | None, str | None]:
+    """Return the launcher, or None and why it cannot be used.
 
     Its digest is computed once, and anew when the file has been touched.
     """
-    with _Held.lock:
-        if _Held.refused is not None:
-            return -1, _Held.refused
-        if _still_held():
-            return _Held.fd, None
-        _forget()
+    with _State.lock:
+        held = _State.held
+        if held is not None and _leads_to(held) != held:
+            _forget(held)
         try:
-            fault = _open()
+            fault = _judge() if _State.held is None else None
         except OSError as problem:
             fault = f"{PATH}: {problem.strerror}"
-        return (_Held.fd, None) if fault is None else (-1, fault)
+        held = _State.held
+        if held is None or fault is not None:
+            return None, fault
+        if _State.refused is not None and _State.refused[0] == held:
+            return None, _State.refused[1]
+        return held, None
 
 
-def refuse(stage: str, number: int) -> None:
-    """Remember that it could not be run, if it would be in vain to try again."""
-    if stage == "launch" and number in LASTING:
-        _Held.refused = f"{PATH}: {os.strerror(number)}"
+def failed(stage: str, number: int, creds: Credentials) -> None:
+    """Remember what would be in vain to try again: with this file, or with these capabilities."""
+    held = _State.held
+    if stage == "launch" and number in REFUSALS and held is not None and not _is_noexec(held.fd):
+        _State.refused = held, f"{PATH}: {os.strerror(number)}"
+    if stage == "level":
+        _State.unlevel = creds
 
 
 def hindrance(creds: Credentials) -> str | None:
@@ -129,11 +166,11 @@ def hindrance(creds: Credentials) -> str | None:
         return "our saved ids would not outlive its exec"
     if creds.euid != 0 and creds.permitted:
         return "our capabilities, as a user other than root, would not outlive its exec"
-    return None
+    return "our capabilities did not outlive its exec" if creds == _State.unlevel else None
 
 
 def _after_fork() -> None:
-    _Held.lock = threading.RLock()  # another thread may have held it
+    _State.lock = threading.RLock()  # another thread may have held it
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -1008,6 +1008,9 @@ ss_plan_write(struct ss_arena *arena, const struct ss_request *r)
 	int error;
 
 	plan->want = *r;
+	/* changes-sealed (T-26): a set-id program that cannot drop, and does not look, would stay root. */
+	if (ss_request_changes(r) && ss_is_sealed() && SS_GUARDED(SEALED_SET_ID))
+		plan->want.flags |= SS_NO_NEW_PRIVS;
 	plan->report = ss_report_of(arena);
 	plan->scratch = arena->work + ss_room(sizeof(struct ss_report));
 	plan->parent_pid = getpid();

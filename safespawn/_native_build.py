@@ -66,6 +66,8 @@ SOURCES = (
     "_maps.c",
     "_launch.c",
     "_wire.h",
+    "_wire.c",
+    "_launcher.c",
     "_credlock.c",
     "_wrappers.c",
     "_interpose.c",

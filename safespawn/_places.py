@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
+from collections import deque
 from collections.abc import Callable, Mapping
+from itertools import repeat
 from typing import Any
 
 from . import _identity, _landlock, _privileges, _probe
@@ -67,7 +70,7 @@ class Places:
         if "user" in request.namespaces:
             users, groups = _identity.maps(request, creds)
             self.texts |= {"map_users": _lines(users), "map_groups": _lines(groups)}
-        if "pid" in request.namespaces:  # getppid(2) is 0 there
+        if request.namespaces and not self._sees_us(request):
             self._keep(os.pidfd_open, os.getpid())
             self._numbers["parent_fd"] = self._own[-1]
         if request.cgroup is not None:
@@ -76,6 +79,11 @@ class Places:
             self.texts["cwd"] = request.cwd
         if request.landlock is not None:
             self._numbers["landlock_fd"] = self._ruleset(request.landlock)
+
+    @staticmethod
+    def _sees_us(request: Request) -> bool:
+        """Whether the child can see our pid: getppid(2) is 0 in another PID namespace."""
+        return "pid" not in request.namespaces and _probe.children_are_in_our_namespace()
 
     def _keep(self, opener: Callable[..., int], *arguments: Any) -> None:
         """Open and keep in one step, so that no exception of a signal handler comes between."""
@@ -109,7 +117,10 @@ class Places:
     def close(self) -> None:
         """Close what is ours; twice is no error."""
         while self._own:
-            os.close(self._own.pop())
+            # Taken out and closed in one step: a handler's exception would leave it open, or
+            # have its number closed once more when it is another's.
+            with contextlib.suppress(OSError):  # somebody else has closed it
+                deque(map(os.close, map(self._own.pop, repeat(-1, len(self._own)))), maxlen=0)
 
 
 def _split(names: tuple[str, ...], *, launched: bool) -> dict[str, int]:

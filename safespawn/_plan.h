@@ -118,6 +118,12 @@ struct ss_fd {
 	int32_t source, target;
 };
 
+/* By what an open file is known again: another one, or this one written to, differs. */
+struct ss_file {
+	uint64_t device, inode;
+	int64_t size, mtime_ns, ctime_ns;
+};
+
 struct ss_rlimit {
 	uint64_t resource, soft, hard;
 };
@@ -145,6 +151,7 @@ struct ss_request {
 	int64_t deadline_ns;
 	int64_t size, mtime_ns, ctime_ns; /* of the program, when it is pinned */
 	int32_t exec_fd, cwd_fd, terminal_fd, root_fd, cgroup_fd, landlock_fd, launcher_fd;
+	struct ss_file launcher; /* as it was when it was judged */
 	int32_t parent_fd; /* a pidfd of ours, for a child that cannot see our number */
 	int32_t group, nice, pdeathsig, policy, priority;
 	uint32_t umask, uid, gid, securebits;

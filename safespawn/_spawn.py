@@ -82,7 +82,7 @@ class _Job:
     program: _executable.Program | None = None
     opened: _binding.Opened = field(default_factory=_binding.Opened)
     places: _places.Places = field(default_factory=_places.Places)
-    launcher_fd: int = -1
+    launcher: _launcher.Held | None = None
     outcome: _binding.Outcome | None = None
     executable: Executable | None = None
 
@@ -142,8 +142,10 @@ def start(request: Request) -> Process:
         try:
             streams.started()
         finally:
-            job.opened.close()
-            job.places.close()
+            try:
+                job.opened.close()
+            finally:
+                job.places.close()
 
 
 def named_descriptors(request: Request) -> None:
@@ -190,7 +192,7 @@ def _decide(job: _Job) -> None:
     wants_to_share = request.strategy != "fork"
     facts = _probe.facts(job.seen, changes_credentials=changes, try_sharing=wants_to_share)
     if wants_to_share and (changes or request.strategy == "launcher"):
-        job.launcher_fd, fault = _launcher.hold()
+        job.launcher, fault = _launcher.hold()
         hindrance = _places.hindrance(request) or _launcher.hindrance(creds)
         facts = facts._replace(unlaunchable=hindrance or fault)
     _accept(job, guards.decide(request, facts))
@@ -251,23 +253,34 @@ EPOCH_TRIES = 4
 
 
 def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Outcome:
-    outcome, tries = _binding.spawn(plan, slot), EPOCH_TRIES
-    while (why := _begins_anew(outcome, job.decision.strategy)) is not None and (why != "epoch" or tries > 0):
-        tries -= why == "epoch"  # the others come once: after them no memory is shared
-        plan = _apart(job, plan, slot, outcome, why)
+    outcome, tries, looked = _binding.spawn(plan, slot), EPOCH_TRIES, False
+    while True:
+        why = _begins_anew(outcome, job.decision.strategy)
+        if why is not None and (why != "epoch" or tries > 0):
+            tries -= why == "epoch"  # the others come once: after them no memory is shared
+            plan = _apart(job, plan, slot, outcome, why)
+        elif not looked and (content := _same_content(job, outcome)) is not None:
+            looked, plan = True, plan._replace(numbers={**plan.numbers, **content})
+        else:
+            return outcome
         outcome = _binding.spawn(plan, slot)
-    changed = (outcome.stage, outcome.errno) == ("pin", errno.ESTALE) and not outcome.stuck
-    if changed and job.program is not None:
-        # Its ctime has moved: somebody wrote to it, or only renamed or linked it. Its content tells.
-        content = job.program.unchanged(job.deadline_ns)
-        if content is not None:
-            outcome = _binding.spawn(plan._replace(numbers={**plan.numbers, **content}), slot)
-    return outcome
 
 
-#: Where a launch can fail that a fork need not: before there is a child, and in the launcher's
-#: exec and its first look at itself.
-LAUNCH_STAGES = ("prepare", "launch", "level")
+def _same_content(job: _Job, outcome: _binding.Outcome) -> dict[str, int] | None:
+    """Return what a pinned program looks like now, if it was touched and its content is the same.
+
+    Its ctime moves when somebody writes to it, but also when it is renamed or linked.
+    """
+    if (outcome.stage, outcome.errno) != ("pin", errno.ESTALE) or outcome.stuck or job.program is None:
+        return None
+    return job.program.unchanged(job.deadline_ns)
+
+
+#: Where a launch can fail that a fork need not, when it has run nothing yet: in the launcher's
+#: exec and its first look at itself, or for want of what only a launch needs.
+LAUNCH_STAGES = ("launch", "level")
+LAUNCH_NEEDS = ("prepare", "descriptors")
+MALFORMED = (errno.EINVAL, errno.E2BIG)
 
 
 def _begins_anew(outcome: _binding.Outcome, strategy: str | None) -> guards.Loss | None:
@@ -276,10 +289,15 @@ def _begins_anew(outcome: _binding.Outcome, strategy: str | None) -> guards.Loss
         return "proof"
     if outcome.outcome == "preempted":
         return "preempted"
-    if strategy == "launcher" and outcome.outcome == "failed" and outcome.stage in LAUNCH_STAGES:
-        _launcher.refuse(outcome.stage, outcome.errno)
+    if strategy == "launcher" and outcome.outcome == "failed" and _lacks_launcher(outcome):
         return "launch"
     return "epoch" if (outcome.outcome, outcome.stage) == ("race-detected", "epoch") else None
+
+
+def _lacks_launcher(outcome: _binding.Outcome) -> bool:
+    if outcome.stage in LAUNCH_NEEDS:
+        return outcome.errno not in MALFORMED
+    return outcome.stage in LAUNCH_STAGES
 
 
 def _apart(
@@ -293,7 +311,10 @@ def _apart(
         child = _child.Child(job.sid, unrecorded=True)
         child.adopt(slot)
         _child.abandon(child)
-    seen, lost = _probe.look(), guards.lost(job.request, job.decision, why)
+    if why == "launch":
+        _launcher.failed(outcome.stage, outcome.errno, job.seen.credentials)
+    detail = f"stage {outcome.stage}: {os.strerror(outcome.errno)}"
+    seen, lost = _probe.look(), guards.lost(job.request, job.decision, why, detail)
     if seen.credentials != job.seen.credentials or _wanted(job.request, seen) != job.identity:
         job.outcome = outcome
         job.decision = job.decision._replace(verdicts=lost.verdicts)
@@ -444,6 +465,7 @@ def _plan(job: _Job, program: _executable.Program, sources: list[int]) -> _bindi
         groups=job.identity.groups or (),
         cpus=_binding.cpu_mask(request.cpu_affinity) if request.cpu_affinity else b"",
         rlimits=request.rlimits,
+        launcher=job.launcher.file if job.launcher else None,
         texts=job.places.texts,
         filter=request.seccomp or b"",
     )
@@ -481,12 +503,9 @@ def _apart_or_launched(job: _Job, numbers: dict[str, int]) -> int:
         numbers["deadline_ns"] = time.monotonic_ns() + int(DROP_WINDOW * 1e9)
         flags |= _LIB.SS_BOUND_LATER if launched else 0
     numbers.update(job.places.numbers(launched=launched))
-    if launched:
-        numbers["launcher_fd"] = job.launcher_fd
+    if launched and job.launcher is not None:
+        numbers["launcher_fd"] = job.launcher.fd
         flags |= _LIB.SS_LAUNCH
-    # A set-id program that cannot drop under the seal, and does not look, would stay root.
-    if guards.NO_NEW_PRIVS in job.decision.verdicts:
-        flags |= _LIB.SS_NO_NEW_PRIVS
     return flags
 
 

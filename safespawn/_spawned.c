@@ -42,6 +42,33 @@ ss_child_spawn(void *argument)
 }
 
 /*
+ * launcher-intact (T-30): by a descriptor of ours that anybody in this process may have
+ * closed, and its number be another file's by now. Here the table is our own.
+ */
+static SS_CHILD int
+ss_child_is_launcher(const struct ss_plan *plan, int32_t fd)
+{
+	const struct ss_file *want = &plan->want.launcher;
+	struct stat now;
+	int error = ss_child_error(ss_sys4(SYS_newfstatat, fd, "", &now, AT_EMPTY_PATH));
+
+	if (error)
+		return error;
+	return now.st_dev != want->device || now.st_ino != want->inode || now.st_size != want->size ||
+		       ss_child_ns(&now.st_mtim) != want->mtime_ns || ss_child_ns(&now.st_ctim) != want->ctime_ns
+		   ? ESTALE
+		   : 0;
+}
+
+static SS_CHILD int
+ss_child_exec_launcher(const struct ss_plan *plan, int32_t fd)
+{
+	const int error = ss_child_is_launcher(plan, fd);
+
+	return error ? error : ss_child_execve(plan, fd);
+}
+
+/*
  * On its way to the launcher a child does what no exec may come before: it looks whether
  * it is who it should be, and places descriptors. All signals stay blocked; nothing in it
  * changes credentials (T-19).
@@ -59,7 +86,7 @@ ss_child_courier(const struct ss_plan *plan)
 	SS_COURIER_STEP(CLOEXEC, ss_child_cloexec(plan));
 	SS_COURIER_STEP(CREDS, ss_child_creds_agree(&plan->want.expected));
 	SS_COURIER_STEP(EPOCH, ss_child_epoch(plan));
-	SS_STEP(LAUNCH, ss_child_execve(plan, late.exec_fd));
+	SS_STEP(LAUNCH, ss_child_exec_launcher(plan, late.exec_fd));
 	return EPROTO;
 }
 

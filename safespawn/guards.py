@@ -182,8 +182,7 @@ def _prove(facts: Facts) -> tuple[str | None, Verdict]:
 
 _APART = Verdict("drop-apart", "deny", "the child changes credentials, so it gets memory of its own")
 _LAUNCHED = Verdict("drop-apart", "allow", "the launcher changes credentials in its own memory")
-#: Says that the child must get it: under the seal a set-id program could not drop.
-NO_NEW_PRIVS = Verdict("changes-sealed", "allow", "no_new_privs is set, as the seal demands")
+_NO_NEW_PRIVS = Verdict("changes-sealed", "allow", "no_new_privs is set, as the seal demands")
 
 
 def _unlaunchable(facts: Facts) -> str | None:
@@ -202,7 +201,7 @@ def _decide_launch(request: Request, facts: Facts) -> Decision:
         verdict = Verdict("drop-apart", "deny", f"no launcher: {why}")
     if request.strategy == "launcher":
         return Decision(None, None, (verdict,))
-    return Decision("fork", None, (verdict, _APART, *((NO_NEW_PRIVS,) if facts.filtered else ())))
+    return Decision("fork", None, (verdict, _APART, *((_NO_NEW_PRIVS,) if facts.filtered else ())))
 
 
 def decide(request: Request, facts: Facts) -> Decision:
@@ -210,7 +209,7 @@ def decide(request: Request, facts: Facts) -> Decision:
     if request.strategy == "fork":
         verdict = Verdict("alone-or-apart", "allow", "fork was asked for")
         sealed = facts.filtered and facts.changes_credentials
-        return Decision("fork", None, (verdict, NO_NEW_PRIVS) if sealed else (verdict,))
+        return Decision("fork", None, (verdict, _NO_NEW_PRIVS) if sealed else (verdict,))
     if facts.changes_credentials and request.strategy == "vfork":
         return Decision(None, None, (_APART,))
     if facts.changes_credentials or request.strategy == "launcher":
@@ -239,12 +238,12 @@ _PREEMPTED = Verdict(
     "change-bounded", "deny", "a change of credentials waited too long, and the child was killed for it"
 )
 _MOVED = Verdict("epoch-agrees", "deny", "credentials changed before the exec, so it began anew")
-_UNLAUNCHED = Verdict("drop-apart", "deny", "the launcher could not be run, or not with our capabilities")
 
 
-def lost(request: Request, before: Decision, why: Loss) -> Decision:
-    """Decide again, without shared memory, for a spawn that has run nothing."""
-    seen = {"preempted": _PREEMPTED, "epoch": _MOVED, "launch": _UNLAUNCHED}.get(why)
+def lost(request: Request, before: Decision, why: Loss, detail: str = "") -> Decision:
+    """Decide again, without shared memory, for a spawn that has run nothing; ``detail`` of a launch."""
+    unlaunched = Verdict("drop-apart", "deny", f"the launcher could not be used ({detail})")
+    seen = {"preempted": _PREEMPTED, "epoch": _MOVED, "launch": unlaunched}.get(why)
     seen = seen or _LOST[before.proof or "single-threaded"]
     named = request.strategy == before.strategy != "fork"
     refuse = named or (before.strategy == "vfork" and request.on_unproven == "refuse")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,10 @@ import helpers
 
 if helpers.CORE is not None:  # another build of the package is to be tested: tests/sanitize.sh
     sys.path.insert(0, helpers.CORE)
+
+pytest.register_assert_rewrite("child_state")  # it compares, and is to show what differs
+import child_state  # noqa: E402 - after the place of the package is settled
+from safespawn import _launcher  # noqa: E402 - as above
 
 #: With SAFESPAWN_MUST_RUN=1 (CI) a test that would skip fails: nothing goes untested unseen.
 MUST_RUN = os.environ.get("SAFESPAWN_MUST_RUN") == "1"
@@ -28,6 +34,12 @@ def pytest_runtest_makereport(
     if MUST_RUN and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
     return report
+
+
+@pytest.fixture(autouse=True, scope="session")
+def launcher_held() -> None:
+    """Have the launcher opened, which is held for good, before descriptors are counted."""
+    _launcher.hold()
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +66,57 @@ def program(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole() -> str:
+    """Build the probe that tells everything, and return its path: every user can run it."""
+    path = helpers.PROBES / "whole"
+    built = subprocess.run(
+        ["gcc", "-static", "-O2", "-o", str(path), str(helpers.TESTS / "probes" / "whole.c")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture(params=child_state.STRATEGIES)
+def probe(whole: str, request: pytest.FixtureRequest) -> child_state.Probe:
+    """Return that probe, run by each strategy that can give a child other privileges than ours."""
+    return child_state.Probe(whole, request.param)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """Return a directory that every user can reach: pytest makes those above its own private again."""
+    with tempfile.TemporaryDirectory(prefix="safespawn-test-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def jail(public: Path, whole: str) -> Path:
+    """Return a directory that has nothing but the probe, as /bin/whole, and another directory."""
+    where = public / "jail"
+    (where / "bin").mkdir(parents=True)
+    (where / "inside").mkdir()
+    shutil.copy(whole, where / "bin" / "whole")
+    for path in (where, where / "bin", where / "inside", where / "bin" / "whole"):
+        path.chmod(0o755)
+    (public / "outside").write_text("secret")
+    return where
+
+
+@pytest.fixture
+def cgroup_v2() -> Iterator[Path]:
+    """Return a control group of our own in the unified hierarchy."""
+    where = child_state.V2 / f"safespawn-test-{os.getpid()}"
+    where.mkdir()
+    yield where
+    where.rmdir()
 
 
 @pytest.fixture(scope="session")

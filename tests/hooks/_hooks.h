@@ -24,6 +24,7 @@ enum {
 	SS_OFF_SEAL = 1 << 17,
 	SS_OFF_PLAN_SEALED = 1 << 18,
 	SS_OFF_LEVEL = 1 << 19,
+	SS_OFF_SEALED_SET_ID = 1 << 20,
 };
 
 struct ss_hooks {
