@@ -1037,7 +1037,7 @@ ss_prepare(struct ss_arena *arena, const struct ss_request *request)
 
 	if ((error = SS_HOOK(SS_STAGE_PREPARE)))
 		return -error;
-	/* drop-apart (T-19): guards.py decides, but nothing it gets wrong gets past here. */
+	/* drop-apart (T-19, T-31): guards.py decides, but nothing it gets wrong gets past here. */
 	if (share && ss_request_changes(request) && SS_GUARDED(DROP_APART))
 		return -EINVAL;
 	/* Somebody must be awake to write the maps of a user namespace. */

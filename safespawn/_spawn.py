@@ -279,8 +279,7 @@ def _same_content(job: _Job, outcome: _binding.Outcome) -> dict[str, int] | None
 #: Where a launch can fail that a fork need not, when it has run nothing yet: in the launcher's
 #: exec and its first look at itself, or for want of what only a launch needs.
 LAUNCH_STAGES = ("launch", "level")
-LAUNCH_NEEDS = ("prepare", "descriptors")
-MALFORMED = (errno.EINVAL, errno.E2BIG)
+MALFORMED, NO_ROOM = (errno.EINVAL, errno.E2BIG), (errno.EMFILE, errno.EBADF)
 
 
 def _begins_anew(outcome: _binding.Outcome, strategy: str | None) -> guards.Loss | None:
@@ -295,8 +294,10 @@ def _begins_anew(outcome: _binding.Outcome, strategy: str | None) -> guards.Loss
 
 
 def _lacks_launcher(outcome: _binding.Outcome) -> bool:
-    if outcome.stage in LAUNCH_NEEDS:
+    if outcome.stage == "prepare":
         return outcome.errno not in MALFORMED
+    if outcome.stage == "descriptors":
+        return outcome.errno in NO_ROOM
     return outcome.stage in LAUNCH_STAGES
 
 

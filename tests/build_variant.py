@@ -34,6 +34,7 @@ def _builder(variant: str, package: Path) -> FFI:
         )
         return made
     if variant == "careless":
+        _make_careless(package / "_steps.c")  # the launcher has no libc to be careless with
         made = builder(define_macros=own)
         return made
     flag = {
@@ -51,8 +52,6 @@ def build(variant: str, where: Path) -> Path:
     shutil.copytree(
         ROOT / "safespawn", package, ignore=shutil.ignore_patterns("*.so", "__pycache__", "_native_ffi.c")
     )
-    if variant == "careless":
-        _make_careless(package / "_steps.c")
     _load_build_script(package)
     _builder(variant, package).compile(tmpdir=str(where), verbose=False)
     return where

@@ -36,14 +36,14 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.fixture(autouse=True, scope="session")
-def launcher_held() -> None:
-    """Have the launcher opened, which is held for good, before descriptors are counted."""
+@pytest.fixture(scope="session", autouse=True)
+def launcher_is_held() -> None:
+    """Open the launcher's file now: its descriptor is kept as long as the process lives."""
     _launcher.hold()
 
 
 @pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
+def nothing_leaks(launcher_is_held: None) -> Iterator[None]:
     """After every test: the same descriptors as before, no child and no thread left."""
     helpers.wait_until_alone()
     before = helpers.open_fds()

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 
-
 def _for_everybody(probes: Path) -> Path:
     """Copy the probes to where every user can read them: a checkout may lie in a private home."""
     where = tempfile.mkdtemp(prefix="safespawn-probes-")
@@ -104,6 +103,71 @@ def changer_waits():
 """
 
 
+#: Goes in front of snippets for the test core about children on their way through the launcher:
+#: `Parked` starts one in a thread of its own and holds it at a stage, before the step is made.
+#: The steps that both have are hooked in the launcher only, unless `hooks.in_launcher` is 0.
+LAUNCHED = (
+    LOCK_TOOLS
+    + """
+import ctypes, fcntl, prctl, select, subprocess
+# High numbers: what only the launcher has gets low ones, in the child that execs it too.
+ready, said, go, release = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in (*os.pipe(), *os.pipe()))
+hooks.in_launcher = 1
+KCMP_VM = 1
+from safespawn import _launcher
+_launcher.hold()
+safespawn.run(["/bin/true"])  # shared memory is tried once, at the first spawn
+
+class Parked:
+    def __init__(self, argv, at, wait=True, **options):
+        self.came, self.reasons = {}, ()
+        self.ended = threading.Event()
+        hooks.park_stage, hooks.ready_fd, hooks.go_fd = stage(at), said, go
+        self.thread = threading.Thread(target=self._spawn, args=(argv, options), daemon=True)
+        self.thread.start()
+        self.tid = self.thread.native_id
+        if wait:
+            self.wait()
+
+    def wait(self):
+        assert select.select([ready], [], [], 30)[0], self.came
+        os.read(ready, 1)
+        hooks.park_stage = 0  # not the next one, if it is tried again
+        self.pid = credchanges.child_of(self.tid)
+
+    def _spawn(self, argv, options):
+        try:
+            done = safespawn.run(argv, capture_output=True, **options)
+            self.reasons = done.report.reasons
+            self.came.update(output=done.stdout.decode(), code=done.returncode, strategy=done.report.strategy)
+        except OSError as problem:
+            self.reasons = problem.report.reasons
+            self.came.update(raised=type(problem).__name__, errno=problem.errno, stage=problem.stage)
+        self.ended.set()
+
+    def end(self, go_on=True):
+        if go_on:
+            os.write(release, b".")
+        self.thread.join()
+        return self.came
+
+    def shares_memory(self):
+        return credchanges.raw("kcmp", os.getpid(), self.pid, KCMP_VM) == 0
+
+    def status(self, name):
+        lines = open(f"/proc/{self.pid}/status").read().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(name + ":"))
+
+def no_child():
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    return False
+"""
+)
+
+
 def open_fds() -> set[int]:
     """Return our open descriptors (not the one that looks)."""
     fds = {int(name) for name in os.listdir("/proc/self/fd")}
@@ -178,6 +242,15 @@ def probe_argv(name: str, *arguments: str) -> list[str]:
 def records(path: Path) -> list[dict[str, Any]]:
     """Return the records of a ledger."""
     return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+
+
+def cgroups(kind: str) -> Path | None:
+    """Return where cgroups of version 2 ("v2"), or those of a controller of version 1, can be made."""
+    for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines():
+        _, where, system, options = line.split()[:4]
+        if (kind == "v2" and system == "cgroup2") or (system == "cgroup" and kind in options.split(",")):
+            return Path(where) if os.access(where, os.W_OK) else None
+    return None
 
 
 def make_readable(path: Path) -> None:

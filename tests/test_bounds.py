@@ -9,10 +9,13 @@ import pytest
 
 import helpers
 
-STRATEGIES = pytest.mark.parametrize("strategy", ["vfork", "fork"])
+STRATEGIES = pytest.mark.parametrize("strategy", ["vfork", "launcher", "fork"])
 
 #: Fills `out` with what became of one bounded spawn of `target`, and what it left.
 BOUNDED = """
+from safespawn import _launcher
+_launcher.hold()  # one descriptor, for as long as the process lives
+
 def bounded(target, deadline, **more):
     before = sorted(os.listdir("/proc/self/fd"))
     start = time.monotonic()

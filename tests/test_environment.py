@@ -266,7 +266,7 @@ def test_filter_agrees_with_the_model(environment: Environment, policy: Policy, 
     assert len(made) == len(dict(made))
 
 
-@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+@pytest.mark.parametrize("strategy", ["vfork", "launcher", "fork"])
 @settings(max_examples=60, derandomize=True, database=None, deadline=None)
 @given(environments, st.sampled_from(["scrub", "user"]), st.sets(names, max_size=3))
 def test_child_agrees_with_the_model(
@@ -282,7 +282,7 @@ def test_child_agrees_with_the_model(
     assert (told, list(removed)) == model(environment, filtering, allowed, home)
 
 
-@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+@pytest.mark.parametrize("strategy", ["vfork", "launcher", "fork"])
 @settings(max_examples=60, derandomize=True, database=None, deadline=None)
 @given(environments.filter(lambda env: not any(name.startswith(b"LD_") for name in env)))
 def test_environment_goes_round(strategy: str, environment: Environment) -> None:

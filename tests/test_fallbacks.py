@@ -29,7 +29,7 @@ out["code"] = safespawn.run(["/bin/sh", "-c", "kill -9 $$"], strategy=strategy, 
 
 
 @pytest.mark.parametrize("more", [{}, {"deadline": 20}], ids=["no deadline", "deadline"])
-@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+@pytest.mark.parametrize("strategy", ["vfork", "launcher", "fork"])
 @pytest.mark.parametrize(
     "answers",
     [

@@ -298,10 +298,10 @@ def test_report_of_a_killed_child(strategy: str) -> None:
 
 @root_only
 def test_report_of_another_user() -> None:
-    """A child with another identity goes by fork, and the report has the whole identity."""
+    """A child with another identity goes by the launcher, and the report has the whole identity."""
     report = run(["/bin/true"], user="nobody").report
 
-    assert (report.requested, report.strategy, report.proof) == ("auto", "fork", None)
+    assert (report.requested, report.strategy, report.proof) == ("auto", "launcher", "single-threaded")
     assert any(reason.startswith("drop-apart: ") for reason in report.reasons)
     assert report.identity.uid == 65534
     assert report.identity.gid is not None

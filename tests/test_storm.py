@@ -138,7 +138,7 @@ def test_spawns_from_32_threads_leave_nothing(more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+@pytest.mark.parametrize("strategy", ["vfork", "launcher", "fork"])
 def test_one_thread_leaves_nothing(strategy):
     """A thousand spawns of every kind from one thread: descriptors, mappings and memory are flat."""
     out = helpers.run_snippet(
@@ -320,6 +320,127 @@ def test_credentials_change_under_a_storm_of_spawns(hooks_path, wait):
     assert out["state"] == [0, 0, False, 0, 0]
     assert out["uids"] == ["0\t0\t0\t0"]
     assert out["then"] == "vfork"
+
+
+LAUNCH_STORM = """
+import credchanges, ctypes, faulthandler, random, threading
+from safespawn import _launcher, guards
+faulthandler.dump_traceback_later(seconds + 60, exit=True)  # a deadlock shows where
+guards.arm(wait=wait)
+_launcher.hold()
+libc = credchanges.libc
+stop, failures, counting = threading.Event(), [], threading.Lock()
+spawned, tried, races = {}, 0, 0
+calls = {"prctl": 0, "setgroups": 0, "setegid": 0}
+loaded = 0
+
+def runs(function, name):
+    def loop():
+        try:
+            pace = random.Random(name)
+            while not stop.wait(pace.random() / 100):
+                function()
+        except BaseException as problem:
+            failures.append(repr(problem))
+    return loop
+
+def spawner(uid):
+    def spawn():
+        global tried, races
+        gid, group = uid + 1, uid + 2
+        while not stop.is_set():
+            with counting:
+                tried += 1
+            try:
+                done = safespawn.run(["/bin/sh", "-c", "id -u; id -g; id -G"], capture_output=True,
+                                     user=uid, group=gid, extra_groups=[group])
+            except safespawn.RaceDetected as problem:
+                assert problem.report.outcome == "race-detected"
+                with counting:
+                    races += 1
+                continue
+            with counting:
+                kind = f"{done.report.strategy} {done.report.proof}"
+                spawned[kind] = spawned.get(kind, 0) + 1
+            assert done.stdout.split() == [b"%d" % one for one in (uid, gid, gid, group)], done
+    return spawn
+
+def harmless():
+    calls["prctl"] += 1
+    credchanges.by_libc("prctl", credchanges.PR_KEEPCAPS, ctypes.c_ulong(calls["prctl"] % 2), 0, 0, 0)
+    calls["setgroups"] += 1
+    os.setgroups([])
+
+def toggle():
+    for gid in (65534, 0):
+        calls["setegid"] += 1
+        os.setegid(gid)
+
+def load():
+    global loaded
+    import _ctypes
+    _ctypes.dlclose(_ctypes.dlopen("libcap.so.2", os.RTLD_NOW))  # it is bound to capset and prctl
+    loaded += 1
+
+
+os.setgroups([])
+safespawn.run(["/bin/true"], user=65534, group=65534)
+fds = sorted(os.listdir("/proc/self/fd"))
+before = _binding.lock_status()["changes"]
+loops = [(spawner(uid), uid) for uid in (10001, 20001, 30001, 40001)]
+loops += [(harmless, 1), (toggle, 2), (load, 3)]
+threads = [threading.Thread(target=runs(*loop)) for loop in loops]
+for thread in threads:
+    thread.start()
+time.sleep(seconds)
+stop.set()
+for thread in threads:
+    thread.join()
+status = _binding.lock_status()
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    out["no child"] = True
+out.update(
+    failures=failures[:3],
+    spawned=spawned,
+    tried=tried,
+    races=races,
+    calls=calls,
+    loaded=loaded,
+    seen=status["changes"] - before,
+    both=hooks.both_in,
+    overlaps=status["overlaps"],
+    state=[status["spawners"], status["changers"], status["changer_waits"], hooks.spawners_in, hooks.changers_in],
+    fds=sorted(os.listdir("/proc/self/fd")) == fds,
+    then=safespawn.run(["/bin/true"], user=65534, group=65534).report.strategy,
+)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.threat("T-21")
+@pytest.mark.threat("T-23")
+@pytest.mark.parametrize("wait", [0.1, 0.001])
+def test_credentials_change_under_a_storm_of_launches(hooks_path, wait):
+    """Four threads start programs as other users, two change credentials, one loads libraries.
+
+    Every spawn is accounted for: the program has the ids asked for, or the race was told. No change
+    came beside a child on our memory, and nothing is left.
+    """
+    out = helpers.run_snippet(
+        LAUNCH_STORM, path=hooks_path, timeout=STORM_SECONDS + 90, seconds=STORM_SECONDS, wait=wait
+    )
+    print(out)
+    assert out["failures"] == []
+    assert sum(out["spawned"].values()) + out["races"] == out["tried"]
+    assert out["spawned"].get("launcher locked", 0) > 0 and out["spawned"].get("fork None", 0) > 0
+    assert (out["both"], out["overlaps"]) == (0, 0)
+    assert out["seen"] == sum(out["calls"].values()), "every change was seen, once"
+    assert out["loaded"] > 0 and min(out["calls"].values()) > 0
+    assert out["state"] == [0, 0, False, 0, 0]
+    assert out["fds"] and out["no child"]
+    assert out["then"] == "launcher"
 
 
 @pytest.mark.slow
