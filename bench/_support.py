@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import mmap
 import os
 import platform
 import statistics
@@ -54,6 +55,19 @@ def ballast(mebibytes: int) -> bytearray:
     return bytearray(b"\x5a") * (mebibytes << 20)
 
 
+def paged_ballast(mebibytes: int) -> mmap.mmap:
+    """Return that much private memory in ordinary pages, never huge ones, each of them written.
+
+    A bytearray has huge pages where the machine is set to give them unasked, and then a fork
+    copies a five-hundredth of the page tables.
+    """
+    size = mebibytes << 20
+    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block.madvise(mmap.MADV_NOHUGEPAGE)
+    block[:: mmap.PAGESIZE] = b"\x5a" * (size // mmap.PAGESIZE)
+    return block
+
+
 def resident_mib() -> int:
     """Return our resident set in MiB (proc_pid_statm(5))."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -88,15 +102,20 @@ def table(title: str, taken: Mapping[str, list[int]], against: str) -> dict[str,
     return ratios
 
 
-def print_machine() -> None:
-    """Print what the numbers were measured on."""
+def machine() -> str:
+    """Return what the numbers were measured on."""
     model = ""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
             break
-    print(
+    return (
         f"{platform.system()} {platform.release()} {platform.machine()}, {model or 'unknown processor'},"
         f" {os.cpu_count()} processors; Python {platform.python_version()},"
         f" {' '.join(platform.libc_ver())}"
     )
+
+
+def print_machine() -> None:
+    """Print that."""
+    print(machine())

@@ -4,6 +4,8 @@
  */
 
 #define SS_SYS_LANDLOCK_RESTRICT 446 /* landlock_restrict_self(2), Linux 5.13 */
+#define SS_CGROUP_MAGIC 0x27e0ebu    /* CGROUP_SUPER_MAGIC and */
+#define SS_CGROUP2_MAGIC 0x63677270u /* CGROUP2_SUPER_MAGIC, linux/magic.h */
 #define SS_FILTER_MODE 1u	     /* SECCOMP_SET_MODE_FILTER, seccomp(2) */
 #define SS_FUTEX_WAIT 0		     /* futex(2) */
 #define SS_FUTEX_WAKE 1
@@ -19,11 +21,17 @@ static SS_CHILD int
 ss_child_cgroup(const struct ss_plan *plan)
 {
 	const char self = '0';
+	struct statfs fs;
 	long fd, answer;
 
 	if (plan->want.cgroup_fd < 0 || plan->report->in_cgroup)
 		return 0;
-	fd = ss_sys4(SYS_openat, plan->want.cgroup_fd, "cgroup.procs", O_WRONLY | O_CLOEXEC, 0);
+	if ((answer = ss_sys2(SYS_fstatfs, plan->want.cgroup_fd, &fs)) < 0)
+		return ss_child_error(answer);
+	/* A file of that name may lie, or be a link, anywhere. */
+	if ((uint32_t)fs.f_type != SS_CGROUP2_MAGIC && (uint32_t)fs.f_type != SS_CGROUP_MAGIC)
+		return ENOTSUP;
+	fd = ss_sys4(SYS_openat, plan->want.cgroup_fd, "cgroup.procs", O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0);
 	if (fd < 0)
 		return ss_child_error(fd);
 	answer = ss_sys3(SYS_write, fd, &self, 1);

@@ -98,7 +98,10 @@ ss_child_uid(const struct ss_plan *plan)
 	if ((ss_child_kept(plan) || (plan->want.flags & SS_SET_SECUREBITS)) &&
 	    (error = ss_child_error(ss_gate2(SYS_prctl, PR_SET_KEEPCAPS, 1))))
 		return error;
-	return ss_child_error(ss_gate3(SYS_setresuid, uid, uid, uid));
+	if ((error = ss_child_error(ss_gate3(SYS_setresuid, uid, uid, uid))))
+		return error;
+	/* The new user must not look into what we still are, whatever fs.suid_dumpable says (proc(5)). */
+	return ss_child_error(ss_sys2(SYS_prctl, PR_SET_DUMPABLE, 0));
 }
 
 static SS_CHILD int
@@ -194,9 +197,12 @@ ss_child_groups_agree(const struct ss_plan *plan)
 		return EPERM;
 	if (count && ss_sys2(SYS_getgroups, count, now) != count)
 		return EPERM;
-	/* Ours are sorted, and none is there twice; in a user namespace the kernel's order differs. */
+	/*
+	 * Ours are sorted, and none is there twice; in a user namespace the kernel's order differs.
+	 * The kernel keeps what is there twice side by side.
+	 */
 	for (i = 0; i < plan->want.ngroups; i++)
-		if (!ss_child_has(plan->want.groups, plan->want.ngroups, now[i]))
+		if (!ss_child_has(plan->want.groups, plan->want.ngroups, now[i]) || (i && now[i] == now[i - 1]))
 			return EPERM;
 	return 0;
 }

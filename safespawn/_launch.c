@@ -240,6 +240,13 @@ ss_launch_plan(struct ss_launch *l, uint64_t mask)
 	wire.head_bytes = sizeof(wire);
 	memcpy(wire.nonce, l->nonce, sizeof(wire.nonce));
 	wire.want = l->want;
+	/* Our addresses are no business of a file: what they lead to is in the parts. */
+	wire.want.path = wire.want.argv = wire.want.env = wire.want.cwd = NULL;
+	wire.want.map_users = wire.want.map_groups = NULL;
+	wire.want.fds = NULL;
+	wire.want.groups = NULL;
+	wire.want.rlimits = NULL;
+	wire.want.cpus = wire.want.filter = NULL;
 	wire.mask = mask;
 	wire.parent_pid = getpid();
 	ss_wire_lay_out(&wire, &l->want);
@@ -351,15 +358,13 @@ static void
 ss_launch_await(struct ss_launch *l, const struct ss_request *r, struct ss_result *result)
 {
 	struct ss_arena page = {NULL, NULL, (unsigned char *)l->told, NULL, 0, 0, 0};
-	char name[SS_LAUNCHER_NAME];
 	const int64_t start = ss_now();
 	struct ss_window w;
 
 	memset(&w, 0, sizeof(w));
-	ss_launcher_name(name, l->nonce);
 	w.arena = &page;
 	w.request = r;
-	w.launcher = name;
+	w.launcher = 1;
 	w.flags = r->flags & SS_AMONG_OTHERS;
 	w.deadline_ns = SS_GUARDED(WINDOW_BOUNDED) ? r->deadline_ns : 0;
 	w.pid = result->pid;
@@ -368,6 +373,22 @@ ss_launch_await(struct ss_launch *l, const struct ss_request *r, struct ss_resul
 	ss_bound(&w);
 	w.ns = result->window_ns + ss_now() - start;
 	ss_conclude(&w, result);
+}
+
+/*
+ * Past the point of no return an exec that fails ends in SIGSEGV (fs/exec.c), for instance
+ * where the limit of the stack leaves no room; and a launcher that cannot say what is wrong
+ * ends without a word. Nobody killed it then.
+ */
+static void
+ss_launch_died(struct ss_result *result)
+{
+	if (result->outcome != SS_KILLED_BEFORE_EXEC || result->stage != SS_STAGE_LAUNCH)
+		return;
+	if (result->exit_code != CLD_EXITED && result->exit_status != SIGSEGV)
+		return;
+	result->outcome = SS_FAILED;
+	result->error = ENOMEM;
 }
 
 /*
@@ -383,8 +404,12 @@ ss_launch_windows(struct ss_launch *l, struct ss_arena *arena, const struct ss_r
 	struct ss_slot *slot = lock ? ss_watch(lock, &l->told->moved, r->expected.epoch) : NULL;
 	const int error = ss_spawn_in(arena, &l->first, result);
 
+	/* The launcher has its own; ours would only be inherited by forks of other threads. */
+	ss_close(&l->plan_fd);
+	ss_close(&l->told_fd);
 	if (!error && result->outcome == SS_EXEC)
 		ss_launch_await(l, r, result);
+	ss_launch_died(result);
 	if (slot)
 		(void)ss_slot_leave(slot);
 	return error;

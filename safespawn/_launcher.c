@@ -24,6 +24,7 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -36,6 +37,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
@@ -192,12 +194,9 @@ ss_launcher_lets_map(const struct ss_plan *plan)
 static int
 ss_launcher_run(int32_t plan_fd, const unsigned char *nonce, struct ss_plan *plan)
 {
-	char name[SS_LAUNCHER_NAME];
 	int error;
 
-	ss_launcher_name(name, nonce);
-	if ((error = ss_child_error(ss_sys2(SYS_prctl, PR_SET_NAME, name))) ||
-	    (error = ss_child_arm(plan->report)))
+	if ((error = ss_child_arm(plan->report)))
 		return error;
 	ss_child_stage(plan->report, SS_STAGE_WIRE);
 	if ((error = ss_launcher_read(plan_fd, nonce, plan)))
@@ -207,7 +206,24 @@ ss_launcher_run(int32_t plan_fd, const unsigned char *nonce, struct ss_plan *pla
 	return ss_child_become(plan);
 }
 
-/* What the kernel lays down for a program: argc, then the arguments (System V ABI). */
+/*
+ * What the kernel lays down for a program: argc, the arguments, the environment, and pairs
+ * (System V ABI). A launcher that somebody made set-id would do for everybody what a plan
+ * says: getauxval(3), AT_SECURE.
+ */
+static int
+ss_launcher_is_secure(const uintptr_t *start)
+{
+	const uintptr_t *at = start + 1 + start[0] + 1; /* behind the arguments */
+
+	while (*at++) /* and the environment */
+		;
+	for (; at[0]; at += 2)
+		if (at[0] == AT_SECURE)
+			return at[1] != 0;
+	return 1;
+}
+
 static __attribute__((noreturn, used)) void
 ss_launcher_main(const uintptr_t *start)
 {
@@ -217,7 +233,7 @@ ss_launcher_main(const uintptr_t *start)
 	int32_t plan_fd, report_fd;
 
 	(void)ss_sys2(SYS_prctl, PR_SET_DUMPABLE, 0); /* good arguments */
-	if (start[0] != 4 || !ss_child_digits(argv[1], &plan_fd) || !ss_child_digits(argv[2], &report_fd) ||
+	if (start[0] != 4 || ss_launcher_is_secure(start) || !ss_child_digits(argv[1], &plan_fd) || !ss_child_digits(argv[2], &report_fd) ||
 	    !ss_launcher_hex(argv[3], nonce))
 		ss_child_exit(); /* not started by us: there is nobody to tell */
 	if (!(plan.report = ss_launcher_page(report_fd)))

@@ -6,17 +6,19 @@
 
 /* One write(2): the kernel takes a map whole or not at all, and once. */
 static int
-ss_maps_put(int32_t pid, const char *file, const char *lines)
+ss_maps_put(const struct ss_window *w, const char *file, const char *lines)
 {
 	const size_t bytes = strlen(lines);
 	char path[64];
 	int fd, error = 0;
 
-	(void)snprintf(path, sizeof(path), "/proc/%d/%s", pid, file);
+	(void)snprintf(path, sizeof(path), "/proc/%d/%s", w->pid, file);
 	fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
 		return errno;
-	if (write(fd, lines, bytes) != (ssize_t)bytes)
+	if (ss_has_ended(w->pidfd)) /* then the number may have been another's when we opened */
+		error = ESRCH;
+	else if (write(fd, lines, bytes) != (ssize_t)bytes)
 		error = errno ? errno : EIO;
 	(void)close(fd); /* it was taken, or not */
 	return error;
@@ -27,21 +29,21 @@ ss_maps_put(int32_t pid, const char *file, const char *lines)
  * in user_namespaces(7) under "The /proc/pid/setgroups file").
  */
 static int
-ss_maps_write(int32_t pid, const struct ss_request *r)
+ss_maps_write(const struct ss_window *w)
 {
+	const struct ss_request *r = w->request;
 	int error;
 
 	if (!ss_proc_is_ours() || !r->map_users || !r->map_groups)
 		return EIO;
-	if ((error = ss_maps_put(pid, "uid_map", r->map_users)))
+	if ((error = ss_maps_put(w, "uid_map", r->map_users)))
 		return error;
-	error = ss_maps_put(pid, "gid_map", r->map_groups);
-	if (error != EPERM || ss_maps_put(pid, "setgroups", "deny"))
+	error = ss_maps_put(w, "gid_map", r->map_groups);
+	if (error != EPERM || ss_maps_put(w, "setgroups", "deny"))
 		return error;
-	return ss_maps_put(pid, "gid_map", r->map_groups);
+	return ss_maps_put(w, "gid_map", r->map_groups);
 }
 
-/* The child is ours and not reaped, so its number is its own. */
 static void
 ss_maps_answer(const struct ss_window *w)
 {
@@ -50,6 +52,6 @@ ss_maps_answer(const struct ss_window *w)
 	if (!w->request || !__atomic_load_n(&report->asks, __ATOMIC_SEQ_CST) ||
 	    __atomic_load_n(&report->answer, __ATOMIC_SEQ_CST))
 		return;
-	__atomic_store_n(&report->answer, (uint32_t)ss_maps_write(w->pid, w->request) + 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&report->answer, (uint32_t)ss_maps_write(w) + 1, __ATOMIC_SEQ_CST);
 	(void)ss_sys3(SYS_futex, &report->answer, SS_FUTEX_WAKE, SS_FUTEX_EVERYBODY); /* where it waits */
 }

@@ -474,7 +474,7 @@ struct ss_window {
 	uint64_t *child_mask; /* where the child finds the caller's mask, or NULL */
 	uint64_t flags; /* SS_SHARE_MEMORY, SS_REQUIRE_..., SS_AMONG_OTHERS */
 	const struct ss_request *request; /* of a spawn, else NULL */
-	const char *launcher; /* the name that the child has until it execs the program */
+	int launcher; /* the child is the launcher */
 	uint64_t epoch; /* of the decision: SS_REQUIRE_LOCK */
 	int64_t deadline_ns;
 	/* What came of it. */
@@ -505,7 +505,7 @@ ss_window_sleeps(const struct ss_window *w)
 /*
  * No exit signal: until it runs a program the child is nobody's but ours, unseen by
  * handlers of SIGCHLD and by waits for any child. execve makes it SIGCHLD (de_thread
- * of fs/exec.c).
+ * of fs/exec.c), that of the launcher too.
  */
 static void
 ss_clone_fill(struct ss_window *w, struct ss_clone_args *args)
@@ -775,20 +775,17 @@ ss_read_stat(int32_t pid, char *text, size_t room)
 	return bytes;
 }
 
-/* The flags of /proc/pid/stat, proc_pid_stat(5): the ninth field; and the name, if it is asked for. */
+/* The flags of /proc/pid/stat, proc_pid_stat(5): the ninth field. */
 static int
-ss_read_task(int32_t pid, const char *name, uint32_t *ret_flags, int *ret_has_name)
+ss_read_task_flags(int32_t pid, uint32_t *ret_flags)
 {
-	char text[1024], *at, *open;
+	char text[1024], *at;
 	unsigned field;
 
 	if (!ss_proc_is_ours() || ss_read_stat(pid, text, sizeof(text)) <= 0)
 		return -EIO;
 	/* The second field is a name in brackets that may hold anything. */
-	open = strchr(text, '(');
 	at = strrchr(text, ')');
-	*ret_has_name = name && open && at && (size_t)(at - open - 1) == strlen(name) &&
-			!memcmp(open + 1, name, strlen(name));
 	for (field = 2; at && field < 9; field++)
 		at = strchr(at + 1, ' ');
 	if (!at)
@@ -830,8 +827,8 @@ ss_is_unreaped(const struct ss_window *w, siginfo_t *ret_info)
  * having some proves nothing. Two cheaper looks spare most spawns the way through /proc:
  * see above, and our code exits only with an error, so a plain exit is the program's.
  * While a child is not reaped its pid is its own: look first, then make sure.
- * The launcher has been through one execve, and has a name that only this spawn knows
- * until it is through the second.
+ * The launcher has been through one execve. Of one that was killed nobody can tell whether
+ * it was through the second: whatever could be seen of it, the program could imitate.
  */
 static int
 ss_went_through(const struct ss_window *w, uint32_t *ret_flags)
@@ -839,7 +836,6 @@ ss_went_through(const struct ss_window *w, uint32_t *ret_flags)
 	const int has_left = ss_left_our_memory(w);
 	siginfo_t info;
 	uint32_t flags;
-	int has_name;
 
 	if (!SS_GUARDED(OUTCOME_TOLD))
 		return 1;
@@ -853,8 +849,9 @@ ss_went_through(const struct ss_window *w, uint32_t *ret_flags)
 	}
 	if (has_left || (info.si_pid && info.si_code == CLD_EXITED))
 		return 1;
-	if (ss_read_task(w->pid, w->launcher, &flags, &has_name) == 0 && ss_is_unreaped(w, &info))
-		return !(flags & SS_EXITING) || !(w->launcher ? has_name : (flags & SS_FORKNOEXEC) != 0);
+	if (ss_read_task_flags(w->pid, &flags) == 0 && ss_is_unreaped(w, &info) &&
+	    (!w->launcher || !(flags & SS_EXITING)))
+		return !(flags & SS_EXITING) || !(flags & SS_FORKNOEXEC);
 	*ret_flags |= SS_UNCONFIRMED;
 	return 1;
 }
@@ -1039,6 +1036,9 @@ ss_prepare(struct ss_arena *arena, const struct ss_request *request)
 		return -error;
 	/* drop-apart (T-19, T-31): guards.py decides, but nothing it gets wrong gets past here. */
 	if (share && ss_request_changes(request) && SS_GUARDED(DROP_APART))
+		return -EINVAL;
+	/* The child that execs the launcher takes none of these steps: they are the launcher's. */
+	if ((request->flags & SS_LAUNCH) && (!share || ss_request_changes(request)))
 		return -EINVAL;
 	/* Somebody must be awake to write the maps of a user namespace. */
 	if (((request->unshared | request->born_in) & SS_CLONE_NEWUSER) && !request->deadline_ns)

@@ -11,7 +11,6 @@
 #define SS_WIRE_VERSION 1u
 #define SS_WIRE_MAX (3 * SS_INPUT_MAX) /* what ss_measure lets through, and its tables */
 #define SS_NONCE_BYTES 16
-#define SS_LAUNCHER_NAME 16 /* TASK_COMM_LEN of linux/sched.h */
 #define SS_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE)
 
 enum {
@@ -36,7 +35,7 @@ struct ss_wire {
 	uint32_t version, head_bytes;
 	uint64_t total;
 	unsigned char nonce[SS_NONCE_BYTES]; /* the launcher got it too, by its argument */
-	struct ss_request want;		     /* its pointers and its lists of the parent are unset */
+	struct ss_request want;		     /* its pointers are unset */
 	uint64_t mask;
 	int32_t parent_pid, reserved;
 	struct ss_part parts[SS_PARTS];
@@ -44,18 +43,5 @@ struct ss_wire {
 	struct ss_hooks hooks;
 #endif
 };
-
-/* The name that the launcher goes by until it execs: by it one that was killed is told. */
-SS_INLINE void
-ss_launcher_name(char name[SS_LAUNCHER_NAME], const unsigned char nonce[SS_NONCE_BYTES])
-{
-	static const char digits[] = "0123456789abcdef";
-	unsigned i;
-
-	name[0] = name[1] = 's';
-	for (i = 2; i < SS_LAUNCHER_NAME - 1; i++)
-		name[i] = digits[nonce[i] & 15];
-	name[i] = 0;
-}
 
 #endif

@@ -17,10 +17,12 @@ from safespawn import _spec
 
 FUZZ = helpers.ROOT / "fuzz"
 CORPUS = FUZZ / "corpus" / "native"
+PLANS = FUZZ / "corpus" / "plan"
 
 sys.path.insert(0, str(FUZZ))
 try:
     import fuzz_spec
+    import plan_corpus
 finally:
     sys.path.remove(str(FUZZ))
 
@@ -44,21 +46,37 @@ SEED = 20240607
 SLOW = ("spawn-", "lookup-")
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the native target with the mutation driver under ASan and UBSan."""
+def build(made: Path, *sources: str | Path, fuzz: Path = FUZZ) -> Path:
+    """Compile a target under ASan and UBSan; ``sources`` are files of the directory and flags."""
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("gcc is not installed")
-    made = tmp_path_factory.mktemp("fuzz") / "driver"
-    sources = [str(FUZZ / "fuzz_native.c"), str(FUZZ / "driver.c")]
+    words = [str(word) if str(word).startswith("-") else str(fuzz / word) for word in sources]
     built = subprocess.run(
-        [compiler, *FLAGS, *sources, "-o", str(made)], capture_output=True, text=True, check=False
+        [compiler, *FLAGS, *words, "-o", str(made)], capture_output=True, text=True, check=False
     )
     if "cannot find -lasan" in built.stderr or "cannot find -lubsan" in built.stderr:
         pytest.skip("the runtime libraries of gcc's sanitizers are not installed")
     assert built.returncode == 0, built.stderr
     return made
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the native target with the mutation driver."""
+    return build(tmp_path_factory.mktemp("fuzz") / "driver", "fuzz_native.c", "driver.c")
+
+
+@pytest.fixture(scope="module")
+def plan_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the target for plans with the mutation driver."""
+    return build(tmp_path_factory.mktemp("fuzz-plan") / "driver", "fuzz_plan.c", "driver.c")
+
+
+@pytest.fixture(scope="module")
+def plan_replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the target for plans alone, which says of each file what became of it."""
+    return build(tmp_path_factory.mktemp("fuzz-plan") / "replay", "-DFUZZ_MAIN", "fuzz_plan.c")
 
 
 def run_driver(driver: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -96,24 +114,106 @@ def test_native_mutations_are_handled(driver: Path, slow: bool, runs: int) -> No
     assert done.stdout == f"{len(files)} files, {runs} runs\n"
 
 
+def copy_with(where: Path, name: str, old: str, new: str) -> Path:
+    """Copy core and targets, with an error planted in a file of the core; return the targets' place."""
+    shutil.copytree(helpers.ROOT / "safespawn", where / "safespawn", ignore=shutil.ignore_patterns("*.so", "*.py"))
+    shutil.copytree(FUZZ, where / "fuzz", ignore=shutil.ignore_patterns("__pycache__", "corpus"))
+    core = where / "safespawn" / name
+    text = core.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    core.write_text(text.replace(old, new), encoding="utf-8")
+    return where / "fuzz"
+
+
 def test_native_target_can_fail(tmp_path: Path) -> None:
     """An error planted in the core is found from the corpus, and the input that shows it is kept."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("gcc is not installed")
-    shutil.copytree(helpers.ROOT / "safespawn", tmp_path / "safespawn", ignore=shutil.ignore_patterns("*.so", "*.py"))
-    shutil.copytree(FUZZ, tmp_path / "fuzz", ignore=shutil.ignore_patterns("__pycache__"))
-    core = tmp_path / "safespawn" / "_native.c"
-    text = core.read_text(encoding="utf-8")
-    assert text.count("strings[count] = NULL;") == 1
-    core.write_text(text.replace("strings[count] = NULL;", "strings[count + 2] = NULL;"), encoding="utf-8")
-    made = tmp_path / "driver"
-    sources = [str(tmp_path / "fuzz" / name) for name in ("fuzz_native.c", "driver.c")]
-    subprocess.run([compiler, *FLAGS, *sources, "-o", str(made)], check=True)
-    done = run_driver(made, str(CORPUS / "strings-none"))
+    fuzz = copy_with(tmp_path, "_native.c", "strings[count] = NULL;", "strings[count + 2] = NULL;")
+    done = run_driver(build(tmp_path / "driver", "fuzz_native.c", "driver.c", fuzz=fuzz), str(CORPUS / "strings-none"))
     assert done.returncode != 0
     assert "AddressSanitizer" in done.stderr
     assert (tmp_path / "crash-input").read_bytes() == (CORPUS / "strings-none").read_bytes()
+
+
+# ------------------------------------------------------------------ plans of the launcher
+
+#: What the parser must make of a file, by the beginning of its name.
+VERDICTS = {"real": "taken", "good": "taken", "evil": "refused"}
+
+
+@pytest.mark.threat("T-29")
+@pytest.mark.parametrize("path", sorted(PLANS.iterdir()), ids=lambda path: path.name)
+def test_plan_corpus_file_is_judged_rightly(plan_replay: Path, path: Path) -> None:
+    """The launcher's parser takes what is a plan and refuses what is none, within its memory."""
+    done = run_driver(plan_replay, str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    verdict = VERDICTS.get(path.name.partition("-")[0])
+    if verdict is not None:  # a script, or a finding
+        assert done.stdout == f"{path}: {verdict}\n"
+
+
+@pytest.mark.threat("T-29")
+def test_plan_mutations_are_judged_rightly(plan_driver: Path) -> None:
+    """Parser and model agree on thousands of mutations of the corpus, the same ones every time."""
+    done = run_driver(plan_driver, "-runs=30000", "-max_len=40000", f"-seed={SEED}", str(PLANS))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{len(list(PLANS.iterdir()))} files, 30000 runs\n"
+
+
+def test_plan_corpus_is_of_this_layout() -> None:
+    """The files are what today's core makes: else ``python fuzz/plan_corpus.py`` makes them anew."""
+    files = {path.name: path.read_bytes() for path in PLANS.iterdir()}
+    made = plan_corpus.made()
+    assert {name: files[name] for name in files.keys() & made.keys()} == made
+    if os.geteuid() != 0 or shutil.which("gcc") is None:
+        pytest.skip("plans of real spawns need root, and gcc for the stand-in")
+    real = plan_corpus.real()
+    assert {name: data for name, data in files.items() if name.startswith("real-")} == real
+
+
+#: Errors of the parser, each as a text of _wire.c and what it becomes.
+PLANTED = {
+    "end-not-checked": ("part->bytes > wire->total - part->at ||", "part->bytes > wire->total ||"),
+    "end-by-a-sum-that-wraps": ("part->bytes > wire->total - part->at", "part->at + part->bytes > wire->total"),
+    "place-not-checked": ("part->at > wire->total || ", ""),
+    "head-not-kept-out": ("part->at < sizeof(*wire) || ", ""),
+    "place-not-aligned": ("part->at % 16", "0"),
+    "length-not-checked": ("if (wire->parts[index].bytes != count * each) {", "if (0) {"),
+    "length-may-be-more": ("bytes != count * each", "bytes < count * each"),
+    "text-without-nul": ("|| text[bytes - 1])", ")"),
+    "text-with-two": ("i < bytes - 1; i++)", "i < 0; i++)"),
+    "strings-over-the-end": ("while (at < bytes && text[at])", "while (text[at])"),
+    "strings-not-to-the-end": ("	if (at != bytes)", "	if (at > bytes)"),
+    "targets-twice": ("targets[i] <= targets[i - 1]", "targets[i] < targets[i - 1]"),
+    "targets-in-any-order": ("(i && targets[i] <= targets[i - 1])", "0"),
+    "targets-negative": ("targets[i] < 0 || ", ""),
+    "no-argument": ("return want->argc && ", "return "),
+    "too-many-descriptors": (" && want->nfds <= SS_FDS_MAX", ""),
+    "too-many-groups": ("want->ngroups <= SS_GROUPS_MAX && ", ""),
+    "too-many-limits": ("want->nrlimits <= SS_RLIMITS_MAX", "1"),
+    "too-many-processors": ("want->cpus_bytes <= SS_CPUS_MAX && ", ""),
+    "too-long-a-filter": (" && want->nfilter <= SS_FILTER_MAX_LEN", ""),
+    "any-magic": ("wire->magic == SS_WIRE_MAGIC && ", ""),
+    "any-version": ("wire->version == SS_WIRE_VERSION", "1"),
+    "any-head": ("wire->head_bytes == sizeof(*wire) && ", ""),
+    "any-size": ("wire->total == bytes &&", "wire->total &&"),
+    "any-flag": ("!(wire->want.flags & ~(uint64_t)(SS_FLAGS_END - 1))", "1"),
+    "flags-in-32-bits": ("~(uint64_t)(SS_FLAGS_END - 1)", "~(uint32_t)(SS_FLAGS_END - 1)"),
+    "short-bytes-are-read": ("count >= sizeof(*wire) && ", ""),
+    "room-without-a-null": ("(want->argc + 1ull + want->envc + 1)", "(want->argc + 1ull + want->envc)"),
+    "room-without-a-listing": (" + SS_LISTING_BYTES;", ";"),
+    "tables-overlap": ("strings += wire->want.argc + 1ull;", "strings += wire->want.argc;"),
+    "pointer-of-the-parent": ("plan->want.argv = plan->want.env = plan->want.map_users", "plan->want.map_users"),
+    "error-forgotten": ("	return error;\n}\n\n/* The counts", "	return 0;\n}\n\n/* The counts"),
+}
+
+
+@pytest.mark.parametrize("error", PLANTED)
+def test_plan_target_finds_an_error(tmp_path: Path, error: str) -> None:
+    """An error planted in the parser is found by replaying the corpus."""
+    fuzz = copy_with(tmp_path, "_wire.c", *PLANTED[error])
+    made = build(tmp_path / "replay", "-DFUZZ_MAIN", "-Wno-error", "fuzz_plan.c", fuzz=fuzz)
+    done = run_driver(made, *map(str, sorted(PLANS.iterdir())))
+    assert done.returncode != 0, "not found"
 
 
 @settings(

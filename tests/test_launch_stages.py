@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import struct
 import subprocess
 from pathlib import Path
@@ -216,6 +217,10 @@ FILTERS = {
 }
 
 
+#: A launcher that is killed in its last step may have been the program (R-32), and that is said.
+UNCONFIRMED = "outcome-told: nobody could confirm that the program was reached"
+
+
 @BOTH
 @pytest.mark.parametrize("blocked", [[], ["SIGILL", "SIGSYS", "SIGTRAP", "SIGSEGV"]], ids=["", "blocked"])
 @pytest.mark.parametrize("name", FILTERS)
@@ -225,13 +230,16 @@ def test_filter_that_lets_no_child_through(tmp_path, strategy, name, blocked):
     It does not spin: it ends long before the deadline, of which the caller sees nothing.
     """
     text, expected = FILTERS[name]
+    if strategy == "launcher" and expected[0] == "KilledBeforeExec":
+        expected = [-signal.SIGSYS, UNCONFIRMED]
     mark = tmp_path / "mark"
     out = helpers.run_snippet(
         """
 start = time.monotonic()
 try:
-    safespawn.run(["/usr/bin/touch", mark], strategy=strategy, user=65534, group=65534, seccomp=bytes.fromhex(text),
-                  sigmask=[getattr(signal, one) for one in blocked], deadline=20)
+    done = safespawn.run(["/usr/bin/touch", mark], strategy=strategy, user=65534, group=65534,
+                         seccomp=bytes.fromhex(text), sigmask=[getattr(signal, one) for one in blocked], deadline=20)
+    out["told"] = [done.returncode, done.report.reasons[-1]]
 except OSError as problem:
     out["told"] = [type(problem).__name__, problem.errno, problem.stage, problem.report.outcome]
 out["at once"] = time.monotonic() - start < 5
@@ -285,7 +293,7 @@ REAL = {
     "no processor": ({"cpu_affinity": [4000], "user": 65534}, 0, ["OSError", errno.EINVAL, "affinity"]),
     "no terminal": ({"controlling_terminal": 0, "start_new_session": True, "user": 65534}, 0, ["OSError", errno.ENOTTY, "terminal"]),
     "group of another session": ({"process_group": 1, "user": 65534}, 0, ["PermissionError", errno.EPERM, "process-group"]),
-    "no cgroup": ({"cgroup": "/tmp"}, 0, ["FileNotFoundError", errno.ENOENT, "cgroup"]),
+    "no cgroup": ({"cgroup": "/tmp"}, 0, ["OSError", errno.EOPNOTSUPP, "cgroup"]),
     "program of root": ({"user": 65534}, 0, ["PermissionError", errno.EACCES, "exec"]),
     "program that is written to": ({"user": 0, "group": 0, "caps": ()}, 0, ["OSError", errno.ETXTBSY, "exec"]),
 }
@@ -487,7 +495,7 @@ out["left"] = left()
 
 
 def test_launcher_killed_at_every_step(in_hooks, tmp_path):
-    """SIGKILL at any step is killed-before-exec with that step, never a program that ran."""
+    """SIGKILL at any step but the last is killed-before-exec with that step; at the last there is doubt."""
     mark = tmp_path / "mark"
     out = in_hooks(
         TELL
@@ -496,15 +504,16 @@ out["told"] = []
 for name in names:
     hooks.signal_stage, hooks.signal = stage(name), signal.SIGKILL
     told = tell(["/usr/bin/touch", mark], strategy="launcher", **nobody)
-    out["told"].append([told[0], told[2], *told[4:6], told[7]])
+    out["told"].append([told[0], told[2], *told[4:6], told[7]] if name != "exec" else told)
 out["left"] = left()
 """,
         names=["birth", *OWN, *COMMON],
         mark=str(mark),
     )
-    assert out["told"] == [
-        ["KilledBeforeExec", name, "killed-before-exec", name, "launcher"] for name in ["birth", *OWN, *COMMON]
+    assert out["told"][:-1] == [
+        ["KilledBeforeExec", name, "killed-before-exec", name, "launcher"] for name in ["birth", *OWN, *COMMON[:-1]]
     ]
+    assert out["told"][-1] == ["ran", "launcher", UNCONFIRMED]
     assert out["left"] == CLEAN
     assert not mark.exists()
 
@@ -528,9 +537,10 @@ out["left"] = left()
         mark=str(mark),
         by=by,
     )
-    assert out["told"] == [
-        {"raised": "KilledBeforeExec", "errno": errno.ECANCELED, "stage": name} for name in names
+    assert out["told"][:-1] == [
+        {"raised": "KilledBeforeExec", "errno": errno.ECANCELED, "stage": name} for name in names[:-1]
     ]
+    assert out["told"][-1] == {"output": "", "code": -signal.SIGKILL, "strategy": "launcher"}
     assert out["left"] == CLEAN
     assert not mark.exists()
 

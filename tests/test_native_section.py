@@ -7,6 +7,8 @@ each check is shown to fail on a source that breaks the rule.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import runpy
 import shutil
@@ -19,10 +21,11 @@ from pathlib import Path
 import pytest
 
 import helpers
-from safespawn import _binding
+from safespawn import _binding, _launcher
 
 SOURCES = helpers.ROOT / "safespawn"
 CORE = SOURCES / "_native.c"
+LAUNCHER = SOURCES / "_launcher.c"
 HOOKS = helpers.TESTS / "hooks"
 _BUILD = runpy.run_path(str(SOURCES / "_native_build.py"))
 PRODUCT: list[str] = _BUILD["COMPILE_ARGS"]
@@ -45,7 +48,15 @@ BEFORE: dict[str, list[str]] = {
     "tsan": ["-fsanitize=thread"],
 }
 AFTER: dict[str, list[str]] = {"unoptimised": ["-O0"], "optimised-more": ["-O3"], "small": ["-Os"]}
-VARIANTS = [*BEFORE, *AFTER, "hooks", "cffi"]
+#: The same child code in the launcher, which has no libc to call.
+LAUNCHERS = ["launcher", "launcher-hooks"]
+VARIANTS = [*BEFORE, *AFTER, "hooks", "cffi", *LAUNCHERS]
+
+
+def launcher_flags(machine: str) -> list[str]:
+    """Return what the launcher is compiled with, without what only the linker understands."""
+    flags = [*_BUILD["LAUNCHER_ARGS"], *_BUILD["LAUNCHER_MACHINE_ARGS"][machine]]
+    return [one for one in flags if not one.startswith(("-Wl,", "-static", "-nostdlib"))]
 
 
 def _tool(name: str) -> str:
@@ -153,6 +164,9 @@ def _compile_variant(variant: str, where: Path) -> Object:
         if not Path(include, "Python.h").is_file():
             pytest.skip("Python.h is not installed")
         return compile_core(where, *PRODUCT, "-fPIC", f"-I{include}", source=_cffi_source(where))
+    if variant in LAUNCHERS:
+        hooks = WITH_HOOKS if variant == "launcher-hooks" else []
+        return compile_core(where, *launcher_flags(os.uname().machine), *KEEP, *hooks, source=LAUNCHER)
     if variant == "hooks":
         return compile_core(where, *PRODUCT, *KEEP, *WITH_HOOKS)
     return compile_core(where, *BEFORE.get(variant, []), *PRODUCT, *AFTER.get(variant, []), *KEEP)
@@ -193,7 +207,7 @@ def test_core_compiles_alone_without_a_warning(tmp_path: Path, hooks: list[str])
 
 
 @pytest.mark.threat("T-07")
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if variant != "hooks"])
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if not variant.endswith("hooks")])
 def test_child_code_refers_to_itself_and_constants_only(
     compiled: Callable[[str], Object], variant: str
 ) -> None:
@@ -204,9 +218,12 @@ def test_child_code_refers_to_itself_and_constants_only(
 
 
 @pytest.mark.threat("T-07")
-def test_hooks_add_nothing_but_their_switches_to_child_code(compiled: Callable[[str], Object]) -> None:
+@pytest.mark.parametrize("variant", ["hooks", "launcher-hooks"])
+def test_hooks_add_nothing_but_their_switches_to_child_code(
+    compiled: Callable[[str], Object], variant: str
+) -> None:
     """The test build's child code refers to its switches beside what the product's refers to."""
-    assert forbidden(compiled("hooks").references()) == {"ss_hooks"}
+    assert forbidden(compiled(variant).references()) == {"ss_hooks"}
 
 
 CHILD_FUNCTION = "\nstatic SS_CHILD void\nss_child_bad(char *to, const char *from, size_t size)\n{{\n\t{}\n}}\n"
@@ -264,8 +281,11 @@ def test_section_holds_the_child_functions_and_no_other(
 ) -> None:
     """Every ``ss_child_`` function is in the child's section, and nothing else is."""
     made = compiled(variant)
-    assert "ss_child_spawn" in made.functions(in_section=True)
-    assert "ss_window_run" in made.functions(in_section=False) or variant == "cffi"
+    inside, outside = ("ss_child_spawn", "ss_window_run")
+    if variant in LAUNCHERS:
+        inside, outside = ("ss_child_become", "ss_launcher_main")
+    assert inside in made.functions(in_section=True)
+    assert outside in made.functions(in_section=False) or variant == "cffi"
     assert misplaced(made) == set()
 
 
@@ -327,6 +347,160 @@ def test_child_code_is_as_bare_on_aarch64(tmp_path: Path, arguments: list[str]) 
     assert forbidden(made.references()) == set()
     assert misplaced(made) == set()
     assert made.thread_local() == []
+
+
+@pytest.mark.threat("T-07")
+@pytest.mark.parametrize("arguments", [[], ["-O0"], ["-O3"]], ids=["O2", "O0", "O3"])
+def test_child_code_of_the_launcher_is_as_bare_on_aarch64(tmp_path: Path, arguments: list[str]) -> None:
+    """The launcher's child code keeps the same rules there: no call of its own memcpy either."""
+    flags = [*launcher_flags("aarch64"), *arguments, *KEEP]
+    made = compile_core(tmp_path, *flags, source=LAUNCHER, compiler=f"{CROSS}gcc", prefix=CROSS)
+    assert "ss_child_become" in made.functions(in_section=True)
+    assert forbidden(made.references()) == set()
+    assert misplaced(made) == set()
+    assert made.thread_local() == []
+
+
+# ------------------------------------------------------------- the launcher as a program
+
+#: Command, and the prefix of the tools that read what it makes, by machine.
+MACHINES = {"aarch64": (f"{CROSS}gcc", CROSS)}
+MACHINES[os.uname().machine] = ("gcc", "")
+
+#: What marks code whose indirect branches are checked, as the linker notes it.
+BRANCHES = {"x86_64": "x86 feature: IBT, SHSTK", "aarch64": "AArch64 feature: BTI, PAC"}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A linked program, and the prefix of the tools that read it."""
+
+    path: Path
+    prefix: str = ""
+
+    def read(self, *options: str) -> str:
+        """Return what readelf says of it."""
+        return _output(_tool(f"{self.prefix}readelf"), "-W", *options, self.path)
+
+    def segments(self) -> dict[str, list[str]]:
+        """Return the flags of its segments by their type."""
+        found: dict[str, list[str]] = {}
+        for kind, flags in re.findall(r"^\s+([A-Z_]+)(?:\s+0x[0-9a-f]+){5}\s+([RWE ]+?)\s+0x", self.read("-l"), re.MULTILINE):
+            found.setdefault(kind, []).append(flags.replace(" ", ""))
+        return found
+
+    def undefined(self) -> list[str]:
+        """Return the symbols that somebody else would have to define."""
+        return _output(_tool(f"{self.prefix}nm"), "-u", self.path).split()
+
+
+def faults(made: Program) -> set[str]:
+    """Return what in a program needs a loader, or weakens it: nothing of it may be in the launcher."""
+    segments, dynamic = made.segments(), made.read("-d")
+    assert segments["LOAD"]
+    found = {
+        "relocations": "There are no relocations in this file." not in made.read("-r"),
+        "undefined symbols": made.undefined() != [],
+        "an interpreter": "INTERP" in segments,
+        "libraries": "(NEEDED)" in dynamic,
+        "a fixed place": "DYN (Position-Independent Executable file)" not in made.read("-h"),
+        "no word on its stack": "GNU_STACK" not in segments,
+        "an executable stack": "RWE" in segments.get("GNU_STACK", []),
+        "writable code": any({"W", "E"} <= set(flags) for flags in segments["LOAD"]),
+        "text relocations": "TEXTREL" in dynamic,
+        "thread-local storage": "TLS" in segments,
+        "hooks": b"ss_hooks" in made.path.read_bytes(),
+    }
+    return {what for what, is_there in found.items() if is_there}
+
+
+def link_launcher(machine: str, where: Path, *arguments: str, source: Path = SOURCES) -> Program:
+    """Build the launcher for a machine, from a copy of the sources if one is given."""
+    command, prefix = MACHINES[machine]
+    where.mkdir(exist_ok=True)
+    build = runpy.run_path(str(source / "_native_build.py"))["build_launcher"]
+    build(where, *arguments, command=[_tool(command)], machine=machine)
+    return Program(where / "launcher", prefix)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_launcher_builds_without_a_warning(tmp_path: Path, machine: str) -> None:
+    """The strict warnings find nothing in it, not even a function that it does not need."""
+    strict = [one for one in STRICT if one != "-Wno-unused-function"]
+    assert link_launcher(machine, tmp_path, *strict).path.is_file()
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_launcher_needs_no_loader(tmp_path: Path, machine: str) -> None:
+    """Nothing in it is found, bound or relocated when it starts; no code of it can be written."""
+    made = link_launcher(machine, tmp_path)
+    assert faults(made) == set()
+    assert BRANCHES[machine] in made.read("-n")
+
+
+def test_launcher_as_shipped_needs_no_loader() -> None:
+    """The same of the one that lies beside the core, which knows it by its digest."""
+    assert faults(Program(Path(_launcher.PATH))) == set()
+    assert hashlib.sha256(Path(_launcher.PATH).read_bytes()).hexdigest() == _binding.launcher_digest()
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_launcher_is_the_same_whenever_it_is_built(tmp_path: Path, machine: str) -> None:
+    """The digest is that of the sources and the compiler: no path, no time."""
+    first, second = (link_launcher(machine, tmp_path / name) for name in ("first", "second"))
+    assert first.path.read_bytes() == second.path.read_bytes()
+    assert str(helpers.ROOT).encode() not in first.path.read_bytes()
+
+
+POINTERS = """
+static int ss_bad_first(void) { return 1; }
+static int ss_bad_second(void) { return 2; }
+int (*const volatile ss_bad_table[])(void) __attribute__((used)) = {ss_bad_first, ss_bad_second};
+"""
+PER_THREAD = "__thread int ss_bad_word __attribute__((used)) = 1;\n"
+ELSEWHERE = "extern int ss_elsewhere(void);\nint ss_bad(void) { return ss_elsewhere(); }\n"
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize(
+    ("addition", "arguments", "fault"),
+    [
+        (POINTERS, [], "relocations"),
+        (PER_THREAD, [], "thread-local storage"),
+        (ELSEWHERE, ["-shared"], "undefined symbols"),
+        ("", ["-shared", "-Wl,--no-as-needed", "-lc"], "libraries"),
+        ("", ["-Wl,-z,execstack"], "an executable stack"),
+        ("", ["-Wl,--omagic"], "writable code"),
+        ("", ["-no-pie", "-static"], "a fixed place"),
+        ("", ["-Wl,-dynamic-linker,/lib/ld.so"], "an interpreter"),
+        ("", ["-DSS_TEST_HOOKS", f"-I{HOOKS}"], "hooks"),
+    ],
+    ids=["table", "thread", "undefined", "library", "stack", "writable", "fixed", "loader", "hooks"],
+)  # fmt: skip
+def test_launcher_checks_report_a_fault(
+    tmp_path: Path, machine: str, addition: str, arguments: list[str], fault: str
+) -> None:
+    """A launcher that needs a loader, or has what it must not have, is found out."""
+    copy = tmp_path / "safespawn"
+    shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    with (copy / LAUNCHER.name).open("a", encoding="utf-8") as source:
+        source.write(addition)
+    assert fault in faults(link_launcher(machine, tmp_path / "made", *arguments, source=copy))
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_launcher_that_calls_libc_is_not_even_linked(tmp_path: Path, machine: str) -> None:
+    """Nobody defines libc's functions for it."""
+    command, _ = MACHINES[machine]
+    source = tmp_path / "bad.c"
+    source.write_text(LAUNCHER.read_text(encoding="utf-8") + "\nint ss_bad(void) { return rand(); }\n", encoding="utf-8")
+    flags = [*_BUILD["LAUNCHER_ARGS"], *_BUILD["LAUNCHER_MACHINE_ARGS"][machine], "-Wno-implicit-function-declaration"]
+    done = subprocess.run(
+        [_tool(command), *flags, f"-I{SOURCES}", str(source), "-o", str(tmp_path / "bad")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "undefined reference to `rand'" in done.stderr
 
 
 # ------------------------------------------------------------- the extension as shipped
@@ -436,8 +610,9 @@ def test_style_checks_see_every_function(compiled: Callable[[str], Object]) -> N
     read = {name for text in texts for name, _ in functions(text)}
     read |= {f"ss_wrap_{name}" for text in texts for name in re.findall(r"^SS_WRAP\d\(\w+, (\w+)", text, re.MULTILINE)}
     read |= {"ss_wrap_syscall", "ss_wrap_vfork"}  # the gates, in assembler
-    made = compiled("product")
-    compiled_names = made.functions(in_section=True) | made.functions(in_section=False)
+    compiled_names = {name for one in ("product", "launcher") for inside in (True, False)
+                      for name in compiled(one).functions(in_section=inside)}  # fmt: skip
+    compiled_names -= {"_start", "memcpy", "memset"}  # of the launcher: assembler, and what compilers call
     assert {name.partition(".")[0] for name in compiled_names} <= read  # ".part.0": the compiler split it
 
 

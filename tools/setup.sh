@@ -20,8 +20,9 @@ packages=$(
 	missing objdump binutils
 	missing unshare util-linux
 	missing make make
-	# The core is compiled for the other machine too, where this one can.
+	# The core is compiled for the other machine too, where this one can, and its launcher run.
 	if [[ $(uname -m) == x86_64 ]]; then
+		missing qemu-aarch64 qemu-user
 		missing aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
 		missing /usr/aarch64-linux-gnu/include/stdio.h libc6-dev-arm64-cross
 	fi
