@@ -247,6 +247,7 @@ ss_launch_plan(struct ss_launch *l, uint64_t mask)
 	wire.want.groups = NULL;
 	wire.want.rlimits = NULL;
 	wire.want.cpus = wire.want.filter = NULL;
+	memset(&wire.want.launcher, 0, sizeof(wire.want.launcher));
 	wire.mask = mask;
 	wire.parent_pid = getpid();
 	ss_wire_lay_out(&wire, &l->want);

@@ -15,9 +15,8 @@ import signal
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -464,63 +463,6 @@ def test_refused_exit_ends_in_the_trap(launch: Callable[..., Told], plan: plans.
         told = launch(fd, preexec_fn=_refuse_exit)
     assert -told.code in {signal.SIGILL, signal.SIGTRAP}  # ud2; brk
     assert told[1:] == REFUSED[1:]
-
-
-NOBODY = 65534
-
-
-def _may_look_into(pid: int) -> bool:
-    """Whether another process of that user may: reading this link takes PTRACE_MODE_READ (proc(5))."""
-    look = ["/usr/bin/readlink", f"/proc/{pid}/exe"]
-    done = subprocess.run(look, user=NOBODY, group=NOBODY, extra_groups=(), capture_output=True, check=False)
-    return done.returncode == 0
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    """Look again and again, and give others the processor."""
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end, "it never came to that"
-        os.sched_yield()
-
-
-@pytest.mark.threat("T-19")
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be two processes of another user")
-def test_its_own_user_cannot_look_into_it(plan: plans.Plan, tmp_path: Path) -> None:
-    """Not dumpable from its first step on: who has its user can trace its program, and not itself."""
-    where = tmp_path / "cgroup"
-    where.mkdir()
-    os.mkfifo(where / "cgroup.procs", 0o666)  # it opens that, and waits there for a reader
-    helpers.make_readable(where)
-    os.chmod(where / "cgroup.procs", 0o666)
-    for name in ("ruid", "euid", "suid", "rgid", "egid", "sgid"):
-        setattr(plan.want.expected, name, NOBODY)
-    plan.want.expected.effective = plan.want.expected.permitted = plan.want.expected.inheritable = 0
-    plan.put(argv=plans.joined([b"sh", b"-c", b"read line; exit 3"]))
-    with ExitStack() as stack:
-        plan.want.cgroup_fd = os.open(where, os.O_PATH | os.O_CLOEXEC)
-        stack.callback(os.close, plan.want.cgroup_fd)
-        fd, page = stack.enter_context(memfd(plan.bytes(), SEALS)), stack.enter_context(memfd(bytes(PAGE)))
-        program = os.open(_launcher.PATH, os.O_PATH | os.O_CLOEXEC)
-        stack.callback(os.close, program)
-        child = stack.enter_context(
-            subprocess.Popen(
-                ["launcher", str(fd), str(page), NONCE.hex()],
-                executable=f"/proc/self/fd/{program}",
-                pass_fds=(fd, page, plan.want.cgroup_fd, program),
-                stdin=subprocess.PIPE,
-                user=NOBODY,
-                group=NOBODY,
-                extra_groups=(),
-            )
-        )
-        stack.callback(child.kill)  # nothing, when all is well
-        _until(lambda: launching.told(page)[0] == "cgroup")
-        assert not _may_look_into(child.pid)
-        assert (where / "cgroup.procs").read_bytes() == b"0"
-        _until(lambda: _may_look_into(child.pid))
-        child.communicate(b"\n", timeout=60)
-        assert child.returncode == 3
 
 
 # ----------------------------------------------------------------------------- layouts
