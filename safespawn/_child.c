@@ -6,12 +6,14 @@
 
 #include "_confine.c"
 
-#define SS_STEP(name, call)                                                     \
+#define SS_STEP_AFTER(hook, name, call)                                         \
 	do {                                                                    \
 		ss_child_stage(plan->report, SS_STAGE_##name);                  \
-		if ((error = SS_HOOK(SS_STAGE_##name)) || (error = (call)))     \
+		if ((error = hook(SS_STAGE_##name)) || (error = (call)))        \
 			return error;                                           \
 	} while (0)
+
+#define SS_STEP(name, call) SS_STEP_AFTER(SS_HOOK, name, call)
 
 /* What the process is, while it may still do everything. */
 static SS_CHILD int

@@ -124,9 +124,12 @@ def _landlock(given: argparse.Namespace) -> dict[str, Any] | None:
 def _filter(path: str) -> bytes:
     try:
         # A FIFO would keep us waiting, with the signals blocked that are for the program.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
-            return file.read(FILTER_ROOM)
+            return os.read(fd, FILTER_ROOM)
+        finally:
+            os.close(fd)
     except OSError as problem:
         raise OSError(problem.errno, f"--seccomp-filter: {problem.strerror}", path) from problem

@@ -311,10 +311,10 @@ ss_launch_mask(const struct ss_request *r)
  * reason: setfsuid(2). Asked for an id that is none, it names the present one.
  */
 static int
-ss_launch_keeps_ids(const struct ss_request *r)
+ss_launch_keeps_ids(void)
 {
-	return (uint32_t)ss_sys1(SYS_setfsuid, -1) == r->expected.euid &&
-	       (uint32_t)ss_sys1(SYS_setfsgid, -1) == r->expected.egid;
+	return ss_sys1(SYS_setfsuid, -1) == ss_sys0(SYS_geteuid) &&
+	       ss_sys1(SYS_setfsgid, -1) == ss_sys0(SYS_getegid);
 }
 
 static int
@@ -338,7 +338,7 @@ ss_launch_prepare(struct ss_launch *l, const struct ss_request *r)
 
 	if (r->launcher_fd < 0 || !r->deadline_ns || (r->born_in & ~(uint32_t)SS_CLONE_NEWPID))
 		return -EINVAL;
-	if (!ss_launch_keeps_ids(r))
+	if (!ss_launch_keeps_ids())
 		return -EXDEV;
 	if ((error = ss_measure(r, &plan_bytes, &work_bytes)) || (error = ss_launch_open(l)))
 		return error;

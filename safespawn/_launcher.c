@@ -224,6 +224,17 @@ ss_launcher_is_secure(const uintptr_t *start)
 	return 1;
 }
 
+/* A parent whose real and effective ids differ makes every exec a secure one: then the file tells. */
+static int
+ss_launcher_is_set_id(const uintptr_t *start)
+{
+	struct stat st;
+
+	if (!ss_launcher_is_secure(start))
+		return 0;
+	return ss_sys4(SYS_newfstatat, AT_FDCWD, "/proc/self/exe", &st, 0) < 0 || (st.st_mode & (S_ISUID | S_ISGID));
+}
+
 static __attribute__((noreturn, used)) void
 ss_launcher_main(const uintptr_t *start)
 {
@@ -233,7 +244,7 @@ ss_launcher_main(const uintptr_t *start)
 	int32_t plan_fd, report_fd;
 
 	(void)ss_sys2(SYS_prctl, PR_SET_DUMPABLE, 0); /* good arguments */
-	if (start[0] != 4 || ss_launcher_is_secure(start) || !ss_child_digits(argv[1], &plan_fd) || !ss_child_digits(argv[2], &report_fd) ||
+	if (start[0] != 4 || ss_launcher_is_set_id(start) || !ss_child_digits(argv[1], &plan_fd) || !ss_child_digits(argv[2], &report_fd) ||
 	    !ss_launcher_hex(argv[3], nonce))
 		ss_child_exit(); /* not started by us: there is nobody to tell */
 	if (!(plan.report = ss_launcher_page(report_fd)))

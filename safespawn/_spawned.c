@@ -1,12 +1,7 @@
 /* The children of ss_spawn: one becomes the program, the other the launcher. */
 
 /* A test chooses whether the launcher is to fail at a step that both have, or this child. */
-#define SS_COURIER_STEP(name, call)                                             \
-	do {                                                                    \
-		ss_child_stage(plan->report, SS_STAGE_##name);                  \
-		if ((error = SS_COURIER_HOOK(SS_STAGE_##name)) || (error = (call))) \
-			return error;                                           \
-	} while (0)
+#define SS_COURIER_STEP(name, call) SS_STEP_AFTER(SS_COURIER_HOOK, name, call)
 
 /* In a user namespace that was made with the child, ids have other numbers already. */
 static SS_CHILD int

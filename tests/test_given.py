@@ -661,7 +661,7 @@ NOWHERE: dict[str, tuple[dict[str, Any], int, str]] = {
     "root-no-directory": ({"root": "/etc/passwd"}, errno.ENOTDIR, "open-root"),
     "no-cgroup": ({"cgroup": "/no/such"}, errno.ENOENT, "cgroup"),
     "cgroup-no-directory": ({"cgroup": "/etc/passwd"}, errno.ENOTDIR, "cgroup"),
-    "cgroup-of-no-cgroups": ({"cgroup": "/usr"}, errno.ENOENT, "cgroup"),
+    "cgroup-of-no-cgroups": ({"cgroup": "/usr"}, errno.EOPNOTSUPP, "cgroup"),
     "no-such-path": ({"landlock": {"abi": 1, "read": ["/no/such"]}}, errno.ENOENT, "landlock"),
     "no-filter": ({"seccomp": b"\xff" * 8}, errno.EINVAL, "seccomp"),
     "no-capability": ({"caps": [63]}, errno.EINVAL, "caps"),

@@ -587,7 +587,7 @@ def comment_share(text: str) -> float:
 def test_c_functions_are_short(path: Path) -> None:
     """No function of the core is longer than a screen."""
     found = {name: len(lines) for name, lines in functions(path.read_text(encoding="utf-8"))}
-    assert found
+    assert found or path.suffix == ".h"
     assert {name: length for name, length in found.items() if length > FUNCTION_LINES} == {}
 
 
