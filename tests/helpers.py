@@ -109,7 +109,7 @@ def changer_waits():
 LAUNCHED = (
     LOCK_TOOLS
     + """
-import ctypes, fcntl, prctl, select, subprocess
+import atexit, ctypes, fcntl, prctl, select, subprocess
 # High numbers: what only the launcher has gets low ones, in the child that execs it too.
 ready, said, go, release = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 200) for fd in (*os.pipe(), *os.pipe()))
 hooks.in_launcher = 1
@@ -126,8 +126,15 @@ class Parked:
         self.thread = threading.Thread(target=self._spawn, args=(argv, options), daemon=True)
         self.thread.start()
         self.tid = self.thread.native_id
+        atexit.register(self.give_up)
         if wait:
             self.wait()
+
+    def give_up(self):
+        # A test that failed leaves nobody behind who holds its pipes, and waits for a byte of its own.
+        child = 0 if self.ended.is_set() else credchanges.child_of(self.tid)
+        if child:
+            os.kill(child, signal.SIGKILL)
 
     def wait(self):
         assert select.select([ready], [], [], 30)[0], self.came

@@ -675,6 +675,8 @@ poll.register(pidfd, select.POLLIN)
 out["waits at the step"] = poll.poll(0) == []
 os.write(release, b".")
 out["ended"] = poll.poll(20_000) != []
+if not out["ended"]:
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 """,
         strategy=strategy,
         at=at,
@@ -705,6 +707,8 @@ os.write(release, b".")
 poll = select.poll()
 poll.register(pidfd, select.POLLIN)
 out["ended"] = poll.poll(20_000) != []
+if not out["ended"]:
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 """,
         strategy=strategy,
         mark=str(mark),
