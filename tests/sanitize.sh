@@ -7,6 +7,7 @@ python=$(realpath -s "$1")
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+chmod 755 "$work" # tests become other users, who look for the launcher there
 # The interpreter itself leaks at exit by design, and its own memory is not ours to test. The
 # children of a test are real programs: they must not be started under the sanitizer's library.
 export ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1
