@@ -33,6 +33,7 @@ check: $(VENV)/.built
 bench: $(VENV)/.built
 	$(BIN)/python bench/spawn_cost.py
 	$(BIN)/python bench/lock_cost.py
+	$(BIN)/python bench/drop_cost.py
 
 # The ordinary tests once more, on a core built with the address and undefined-behaviour sanitizers.
 sanitize: $(VENV)/.built

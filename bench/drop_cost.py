@@ -47,21 +47,21 @@ OURS, FORK, THEIRS, PLAIN, NONE = (
     "no spawn, sleep of 1 ms",
 )
 
-Report = safespawn.SpawnReport | None
-Tasks = Mapping[str, Callable[[], Report]]
+Done = safespawn.CompletedProcess | None
+Tasks = Mapping[str, Callable[[], Done]]
 
 
 def ways(program: str) -> Tasks:
-    """Return what is compared, by name. Each gives the report, where there is one."""
+    """Return what is compared, by name. Ours give what has the report."""
 
     def theirs() -> None:
         subprocess.run([program], check=True, **NOBODY)
 
     return {
-        OURS: lambda: safespawn.run([program], check=True, **NOBODY).report,
-        FORK: lambda: safespawn.run([program], check=True, strategy="fork", **NOBODY).report,
+        OURS: lambda: safespawn.run([program], check=True, **NOBODY),
+        FORK: lambda: safespawn.run([program], check=True, strategy="fork", **NOBODY),
         THEIRS: theirs,
-        PLAIN: lambda: safespawn.run([program], check=True).report,
+        PLAIN: lambda: safespawn.run([program], check=True),
     }
 
 
@@ -92,7 +92,7 @@ class Pacer:
     def __init__(self) -> None:
         self._stop = False
         self._looks = 0
-        self._longest = 0
+        self._longest = [0]
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
@@ -100,7 +100,8 @@ class Pacer:
         while not self._stop:
             time.sleep(0)  # gives the interpreter away, as a thread does that waits for input
             now = time.monotonic_ns()
-            self._longest = max(self._longest, now - before)
+            longest = self._longest
+            longest[0] = max(longest[0], now - before)
             self._looks += 1
             before = now
 
@@ -110,13 +111,14 @@ class Pacer:
         while self._looks < until:
             time.sleep(0)
 
-    def longest_gap(self, task: Callable[[], Report]) -> tuple[int, Report]:
+    def longest_gap(self, task: Callable[[], Done]) -> tuple[int, Done]:
         """Run the task; return the longest gap that lies in it, wholly or in part, and its answer."""
         self._await_look()
-        self._longest = 0
+        # A new place: what the thread is about to store of before goes to the old one.
+        longest = self._longest = [0]
         answer = task()
         self._await_look()
-        return self._longest, answer
+        return longest[0], answer
 
     def __enter__(self) -> Pacer:
         """Start."""
@@ -144,19 +146,19 @@ def idle_threads(count: int) -> Iterator[None]:
             thread.join()
 
 
-def what(report: Report) -> str:
+def what(done: Done) -> str:
     """Return strategy and proof."""
-    return f"{report.strategy}, {report.proof or 'no proof'}" if report else "-"
+    return f"{done.report.strategy}, {done.report.proof or 'no proof'}" if done else "-"
 
 
-def timed(task: Callable[[], Report]) -> tuple[int, Report]:
+def timed(task: Callable[[], Done]) -> tuple[int, Done]:
     """Return the nanoseconds that the task takes, and its answer."""
     start = time.perf_counter_ns()
     answer = task()
     return time.perf_counter_ns() - start, answer
 
 
-def cost(task: Callable[[], Report]) -> int:
+def cost(task: Callable[[], Done]) -> int:
     """Return the least nanoseconds of a few calls: one, if it takes long. Warms up too."""
     seen: list[int] = []
     while len(seen) < 8 and sum(seen) < 30e6:
@@ -221,17 +223,17 @@ class Measure:
             self.results.setdefault(Place(mebibytes, 1 + idle, way), Taken())
         with idle_threads(idle):
             for way in self._settled(self._effort.in_turn(self._ways)):
-                took, report = timed(self._ways[way])
+                took, done = timed(self._ways[way])
                 taken = self.results[Place(mebibytes, 1 + idle, way)]
                 taken.times.append(took)
-                taken.done[what(report)] += 1
+                taken.done[what(done)] += 1
             half = self._effort._replace(seconds=self._effort.seconds / 2)
             with Pacer() as pacer:
                 for way in self._settled(half.in_turn(beside)):
-                    gap, report = pacer.longest_gap(beside[way])
+                    gap, done = pacer.longest_gap(beside[way])
                     taken = self.results[Place(mebibytes, 1 + idle, way)]
                     taken.gaps.append(gap)
-                    taken.done_beside[what(report)] += 1
+                    taken.done_beside[what(done)] += 1
 
 
 def most_often(done: Counter[str]) -> str:
@@ -316,21 +318,25 @@ def version() -> str:
         return "not installed"
 
 
-def huge_pages() -> str:
-    """Return the bytes of ours that are in huge pages, as the kernel says it."""
-    for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("AnonHugePages:"):
-            return line.partition(":")[2].strip()
-    return "unknown"
+def kernel_says(file: str, name: str) -> int:
+    """Return a number of KiB that a file of /proc has under that name."""
+    for line in Path(file).read_text(encoding="ascii").splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return int(value.split()[0])
+    raise LookupError(f"{file} has no {name}")
 
 
 def fitting(sizes: list[int]) -> list[int]:
     """Return the sizes that this machine has the memory for; say which it has not."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGESIZE") >> 20
+    room = kernel_says("/proc/meminfo", "MemAvailable") // 1024 - 512
     for size in sizes:
-        if size + 512 > free:
-            print(f"{size} MiB left out: {free} MiB are free")
-    return sorted(size for size in sizes if size + 512 <= free)
+        if size > room:
+            print(f"{size} MiB left out: there is room for {room} MiB")
+    fit = sorted({size for size in sizes if size <= room})
+    if not fit:
+        raise SystemExit("none of the sizes fits into memory")
+    return fit
 
 
 def options() -> argparse.Namespace:
@@ -374,9 +380,10 @@ def main() -> None:
         for size in sizes if visit % 2 == 0 else reversed(sizes):
             ballast = _support.paged_ballast(size)
             gc.collect()
-            measure.resident[size], huge = _support.resident_mib(), huge_pages()
-            if huge != "0 kB":
-                print(f"{size} MiB: {huge} of ours are in huge pages")
+            measure.resident[size] = _support.resident_mib()
+            huge = kernel_says("/proc/self/smaps_rollup", "AnonHugePages")
+            if huge:
+                print(f"{size} MiB: {huge} KiB of ours are in huge pages all the same")
             for idle in IDLE:
                 measure.visit(size, idle)
             ballast.close()
