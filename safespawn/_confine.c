@@ -3,10 +3,10 @@
  * domain, system call filter. As those of _drop.c they run in memory of its own only.
  */
 
-#define SS_SYS_LANDLOCK_RESTRICT 446 /* landlock_restrict_self(2), Linux 5.13 */
+#define SS_SYS_LANDLOCK_RESTRICT_SELF 446 /* landlock_restrict_self(2), Linux 5.13 */
 #define SS_CGROUP_MAGIC 0x27e0ebu    /* CGROUP_SUPER_MAGIC and */
 #define SS_CGROUP2_MAGIC 0x63677270u /* CGROUP2_SUPER_MAGIC, linux/magic.h */
-#define SS_FILTER_MODE 1u	     /* SECCOMP_SET_MODE_FILTER, seccomp(2) */
+#define SS_SET_MODE_FILTER 1u	     /* SECCOMP_SET_MODE_FILTER, seccomp(2) */
 #define SS_FUTEX_WAIT 0		     /* futex(2) */
 #define SS_FUTEX_WAKE 1
 #define SS_ASK_NS 20000000l /* between two looks whether our parent lives */
@@ -67,14 +67,13 @@ ss_child_await_maps(const struct ss_plan *plan, int32_t parent_fd)
 static SS_CHILD int
 ss_child_namespaces(const struct ss_plan *plan, int32_t parent_fd)
 {
-	const uint32_t made = plan->want.unshared | plan->want.born_in;
 	int error = 0;
 
 	if (plan->want.unshared)
 		error = ss_child_error(ss_gate1(SYS_unshare, plan->want.unshared));
-	if (!error && (made & SS_CLONE_NEWUSER))
+	if (!error && ss_child_leaves_users(plan))
 		error = ss_child_await_maps(plan, parent_fd);
-	if (!error && (made & SS_CLONE_NEWNS))
+	if (!error && (plan->want.unshared & SS_CLONE_NEWNS))
 		error = ss_child_error(
 		    ss_sys5(SYS_mount, "none", "/", NULL, MS_REC | MS_PRIVATE, NULL));
 	return error;
@@ -102,7 +101,7 @@ ss_child_landlock(const struct ss_plan *plan, int32_t landlock_fd)
 {
 	if (plan->want.landlock_fd < 0)
 		return 0;
-	return ss_child_error(ss_gate2(SS_SYS_LANDLOCK_RESTRICT, landlock_fd, 0));
+	return ss_child_error(ss_gate2(SS_SYS_LANDLOCK_RESTRICT_SELF, landlock_fd, 0));
 }
 
 /* Last but for execve: the filter may refuse any other call. */
@@ -116,5 +115,5 @@ ss_child_seccomp(const struct ss_plan *plan)
 
 	if (!plan->want.nfilter)
 		return 0;
-	return ss_child_error(ss_gate3(SYS_seccomp, SS_FILTER_MODE, 0, &program));
+	return ss_child_error(ss_gate3(SYS_seccomp, SS_SET_MODE_FILTER, 0, &program));
 }

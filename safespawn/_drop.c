@@ -8,8 +8,8 @@
 #define SS_CAP_SETUID 7
 #define SS_CAP_SETPCAP 8
 #define SS_CAP_BITS 64
-#define SS_AMBIENT 47 /* PR_CAP_AMBIENT of prctl(2), Linux 4.3, and what it takes */
-#define SS_AMBIENT_IS_SET 1
+#define SS_CAP_AMBIENT 47 /* PR_CAP_AMBIENT of prctl(2), Linux 4.3, and what it takes */
+#define SS_CAP_AMBIENT_IS_SET 1
 #define SS_AMBIENT_RAISE 2
 #define SS_AMBIENT_CLEAR 4
 
@@ -17,6 +17,13 @@ SS_INLINE int
 ss_child_is_unprivileged(const struct ss_plan *plan)
 {
 	return (plan->want.flags & SS_SET_UID) && plan->want.uid != 0;
+}
+
+/* Whether the child gets a user namespace of its own: there the ids that it had have other numbers. */
+SS_INLINE int
+ss_child_leaves_users(const struct ss_plan *plan)
+{
+	return ((plan->want.unshared | plan->want.born_in) & SS_CLONE_NEWUSER) != 0;
 }
 
 /* Whether the capabilities are to be another set than now, and which. */
@@ -68,7 +75,7 @@ ss_child_groups(const struct ss_plan *plan)
 		return 0;
 	error = ss_child_error(ss_gate2(SYS_setgroups, plan->want.ngroups, plan->want.groups));
 	/* In a namespace of its own one that is not mapped looks like any other: none must be left. */
-	if (plan->want.ngroups && ((plan->want.unshared | plan->want.born_in) & SS_CLONE_NEWUSER))
+	if (plan->want.ngroups && ss_child_leaves_users(plan))
 		return error;
 	return error == EPERM ? 0 : error;
 }
@@ -105,14 +112,16 @@ ss_child_uid(const struct ss_plan *plan)
 }
 
 static SS_CHILD int
-ss_child_capset(uint64_t permitted, uint64_t inheritable)
+ss_child_capset(uint64_t effective, uint64_t permitted, uint64_t inheritable)
 {
 	const struct {
 		uint32_t version;
 		int32_t pid;
 	} header = {SS_CAPS_VERSION, 0};
-	const uint32_t low = (uint32_t)permitted, high = (uint32_t)(permitted >> 32);
-	const uint32_t sets[6] = {low, low, (uint32_t)inheritable, high, high, (uint32_t)(inheritable >> 32)};
+	const uint32_t sets[6] = {
+	    (uint32_t)effective,	 (uint32_t)permitted,	      (uint32_t)inheritable,
+	    (uint32_t)(effective >> 32), (uint32_t)(permitted >> 32), (uint32_t)(inheritable >> 32),
+	};
 
 	return ss_child_error(ss_gate2(SYS_capset, &header, sets));
 }
@@ -121,11 +130,11 @@ ss_child_capset(uint64_t permitted, uint64_t inheritable)
 static SS_CHILD int
 ss_child_ambient(uint64_t wanted)
 {
-	long cap, answer = ss_gate2(SYS_prctl, SS_AMBIENT, SS_AMBIENT_CLEAR);
+	long cap, answer = ss_gate2(SYS_prctl, SS_CAP_AMBIENT, SS_AMBIENT_CLEAR);
 
 	for (cap = 0; cap < SS_CAP_BITS && answer >= 0; cap++)
 		if (wanted >> cap & 1)
-			answer = ss_gate3(SYS_prctl, SS_AMBIENT, SS_AMBIENT_RAISE, cap);
+			answer = ss_gate3(SYS_prctl, SS_CAP_AMBIENT, SS_AMBIENT_RAISE, cap);
 	return ss_child_error(answer);
 }
 
@@ -149,7 +158,7 @@ ss_child_caps(const struct ss_plan *plan)
 			return error;
 		needed = now.permitted & 1ull << SS_CAP_SETPCAP;
 	}
-	if ((error = ss_child_capset(kept | needed, kept)))
+	if ((error = ss_child_capset(kept | needed, kept | needed, kept)))
 		return error;
 	return plan->want.flags & SS_SET_CAPS ? ss_child_ambient(kept) : 0;
 }
@@ -163,7 +172,7 @@ ss_child_securebits(const struct ss_plan *plan)
 	if (!(plan->want.flags & SS_SET_SECUREBITS))
 		return 0;
 	error = ss_child_error(ss_gate2(SYS_prctl, PR_SET_SECUREBITS, plan->want.securebits));
-	return error || !ss_child_sets_caps(plan) ? error : ss_child_capset(kept, kept);
+	return error || !ss_child_sets_caps(plan) ? error : ss_child_capset(kept, kept, kept);
 }
 
 static SS_CHILD int
@@ -218,7 +227,7 @@ ss_child_ambient_agrees(uint64_t kept)
 			return bound == -EINVAL ? 0 : ss_child_error(bound);
 		if (bound && !(kept >> cap & 1))
 			return EPERM;
-		if (ss_gate3(SYS_prctl, SS_AMBIENT, SS_AMBIENT_IS_SET, cap) != (long)(kept >> cap & 1))
+		if (ss_gate3(SYS_prctl, SS_CAP_AMBIENT, SS_CAP_AMBIENT_IS_SET, cap) != (long)(kept >> cap & 1))
 			return EPERM;
 	}
 	return 0;
@@ -238,9 +247,9 @@ ss_child_caps_agree(const struct ss_plan *plan, const struct ss_creds *now)
 	return plan->want.flags & SS_SET_CAPS ? ss_child_ambient_agrees(kept) : 0;
 }
 
-/* drop-verified (T-13): EPERM unless we are who we were to become, wholly. */
+/* drop-verified (T-13): EPERM unless we are who we were to become, wholly. Says who we are. */
 static SS_CHILD int
-ss_child_ids_agree(const struct ss_plan *plan)
+ss_child_ids_agree(const struct ss_plan *plan, struct ss_creds *ret_now)
 {
 	const uint64_t flags = plan->want.flags;
 	const uint32_t uid = plan->want.uid, gid = plan->want.gid;
@@ -249,6 +258,7 @@ ss_child_ids_agree(const struct ss_plan *plan)
 
 	if ((error = ss_child_read_creds(&now)))
 		return error;
+	*ret_now = now;
 	if ((flags & SS_SET_UID) && (now.ruid != uid || now.euid != uid || now.suid != uid))
 		return EPERM;
 	if ((flags & SS_SET_GID) && (now.rgid != gid || now.egid != gid || now.sgid != gid))
@@ -298,7 +308,7 @@ ss_child_regain(const struct ss_plan *plan)
 	const uint64_t kept = ss_child_kept(plan), lost = plan->want.expected.permitted & ~kept;
 	const int keeps_gid = kept >> SS_CAP_SETGID & 1;
 
-	if (ss_child_sets_caps(plan) && lost && ss_child_capset(kept | lost, kept) == 0)
+	if (ss_child_sets_caps(plan) && lost && ss_child_capset(kept | lost, kept | lost, kept) == 0)
 		return ENOTRECOVERABLE;
 	if (!ss_child_is_unprivileged(plan))
 		return 0;
@@ -312,11 +322,12 @@ ss_child_regain(const struct ss_plan *plan)
 static SS_CHILD int
 ss_child_verify(const struct ss_plan *plan)
 {
+	struct ss_creds now;
 	int error;
 
 	if (!(plan->want.flags & SS_CHANGES_CREDS) || !SS_GUARDED(DROP_VERIFIED))
 		return 0;
-	error = ss_child_ids_agree(plan);
+	error = ss_child_ids_agree(plan, &now);
 	return error ? error : ss_child_regain(plan);
 }
 
@@ -335,15 +346,15 @@ ss_child_no_new_privs(const struct ss_plan *plan)
 static SS_CHILD int
 ss_child_creds(const struct ss_plan *plan)
 {
-	const uint32_t made = plan->want.unshared | plan->want.born_in;
-	struct ss_creds now, want = plan->want.expected;
+	const struct ss_creds want = plan->want.expected;
+	struct ss_creds now;
 	int error;
 
-	if (!(plan->want.flags & SS_CHANGES_CREDS) && !(made & SS_CLONE_NEWUSER))
+	if (!(plan->want.flags & SS_CHANGES_CREDS) && !ss_child_leaves_users(plan))
 		return ss_child_creds_agree(&plan->want.expected);
 	if (!SS_GUARDED(DROP_VERIFIED))
 		return 0;
-	if ((error = ss_child_ids_agree(plan)) || (error = ss_child_read_creds(&now)))
+	if ((error = ss_child_ids_agree(plan, &now)))
 		return error;
 	if (!(plan->want.flags & SS_SET_UID) &&
 	    (now.ruid != want.ruid || now.euid != want.euid || now.suid != want.suid))

@@ -160,21 +160,12 @@ static int
 ss_launcher_level(const struct ss_plan *plan)
 {
 	const struct ss_creds *was = &plan->want.expected;
-	const struct {
-		uint32_t version;
-		int32_t pid;
-	} header = {SS_CAPS_VERSION, 0};
-	const uint32_t sets[6] = {
-	    (uint32_t)was->effective,	      (uint32_t)was->permitted,
-	    (uint32_t)was->inheritable,	      (uint32_t)(was->effective >> 32),
-	    (uint32_t)(was->permitted >> 32), (uint32_t)(was->inheritable >> 32),
-	};
 
 	if (!SS_GUARDED(LEVEL))
 		return 0;
 	if (!ss_child_creds_agree(was))
 		return 0;
-	if (ss_gate2(SYS_capset, &header, sets) < 0)
+	if (ss_child_capset(was->effective, was->permitted, was->inheritable))
 		return ESTALE;
 	return ss_child_creds_agree(was);
 }
@@ -244,8 +235,8 @@ ss_launcher_main(const uintptr_t *start)
 	int32_t plan_fd, report_fd;
 
 	(void)ss_sys2(SYS_prctl, PR_SET_DUMPABLE, 0); /* good arguments */
-	if (start[0] != 4 || ss_launcher_is_set_id(start) || !ss_child_digits(argv[1], &plan_fd) || !ss_child_digits(argv[2], &report_fd) ||
-	    !ss_launcher_hex(argv[3], nonce))
+	if (ss_launcher_is_set_id(start) || start[0] != 4 || !ss_child_digits(argv[1], &plan_fd) ||
+	    !ss_child_digits(argv[2], &report_fd) || !ss_launcher_hex(argv[3], nonce))
 		ss_child_exit(); /* not started by us: there is nobody to tell */
 	if (!(plan.report = ss_launcher_page(report_fd)))
 		ss_child_exit();

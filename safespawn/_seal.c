@@ -32,13 +32,9 @@
 
 /* ---------------------------------------------------------------- constants */
 
-#define SS_SYS_LANDLOCK_RESTRICT_SELF 446 /* Linux 5.13 */
-#define SS_SYS_LSM_SET_SELF_ATTR 460      /* Linux 6.8; both are the same everywhere */
-#define SS_SET_MODE_FILTER 1u             /* SECCOMP_SET_MODE_FILTER */
+#define SS_SYS_LSM_SET_SELF_ATTR 460      /* Linux 6.8; the same everywhere */
 #define SS_FILTER_TSYNC 1u                /* SECCOMP_FILTER_FLAG_TSYNC */
 #define SS_FILTER_SPEC_ALLOW 4u           /* SECCOMP_FILTER_FLAG_SPEC_ALLOW, Linux 4.17 */
-#define SS_CAP_AMBIENT 47                 /* PR_CAP_AMBIENT of prctl(2), Linux 4.3 */
-#define SS_CAP_AMBIENT_IS_SET 1           /* PR_CAP_AMBIENT_IS_SET */
 #define SS_FILTER_MAX 120u                /* jumps have eight bits */
 
 #if defined(__x86_64__)

@@ -74,6 +74,8 @@ class _Job:
     deadline_ns: int
     seen: _binding.Seen
     identity: Identity = KEEP
+    #: Whether the child is to be something else than we are, its identity or where it is put.
+    changes: bool = False
     decision: Decision = UNDECIDED
     env: tuple[tuple[bytes, bytes], ...] = ()
     argv_text: tuple[bytes, int] = (b"", 0)
@@ -187,13 +189,13 @@ def _settle_environment(job: _Job) -> None:
 
 
 def _decide(job: _Job) -> None:
-    request, creds = job.request, job.seen.credentials
-    changes = job.identity.changes or request.confines
+    request = job.request
+    changes = job.changes = job.identity.changes or (request.has_options and request.confines)
     wants_to_share = request.strategy != "fork"
     facts = _probe.facts(job.seen, changes_credentials=changes, try_sharing=wants_to_share)
     if wants_to_share and (changes or request.strategy == "launcher"):
         job.launcher, fault = _launcher.hold()
-        hindrance = _places.hindrance(request) or _launcher.hindrance(creds)
+        hindrance = _places.hindrance(request) or _launcher.hindrance(job.seen.credentials)
         facts = facts._replace(unlaunchable=hindrance or fault)
     _accept(job, guards.decide(request, facts))
 
@@ -217,7 +219,8 @@ def _run_window(job: _Job, streams: _streams.Streams) -> Process:
     for verdict in program.verdicts:
         if verdict.result == "deny":
             _refuse(job, verdict)
-    _open_places(job)
+    if job.changes:
+        _open_places(job)
     plan = _plan(job, program, streams.sources)
     _announce(job, plan)
     return _open_window(job, plan, streams)
@@ -453,7 +456,7 @@ def _plan(job: _Job, program: _executable.Program, sources: list[int]) -> _bindi
         flags |= _become(job, numbers)
     if request.has_options:
         flags |= _options(request, numbers)
-    if job.identity.changes or request.confines or job.decision.strategy == "launcher":
+    if job.changes or job.decision.strategy == "launcher":
         flags |= _apart_or_launched(job, numbers)
     return _binding.Plan(
         program.exec_path,
