@@ -51,6 +51,12 @@ values = json.loads({values!r})
 globals().update(values)
 """
 
+#: Goes in front of the snippet of an attack pair: switches one guard of the core off, or none.
+SWITCH = """
+if guard == "off":
+    hooks.off |= getattr(lib, "SS_OFF_" + name)
+"""
+
 #: For snippets about the credential lock: `until` looks again and again, and gives others the
 #: processor; `lock` tells who is in it.
 LOCK_TOOLS = """

@@ -16,10 +16,7 @@ import pytest
 import credchanges
 import helpers
 
-SWITCH = """
-if guard == "off":
-    hooks.off |= getattr(lib, "SS_OFF_" + name)
-"""
+SWITCH = helpers.SWITCH
 
 #: A thread that does nothing, so that we are not alone.
 COMPANY = """
