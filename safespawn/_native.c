@@ -1468,3 +1468,7 @@ ss_memory_shared(uint64_t proof, uint64_t epoch)
 	ss_arena_free(&arena);
 	return error;
 }
+
+/* ------------------------------------------------------------------ the audit ledger */
+
+#include "_sha256.c"

@@ -76,6 +76,7 @@ SOURCES = (
     "_foreign.c",
     "_landlock.c",
     "_seal.c",
+    "_sha256.c",
     "_native.cdef.txt",
 )
 
