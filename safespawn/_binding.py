@@ -207,6 +207,10 @@ class Seen:
         """The epoch of the credential lock at that moment, 0 when it is not armed."""
         return int(self._raw.creds.epoch)
 
+    def lend_to(self, target: Any) -> None:
+        """Point an intent's record to them; it must not outlive us."""
+        target.creds = ffi.addressof(self._raw, "creds")
+
     def expect_in(self, target: Any) -> None:
         """Write them where the child will compare: creds-agree (T-05)."""
         target.expected = self._raw.creds

@@ -11,6 +11,7 @@ from typing import Any
 
 from . import _binding, _probe, _tree, audit
 from ._spec import Exit
+from .audit._core import Teller, ended
 
 #: Seconds. poll(2) counts milliseconds in an int, so longer waits are made of several.
 _FOREVER = 20 * 86400.0
@@ -162,9 +163,15 @@ class Child:
         if self.unrecorded:
             return
         if self.lost:
-            audit.emit("exit.unknown", self.sid, lambda: {"pid": self.pid, "why": "reaped elsewhere"})
-        else:
-            audit.emit("spawn.exit", self.sid, lambda: self._fields(reaped_by))
+            told = {"pid": self.pid, "why": "reaped elsewhere"}
+            audit.emit("exit.unknown", self.sid, lambda: told, settles=1)
+            return
+        native = self._tell if self._elsewhere is None else None
+        audit.emit("spawn.exit", self.sid, lambda: self._fields(reaped_by), settles=1, native=native)
+
+    def _tell(self, teller: Teller, kept: Any) -> int:
+        took = time.monotonic_ns() - self.started_ns
+        return ended(teller, kept, self.sid, self._room, took, self.timeout_killed)
 
     def _fields(self, reaped_by: str) -> dict[str, Any]:
         made = self.exit

@@ -66,6 +66,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -1472,3 +1473,19 @@ ss_memory_shared(uint64_t proof, uint64_t epoch)
 /* ------------------------------------------------------------------ the audit ledger */
 
 #include "_sha256.c"
+
+#include "_ledger.h"
+
+#include "_text.c"
+
+#include "_ring.c"
+
+#include "_ledger_keys.c"
+
+#include "_ledger.c"
+
+#include "_ledger_open.c"
+
+#include "_epoch.c"
+
+#include "_telling.c"

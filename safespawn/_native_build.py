@@ -77,6 +77,14 @@ SOURCES = (
     "_landlock.c",
     "_seal.c",
     "_sha256.c",
+    "_ledger.h",
+    "_text.c",
+    "_ring.c",
+    "_ledger_keys.c",
+    "_ledger.c",
+    "_ledger_open.c",
+    "_epoch.c",
+    "_telling.c",
     "_native.cdef.txt",
 )
 

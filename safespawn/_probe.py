@@ -189,6 +189,11 @@ def _who_in(pid: int) -> dict[str, object]:
     }
 
 
+def process() -> dict[str, object]:
+    """Return what an audit record says of a process and its session that stays the same."""
+    return _who_in(os.getpid())
+
+
 def _short(groups: tuple[int, ...]) -> object:
     """A process may have 65536 groups, a record has 8000 bytes."""
     return list(groups) if len(groups) <= 32 else {"first": list(groups[:32]), "count": len(groups)}
@@ -196,7 +201,7 @@ def _short(groups: tuple[int, ...]) -> object:
 
 def who(creds: Credentials | None) -> dict[str, object]:
     """Return the ``who`` of an audit record: process, session, ids and capabilities."""
-    told = dict(_who_in(os.getpid()))
+    told = dict(process())
     told["ppid"] = os.getppid()
     if creds is not None:
         told.update(

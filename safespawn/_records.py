@@ -1,4 +1,8 @@
-"""The fields of the audit records of a spawn. Pure but for fstat of the descriptors that are told of."""
+"""The fields of the audit records of a spawn. Pure but for fstat of the descriptors that are told of.
+
+What every spawn records is written by C (audit/_core.py), which takes only the parts from here that
+are values of Python, as JSON; they are the same for many spawns, so the last ones are kept.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from . import _binding, _privileges, _probe, audit
@@ -148,6 +153,20 @@ def _wanted(value: Any) -> Any:
     return str(value) if isinstance(value, float) else value  # no floats in a record
 
 
+@lru_cache(maxsize=256)
+def _exe_json(exe: Executable | None) -> str:
+    return _record.encoded(_exe(exe))
+
+
+@lru_cache(maxsize=256)
+def _how_json(
+    requested: str, strategy: str | None, proof: str | None, verdicts: tuple[Verdict, ...], threads: int | None
+) -> str:
+    why = [f"{one.guard}: {one.why}" for one in verdicts]
+    told = {"requested": requested, "strategy": strategy, "proof": proof, "why": why, "threads": threads}
+    return _record.encoded(told)
+
+
 def _how(report: SpawnReport, verdict: Verdict | None = None) -> dict[str, Any]:
     how: dict[str, Any] = {
         "requested": report.requested,
@@ -174,18 +193,22 @@ class Records:
     """One function per event; each returns what follows the envelope."""
 
     @staticmethod
-    def _about(request: Request, report: SpawnReport) -> dict[str, Any]:
-        tags = {**audit.current_tags(), **dict(request.audit_tags)}
+    def _about(request: Request, report: SpawnReport, **what: Any) -> dict[str, Any]:
         return {
-            **({"tags": _tags(tags)} if tags else {}),
             "who": _probe.who(report.credentials),
             "what": {
                 **_record.arguments(request.argv),
+                **what,
                 "exe": _exe(report.executable),
                 "cwd": _place(request.cwd),
             },
             "want": _want(request, report.identity),
         }
+
+    @staticmethod
+    def _tagged(request: Request) -> dict[str, Any]:
+        tags = {**audit.current_tags(), **dict(request.audit_tags)}
+        return {"tags": _tags(tags)} if tags else {}
 
     @classmethod
     def intent(
@@ -195,12 +218,47 @@ class Records:
         env: Sequence[tuple[bytes, bytes]],
         fds: Sequence[tuple[int, int]],
     ) -> Mapping[str, Any]:
-        """Before the clone: who starts what, how, and why so."""
-        about = cls._about(request, report)
-        about["what"]["env_keys"] = _record.some([_record.text(name) for name, _ in env], 1000)
+        """Before the clone: who starts what, how, and why so. As C writes it: see :meth:`rest`."""
+        about = cls._about(
+            request,
+            report,
+            env_keys=_record.some([_record.text(name) for name, _ in env], 1000),
+            env_mac=audit.mac(b"".join(name + b"=" + value + b"\0" for name, value in env)),
+            fds=_record.some([_fd(source, target) for source, target in fds]),
+        )
         about["what"]["env_removed"] = _record.some(report.removed_env)
-        about["what"]["fds"] = _record.some([_fd(source, target) for source, target in fds])
-        return {**about, "how": _how(report)}
+        return {**about, "how": _how(report), **cls._tagged(request)}
+
+    @classmethod
+    def rest(
+        cls,
+        request: Request,
+        identity: Identity,
+        exe: Executable | None,
+        removed: tuple[str, ...],
+        how: bytes,
+    ) -> bytes:
+        """Return what follows the descriptors in an intent, as C wants it: JSON."""
+        plain = not request.has_options and not identity.changes
+        want = "{}" if plain else _record.encoded(_want(request, identity))
+        tagged = cls._tagged(request)
+        tags = f',"tags":{_record.encoded(tagged["tags"])}' if tagged else ""
+        cwd = "null" if request.cwd is None else _record.encoded(_place(request.cwd))
+        gone = _record.encoded(_record.some(removed)) if removed else "[]"
+        return (
+            f',"exe":{_exe_json(exe)},"cwd":{cwd},"env_removed":{gone}}},"want":{want},"how":'
+        ).encode("ascii") + how + tags.encode("ascii")
+
+    @staticmethod
+    def how(
+        requested: str,
+        strategy: str | None,
+        proof: str | None,
+        verdicts: tuple[Verdict, ...],
+        threads: int | None,
+    ) -> bytes:
+        """Return the decision as JSON."""
+        return _how_json(requested, strategy, proof, verdicts, threads).encode("ascii")
 
     @staticmethod
     def started(report: SpawnReport, outcome: _binding.Outcome, child: Child) -> Mapping[str, Any]:
@@ -227,6 +285,7 @@ class Records:
         return {
             **cls._about(request, report),
             "how": _how(report),
+            **cls._tagged(request),
             "outcome": {
                 "outcome": report.outcome,
                 "step": report.stage,
@@ -241,4 +300,4 @@ class Records:
     @classmethod
     def denied(cls, request: Request, report: SpawnReport, verdict: Verdict) -> Mapping[str, Any]:
         """A guard refused; nothing was started."""
-        return {**cls._about(request, report), "how": _how(report, verdict)}
+        return {**cls._about(request, report), "how": _how(report, verdict), **cls._tagged(request)}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import (
     _binding,
@@ -32,6 +33,7 @@ from ._errors import AuditError, KilledBeforeExec, RaceDetected, SpawnError, Spa
 from ._process import Process
 from ._records import Records
 from ._spec import KEEP, Decision, Executable, Identity, Request, SpawnReport, Text, Verdict
+from .audit._core import Teller, intent, started
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -87,6 +89,14 @@ class _Job:
     launcher: _launcher.Held | None = None
     outcome: _binding.Outcome | None = None
     executable: Executable | None = None
+    #: Whether its intent was recorded.
+    announced: bool = False
+
+    def how(self) -> bytes:
+        """Return the decision as JSON, for the records."""
+        verdicts = self.decision.verdicts + (self.program.verdicts if self.program else ())
+        decision = self.decision
+        return Records.how(self.request.strategy, decision.strategy, decision.proof, verdicts, self.seen.threads)
 
     def slim(self) -> None:
         """Let go of what only the window needed: a handle keeps the rest for its report."""
@@ -247,8 +257,23 @@ def _open_window(job: _Job, plan: _binding.Plan, streams: _streams.Streams) -> P
             _child.abandon(child)
         if slot.ran:
             job.outcome = job.outcome or slot.outcome()
-            audit.emit("spawn.started", job.sid, lambda: Records.started(report(), slot.outcome(), child))
+            _record_start(job, slot, child, report)
     return made[0]
+
+
+def _record_start(
+    job: _Job, slot: _binding.Slot, child: _child.Child, report: Callable[[], SpawnReport]
+) -> None:
+    """Tell that the program runs. If that is lost, the ledger says whether it may go on."""
+    kept = audit.emit(
+        "spawn.started",
+        job.sid,
+        lambda: Records.started(report(), slot.outcome(), child),
+        settles=1,
+        native=partial(_tell_start, job, slot, child),
+    )
+    if not kept and audit.kills_unrecorded():
+        child.send_signal(signal.SIGKILL)
 
 
 #: How often a spawn begins anew because credentials changed in between, and ours did not.
@@ -339,10 +364,22 @@ def _announce(job: _Job, plan: _binding.Plan) -> None:
             job.sid,
             lambda: Records.intent(job.request, job.report("intent"), job.env, plan.fds),
             gate=True,
+            native=partial(_tell_intent, job, plan),
         )
+        job.announced = True
     except AuditError as problem:
         problem.report = job.report("refused")
         raise
+
+
+def _tell_intent(job: _Job, plan: _binding.Plan, teller: Teller, kept: Any) -> int:
+    exe = job.program.executable if job.program else None
+    rest = Records.rest(job.request, job.identity, exe, job.removed, job.how())
+    return intent(teller, kept, job.sid, job.seen, job.argv_text, job.env_text, plan.fds, rest)
+
+
+def _tell_start(job: _Job, slot: _binding.Slot, child: _child.Child, teller: Teller, kept: Any) -> int:
+    return started(teller, kept, job.sid, slot, child.pidfd, job.how())
 
 
 # ------------------------------------------------------------------ the program
@@ -579,7 +616,8 @@ def _fail(job: _Job, outcome: str, stage: str, number: int, problem: OSError | N
     """Record a spawn that ran no program, and raise what it means, or ``problem`` that says it better."""
     done = job.outcome
     report = job.report(outcome, stage, number or None)
-    audit.emit("spawn.failed", job.sid, lambda: Records.failed(job.request, report, done))
+    settles = 2 if job.announced else 0
+    audit.emit("spawn.failed", job.sid, lambda: Records.failed(job.request, report, done), settles=settles)
     problem = problem or _exception(job.request, outcome, stage, number)
     vars(problem).update(report=report, stage=stage)
     raise problem

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
+import hmac
 import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
 
 from .. import _binding
 from .._errors import AuditError
 from . import _record
 from ._ids import uuid7
-from ._ledger import Ledger, Mode
+from ._keys import own_redaction
+from ._ledger import LateFailure, Ledger, Make, Mode, Native, Options
 
 __all__ = ["Ledger", "context", "open"]
 
@@ -35,6 +37,7 @@ class _Current:
     ledger: Ledger | None = None
     asked_environment = False
     ending = False
+    redaction = own_redaction()
     lock = threading.RLock()
 
 
@@ -45,16 +48,33 @@ def _new_lock() -> None:
 os.register_at_fork(after_in_child=_new_lock)
 
 
-def open(path: str | os.PathLike[str], mode: Mode = "require") -> Ledger:  # noqa: A001
+def open(  # noqa: A001
+    path: str | os.PathLike[str],
+    mode: Mode = "require",
+    *,
+    keys: str | os.PathLike[str] | None = None,
+    max_bytes: int = 0,
+    append_only: bool = False,
+    checkpoint_seconds: float = 60.0,
+    late_failure: LateFailure = "continue",
+) -> Ledger:
     """Open an append-only JSONL ledger and make it the process's.
 
     ``mode`` says when a record counts as kept: ``require`` (write(2) took it), ``durable``
     (fdatasync(2) returned), ``best_effort`` (loss is counted and stops nothing). The file
-    is created with mode 600; one that others can write is refused. The ledger that was
-    open before is closed. Raises AuditError.
+    is created with mode 600; one that others can write is refused, as is a path that leads
+    through a directory of others. The ledger that was open before is closed.
+
+    ``keys`` is the key directory (``safespawn audit keys init``); without it that of the host is
+    used, if there is one that we may use. ``max_bytes``: a segment that has reached that size is
+    renamed and a new one begun; 0 for never. ``append_only`` sets the file's append-only flag
+    (chattr(1)). A checkpoint is written after 1000 records, or with the first record after
+    ``checkpoint_seconds``. ``late_failure="kill"`` kills a program whose start cannot be
+    recorded any more. Raises AuditError; TypeError and ValueError for what cannot be meant.
     """
+    options = Options(keys, max_bytes, append_only, checkpoint_seconds, late_failure)
     with _Current.lock:
-        opened = Ledger(path, mode)
+        opened = Ledger(path, mode, options)
         before, _Current.ledger = _Current.ledger, opened
         _Current.asked_environment = True
     if before is not None:
@@ -108,40 +128,68 @@ def is_heard() -> bool:
     return _ledger() is not None or _logger.isEnabledFor(logging.INFO)
 
 
-def emit(event: str, sid: str, make: Callable[[], Mapping[str, Any]], *, gate: bool = False) -> None:
-    """Write one record of a spawn. ``make`` builds its fields, if anybody wants them.
+def emit(
+    event: str,
+    sid: str,
+    make: Make,
+    *,
+    gate: bool = False,
+    settles: int = 0,
+    native: Native | None = None,
+) -> bool:
+    """Write one record of a spawn; whether it is kept, where anybody keeps records.
 
-    With ``gate`` the record comes before the act: AuditError, or whatever a ``sys.audit``
+    ``make`` builds its fields, if anybody wants them; ``native`` writes it from C. With ``gate``
+    the record comes before the act: AuditError, or whatever a ``sys.audit``
     hook raises, means that the act must not happen. Without it the record is written before
-    an exception of a hook goes on, and nothing of the ledger's is raised.
+    an exception of a hook goes on, and nothing of the ledger's is raised. ``settles``: see
+    :meth:`Ledger.append`.
     """
     if gate:
         sys.audit(f"safespawn.{event}", sid)
-        _write(event, sid, make, gate=True)
-        return
+        return _write(event, sid, make, gate=True, settles=0, native=native)
     try:
         sys.audit(f"safespawn.{event}", sid)
     except Exception:
         _logger.exception("a sys.audit hook failed on %s of spawn %s", event, sid)
     finally:
         try:
-            _write(event, sid, make, gate=False)
+            kept = _write(event, sid, make, gate=False, settles=settles, native=native)
         except AuditError:
             _logger.exception("no ledger for %s of spawn %s", event, sid)
+            kept = False
+    return kept
 
 
-def _write(event: str, sid: str, make: Callable[[], Mapping[str, Any]], *, gate: bool) -> None:
+def _write(
+    event: str, sid: str, make: Make, *, gate: bool, settles: int, native: Native | None
+) -> bool:
     while (ledger := _ledger()) is not None:
-        if ledger.append(event, sid, make(), gate=gate):
-            return
+        kept = ledger.append(event, sid, make, gate=gate, settles=settles, native=native)
+        if kept is not None:
+            return kept
         if _Current.ending:
             if gate:
-                ledger.refuse()
-            return
+                ledger.refuse(errno.ESHUTDOWN)
+            return False
         # Another thread has put a new one in its place, or closed it for good: look again.
     if _logger.isEnabledFor(logging.INFO):
         record = {"v": _record.SCHEMA, "ev": event, "sid": sid, **make()}
-        _logger.info("%s", _record.line(record).decode("ascii").rstrip())
+        _logger.info("%s", _record.encoded(record))
+    return True
+
+
+def kills_unrecorded() -> bool:
+    """Whether a program whose start could not be recorded is to be killed."""
+    ledger = _Current.ledger
+    return ledger is not None and ledger.options.late_failure == "kill"
+
+
+def mac(data: bytes) -> str:
+    """Return the MAC of what is not written, by the key of the ledger that is open, and its label."""
+    ledger = _Current.ledger
+    label, key = (ledger.redaction if ledger is not None else None) or _Current.redaction
+    return f"{label}:{hmac.digest(key, data, 'sha256').hex()}"
 
 
 def new_id() -> str:

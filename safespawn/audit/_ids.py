@@ -16,11 +16,12 @@ class _Sequence:
     numbers = itertools.count()
 
 
-def _reseed() -> None:
+def reseed() -> None:
+    """Begin anew: a forked process must not give out its parent's ids."""
     _Sequence.start = int.from_bytes(os.urandom(8), "big")
 
 
-os.register_at_fork(after_in_child=_reseed)
+os.register_at_fork(after_in_child=reseed)
 
 
 def uuid7() -> str:

@@ -1,4 +1,4 @@
-"""The append-only file: one write(2) per record, and the truth about it.
+"""The process's ledger: its life around the core in C, which writes the records.
 
 Mode ``require``: a record counts as kept when write(2) has taken all of it, which
 survives the death of the process. ``durable``: when fdatasync(2) has returned as well,
@@ -8,123 +8,174 @@ nothing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
-import stat
 import threading
-import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from .. import _probe
 from .._errors import AuditError
-from . import _record
-from ._ids import uuid7
+from . import _core, _files, _ids, _keys, _record
 
 Mode = Literal["best_effort", "require", "durable"]
 MODES = ("best_effort", "require", "durable")
+LateFailure = Literal["continue", "kill"]
 
-#: Daemons close or reuse low numbers by rote, and our lines must not land in their files.
-LOW_FD = 512
+#: A checkpoint comes after so many records.
+CHECKPOINT_RECORDS = 1000
+#: Bytes that are put by beyond the end of the file.
+RESERVE = 1 << 20
 
-
-def _lifted(fd: int) -> int:
-    try:
-        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOW_FD)
-    except OSError:  # the limit of open files is lower than that
-        return fd
-    os.close(fd)
-    return high
+#: Writes one record from C: called with the ledger and room for what came of it; answers an errno.
+Native = Callable[[_core.Teller, Any], int]
+Make = Callable[[], Mapping[str, Any]]
 
 
-def _opened(path: str) -> int:
-    # O_NONBLOCK: a FIFO must be refused below, not waited for.
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
-    try:
-        fd = os.open(path, flags, 0o600)
-    except OSError as problem:
-        raise AuditError(problem.errno, f"cannot open the ledger: {problem.strerror}", path) from problem
-    try:
-        _suitable(fd, path)
-        _is_ledger(fd, path)
-        _end_line(fd)
-    except AuditError:
-        os.close(fd)
-        raise
-    except OSError as problem:
-        os.close(fd)
-        raise AuditError(problem.errno, f"cannot use the ledger: {problem.strerror}", path) from problem
-    return _lifted(fd)
+@dataclass(frozen=True)
+class Options:
+    """How a ledger is opened; see :func:`safespawn.audit.open`."""
 
-
-def _suitable(fd: int, path: str) -> None:
-    seen = os.fstat(fd)
-    if not stat.S_ISREG(seen.st_mode):
-        raise AuditError(errno.EINVAL, "a ledger must be a regular file", path)
-    if seen.st_uid not in (0, os.geteuid()) or seen.st_mode & 0o022:
-        raise AuditError(
-            errno.EPERM,
-            f"others can write this ledger (uid {seen.st_uid}, mode {seen.st_mode & 0o7777:o})",
-            path,
-        )
-
-
-def _is_ledger(fd: int, path: str) -> None:
-    """A path from the environment must not make us write into just any file of ours."""
-    start = os.pread(fd, len(_record.START), 0)
-    if start and start != _record.START:
-        raise AuditError(errno.EEXIST, "the file is not empty, and no ledger", path)
-
-
-def _end_line(fd: int) -> None:
-    """A process that died in a write leaves half a line: the next record starts a new one."""
-    size = os.fstat(fd).st_size
-    if size and os.pread(fd, 1, size - 1) != b"\n":
-        os.write(fd, b"\n")
+    keys: str | os.PathLike[str] | None = None
+    max_bytes: int = 0
+    append_only: bool = False
+    checkpoint_seconds: float = 60.0
+    late_failure: LateFailure = "continue"
 
 
 class Ledger:
     """An open ledger. Made by :func:`safespawn.audit.open`; also a context manager."""
 
-    def __init__(self, path: str | os.PathLike[str], mode: Mode) -> None:
+    def __init__(self, path: str | os.PathLike[str], mode: Mode, options: Options = Options()) -> None:
         """Open or create ``path``. Raises AuditError."""
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
         self.path = os.fspath(path)
         self.mode = mode
-        self.lost = 0
+        self.options = options
+        self._place = os.path.abspath(self.path)
         self._lock = threading.RLock()
-        self._fd = _opened(self.path)
-        seen = os.fstat(self._fd)
-        self._file = (seen.st_dev, seen.st_ino)
-        self._pid = os.getpid()
-        self._chain = uuid7()
-        self._next = 0
-        self._torn = False
+        self._attending = threading.Lock()
+        self._closed = False
+        self._teller: _core.Teller | None = None
+        self._heir = _core.new_heir()
+        self._begin()
         _open_ledgers.add(self)
+
+    # -------------------------------------------------------------- opening
+
+    def _begin(self) -> None:
+        keys = _keys.find(self.options.keys)
+        opened: list[int] = []
         try:
-            self._write("chain.open", None, {"who": _probe.who(None), "library": _version()})
-            self._make_durable()
+            self.redaction = keys.redaction() if keys else _keys.own_redaction()
+            opened.append(_files.open_segment(self._place, strict=self.mode != "best_effort"))
+            if keys:
+                opened.append(_open_state(self._place + ".state"))
+            self._open_core(opened, keys)
         except OSError as problem:
-            self.close()
+            for fd in opened:
+                os.close(fd)
             raise self._error(problem) from problem
+        finally:
+            if keys:
+                keys.close()
+        try:
+            self._set_append_only()
+            self._opened()
+        except OSError as problem:
+            self._core.close()
+            raise self._error(problem) from problem
+
+    def _open_core(self, opened: list[int], keys: _keys.Keys | None) -> None:
+        self._chain = _ids.uuid7()
+        setup = _core.new_setup(
+            opened[0],
+            opened[1] if keys else -1,
+            chain=self._chain,
+            mode=self.mode,
+            boot=_probe.boot_id(),
+            reserve=RESERVE,
+            limit=self.options.max_bytes,
+            records=CHECKPOINT_RECORDS,
+            seconds=self.options.checkpoint_seconds,
+        )
+        if keys is None:
+            self._core = _core.Core(setup)
+        else:
+            self._register(keys, setup.origin, lambda: setattr(self, "_core", _core.Core(setup)))
+        self._fd, self._is_keyed = opened[0], keys is not None
+        opened.clear()  # the core's from here on
+        self._due: dict[str, Any] | None = self._opening(None, _origin(setup.origin))
+
+    def _register(self, keys: _keys.Keys, origin: Any, claim: Callable[[], None]) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(keys.opening(self._chain, self._place, origin))
+            claim()
+
+    def _opening(self, parent: str | None, keys: dict[str, Any] | None) -> dict[str, Any]:
+        """Return what record 0 of a chain tells, beside who writes it."""
+        config = {
+            "reserve": RESERVE if self._core.counts().reserves else 0,
+            "max_bytes": self.options.max_bytes,
+            "append_only": self.options.append_only,
+            "late_failure": self.options.late_failure,
+            "redaction": self.redaction.label,
+        }
+        return {"library": _version(), "parent": parent, "keys": keys, "config": config}
+
+    def _opened(self) -> None:
+        error = self._open_chain()
+        if not error and self.mode == "durable":
+            error = self._core.flush()
+            self._flush_directory()
+        if error:
+            raise OSError(-error, os.strerror(-error))
+
+    def _open_chain(self) -> int:
+        """Write record 0, unless another thread was faster."""
+        with self._lock:
+            if self._due is None:
+                return 0
+            fields, self._due = self._due, None
+            who = _probe.who(_probe.look().credentials)
+            error = self._core.append(
+                "chain.open", None, _record.members({"who": who, **fields}), 0, _core.new_kept()
+            )
+            if error:
+                self._due = fields
+            return error
+
+    def _flush_directory(self) -> None:
+        """A new file is as durable as its directory entry: fsync(2)."""
+        fd = os.open(os.path.dirname(self._place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _set_append_only(self) -> None:
+        if self.options.append_only:
+            _files.set_append_only(self._fd, on=True)
+
+    # -------------------------------------------------------------- closing
 
     def close(self) -> None:
         """Write the closing record and close the file; doing it twice is no error."""
         with self._lock:
-            if self._fd < 0:
+            if self._closed:
                 return
-            try:
-                self._write("chain.close", None, {"lost": self.lost})
-            except OSError:
-                self.lost += 1  # there is nobody left to tell
-            finally:
-                if self._is_ours():
-                    os.close(self._fd)
-                self._fd = -1
+            if self._due is None:
+                self._append_own("chain.close", {**self._standing()}, _core.AGGREGATE | _core.CLOSES)
+                if self.mode == "durable":
+                    self._core.flush()
+            self._closed = True
+            self._core.close()
 
     def __enter__(self) -> Ledger:
         """Return the ledger."""
@@ -137,143 +188,289 @@ class Ledger:
     @property
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
-        return self._fd < 0
+        return self._closed
 
-    def append(self, event: str, sid: str | None, fields: Mapping[str, Any], *, gate: bool) -> bool:
-        """Write one record; False if the ledger was closed, and nothing was done.
+    @property
+    def lost(self) -> int:
+        """How many records were lost since the last one that tells of it."""
+        return self._core.counts().lost
+
+    # -------------------------------------------------------------- records
+
+    def append(
+        self,
+        event: str,
+        sid: str | None,
+        make: Make,
+        *,
+        gate: bool = False,
+        settles: int = 0,
+        native: Native | None = None,
+    ) -> bool | None:
+        """Write one record: True if it was kept, False if it was lost, None if the ledger was closed.
 
         ``gate``: what it announces has not happened yet, and must not when it cannot be
         written: AuditError, unless the mode is ``best_effort``. Without ``gate`` nothing is
         raised: the loss is counted, and told by the next record that can be written.
+        ``settles``: how many of the two records that an intent books this one is worth.
+        ``native`` writes it straight from C; what ``make`` returns is written where that cannot.
         """
-        with self._lock:
-            if self.closed:
-                return False
-            try:
-                self._tell_loss()
-                self._write(event, sid, fields)
-                if gate and self.mode == "durable":
-                    os.fdatasync(self._fd)
-            except OSError as problem:
-                self.lost += 1
-                if gate and self.mode != "best_effort":
-                    raise self._error(problem) from problem
-            return True
+        kept = _core.new_kept()
+        flags = (0, _core.FREES, _core.FREES_TWO)[settles]
+        if gate:
+            flags |= _core.BOOKS | (_core.FLUSH if self.mode == "durable" else 0)
+        error = self._write(event, sid, make, flags, native, kept)
+        if kept.flags and not error:
+            self._attend(kept.flags)
+        if error == -errno.ESHUTDOWN:
+            return None
+        if error and gate:
+            self.refuse(-error)
+        return not error
 
-    def refuse(self) -> None:
-        """Raise AuditError because the ledger is closed, unless the mode is ``best_effort``."""
+    def refuse(self, number: int) -> None:
+        """Raise AuditError because a record could not be kept, unless the mode is ``best_effort``."""
         if self.mode != "best_effort":
-            raise self._error(OSError(errno.EBADF, "the process is ending, the ledger is closed"))
+            raise self._error(OSError(number, _WHY.get(number) or os.strerror(number)))
+
+    def _write(
+        self, event: str, sid: str | None, make: Make, flags: int, native: Native | None, kept: Any
+    ) -> int:
+        error = 0
+        for _ in range(3):  # each of the remedies helps once
+            if self._due is not None and (error := self._open_chain()):
+                break
+            error = -errno.EMSGSIZE if native is None else native(self._teller or self._make_teller(), kept)
+            if error == -errno.EMSGSIZE:
+                error = self._core.append(event, sid, _record.members(make()), flags, kept)
+            if not error:
+                return 0
+            if not self._remedied(error):
+                break
+        if self._due is not None or error in (-errno.ESTALE, -errno.ECHILD):
+            self._core.lose()  # the core has not counted it: there might have been a remedy
+        return error
+
+    def _remedied(self, error: int) -> bool:
+        """Do what can be done about a failure; whether the record is to be tried again."""
+        if error == -errno.ECHILD:
+            return self._begin_anew()
+        if error == -errno.ESTALE:  # deleted: nobody would read what we write there
+            return self._follow()
+        if error == -errno.EIO and self._core.counts().poisoned:
+            return self._leave_segment("fdatasync failed") and not self._core.flush()
+        return False
+
+    def _append_own(self, event: str, fields: Mapping[str, Any], flags: int = 0) -> int:
+        return self._core.append(event, None, _record.members(fields), flags, _core.new_kept())
 
     def _error(self, problem: OSError) -> AuditError:
+        if isinstance(problem, AuditError):
+            return problem
         told = AuditError(problem.errno, f"the record was not written: {problem.strerror}", self.path)
         told.guard = "intent-first"
         return told
 
-    def _make_durable(self) -> None:
-        """A new file is as durable as its directory entry: fsync(2)."""
-        if self.mode != "durable":
+    def _make_teller(self) -> _core.Teller:
+        process = _record.members(_probe.process()) + b","
+        self._teller = _core.teller(self._core, process, self.redaction.label, self.redaction.key)
+        return self._teller
+
+    # -------------------------------------------------------------- checkpoints and segments
+
+    def _standing(self) -> dict[str, Any]:
+        counts = self._core.counts()
+        return {"counts": counts.events, "lost": counts.lost}
+
+    def _attend(self, flags: int) -> None:
+        """Do what the core says is due. Whoever comes meanwhile leaves it to the one who is at it."""
+        if not self._attending.acquire(blocking=False):
             return
-        os.fdatasync(self._fd)
-        directory = os.open(os.path.dirname(self.path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(directory)
+            if flags & _core.SHRUNK:
+                self._append_own("audit.degraded", {"lost": 0, "why": "somebody has cut the file"})
+            if flags & _core.FULL:
+                self.rotate()
+            elif flags & (_core.MANY | _core.LATE):
+                self.checkpoint("count" if flags & _core.MANY else "time")
         finally:
-            os.close(directory)
+            self._attending.release()
 
-    def _tell_loss(self) -> None:
-        if self.lost:
-            lost, self.lost = self.lost, 0
-            try:
-                self._write("audit.degraded", None, {"lost": lost})
-            except OSError:
-                self.lost = lost
-                raise
+    def checkpoint(self, why: str = "asked") -> None:
+        """Write a checkpoint: how many records there are, what was lost, and the aggregate."""
+        if not self._is_at_place():
+            self._follow()
+        flags = _core.AGGREGATE | (_core.FLUSH if self.mode == "durable" else 0)
+        self._append_own("checkpoint", {"why": why, **self._standing()}, flags)
 
-    def _is_ours(self) -> bool:
-        try:
-            seen = os.fstat(self._fd)
-        except OSError:
-            return False
-        return (seen.st_dev, seen.st_ino) == self._file
+    def flush(self) -> None:
+        """Wait until the disk has every record. Raises AuditError."""
+        if error := self._core.flush():
+            raise self._error(OSError(-error, os.strerror(-error)))
 
-    def _write(self, event: str, sid: str | None, fields: Mapping[str, Any]) -> None:
-        if self._fd < 0:
-            raise OSError(errno.EBADF, "the ledger is closed")
-        if not self._is_ours():
-            raise OSError(errno.EBADF, "somebody closed the ledger's descriptor")
-        if os.getpid() != self._pid:
-            self._start_chain()
-        while not self._put(self._next, event, sid, fields):
-            pass  # a signal handler has written records of its own meanwhile: count anew
+    def rotate(self) -> bool:
+        """Give the segment that is written the next number, and go on in a new one.
 
-    def _put(self, number: int, event: str, sid: str | None, fields: Mapping[str, Any]) -> bool:
-        """Write the record if its number is still the next one.
-
-        No handler comes between that look and the call of write (CPython 3.11 and later): they
-        run after calls, on entry to functions and at jumps back only.
+        False if that cannot be done (after a drop of privileges, say): the old one is written on.
         """
-        record = self._line(number, event, sid, fields)
-        if self._torn:
-            record = b"\n" + record  # ends the half of a record that is in the file
-        write, fd = os.write, self._fd
-        if self._next != number:
-            return False
-        self._next = number + 1
+        return self._leave_segment(None)
+
+    def _is_at_place(self) -> bool:
+        return _files.is_at(self._place, self._fd)
+
+    def _leave_segment(self, why: str | None) -> bool:
+        with self._lock:
+            try:
+                with _held(self._place, self._fd) as is_ours:
+                    if is_ours:  # else another process has done it
+                        self._rename()
+            except OSError as problem:
+                self._append_own("audit.degraded", {"lost": 0, "why": f"no new segment: {problem.strerror}"})
+                return False
+            return self._follow("segment" if why is None else why)
+
+    def _rename(self) -> None:
+        number = max(_files.numbers(self._place), default=0) + 1
+        if self.options.append_only:
+            _files.set_append_only(self._fd, on=False)
+        os.rename(self._place, f"{self._place}.{number}")
+        if self.options.append_only:
+            _files.set_append_only(self._fd, on=True)
+
+    def _follow(self, why: str = "segment") -> bool:
+        """Go on in the file that is at our place now, or in a new one."""
+        with self._lock:
+            try:
+                fd = _files.open_segment(self._place, strict=self.mode != "best_effort")
+            except AuditError:
+                return False
+            if self._core.move(fd):
+                return False
+            self._fd = fd
+            with contextlib.suppress(OSError):
+                self._set_append_only()
+            if self.mode == "durable":
+                self._flush_directory()
+            self._append_own("checkpoint", {"why": why, **self._standing()}, _core.AGGREGATE)
+            return True
+
+    # -------------------------------------------------------------- fork
+
+    def _begin_anew(self) -> bool:
+        """Begin a chain in a process that was forked past Python's hooks: the keys stayed behind."""
+        with self._lock:
+            _ids.reseed()
+            self._teller = None
+            parent, self._chain = self._chain, _ids.uuid7()
+            origin = _core.new_origin(self._chain)
+            try:
+                keys = _keys.find(self.options.keys) if self._is_keyed else None
+                if keys is None and self._is_keyed:
+                    return False
+                error = self._claim_anew(keys, origin)
+            except OSError:
+                return False
+            if error not in (0, -errno.EBUSY):
+                return False
+            if not error:
+                self._due = self._opening(parent, _origin(origin))
+            return True
+
+    def _claim_anew(self, keys: _keys.Keys | None, origin: Any) -> int:
+        answer: list[int] = []
+        if keys is None:
+            return self._core.inherit(origin, claim=False)
         try:
-            written = write(fd, record)
-        except OSError:
-            if self._next == number + 1:
-                self._next = number  # nothing is in the file, so the number is free
-            raise
-        self._torn = written != len(record)
-        if self._torn:
-            raise OSError(errno.ENOSPC, f"only {written} of {len(record)} bytes were taken")
-        return True
+            self._register(keys, origin, lambda: answer.append(self._core.inherit(origin, claim=True)))
+        finally:
+            keys.close()
+        return answer[0]
 
-    def _line(self, number: int, event: str, sid: str | None, fields: Mapping[str, Any]) -> bytes:
-        return _record.line(
-            {
-                "v": _record.SCHEMA,
-                "c": self._chain,
-                "n": number,
-                "ev": event,
-                "sid": sid,
-                "t": time.time_ns(),
-                "mono": time.monotonic_ns(),
-                "boot": _probe.boot_id(),
-                "mode": self.mode,
-                **fields,
-            }
-        )
+    def _before_fork(self) -> None:
+        if not self._closed:
+            self._heir.origin.chain = _ids.uuid7().encode("ascii")
+            self._core.fork(self._heir)
 
-    def _start_chain(self) -> None:
-        """A forked child numbers its own records; the parent's chain goes on elsewhere."""
-        parent = self._chain, self._pid, self._next
-        self._pid, self._chain, self._next = os.getpid(), uuid7(), 0
+    def _after_fork_here(self) -> None:
+        self._core.forked(self._heir)
+
+    def _after_fork_there(self) -> None:
+        """Begin the child's chain. Its first record is written with its first spawn."""
+        self._lock, self._attending = threading.RLock(), threading.Lock()
+        self._teller = None
+        heir, parent = self._heir, self._chain
+        if self._closed or not heir.held:
+            return
+        origin = heir.origin
+        chain = _core.chain_of(origin)
+        keys = {"parent": parent, "n": heir.n} if origin.keyed else None
+        if self._core.inherit(origin, claim=False) == 0:
+            self._chain = chain
+            self._due = self._opening(parent, keys)
+
+
+_WHY = {
+    errno.EBADF: "somebody closed the ledger's descriptor",
+    errno.ESTALE: "somebody deleted the ledger, and it cannot be made anew",
+    errno.ECHILD: "this process was forked past os.fork, and the keys are out of its reach",
+    errno.ESHUTDOWN: "the process is ending, the ledger is closed",
+}
+
+
+def _origin(origin: Any) -> dict[str, Any] | None:
+    return {"epoch": origin.epoch} if origin.keyed else None
+
+
+@contextlib.contextmanager
+def _held(path: str, ours: int) -> Iterator[bool]:
+    """Keep other processes from rotating; whether ``path`` is still the file that we write."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
         try:
-            self._write(
-                "chain.fork",
-                None,
-                {"who": _probe.who(None), "parent": parent[0], "parent_pid": parent[1]},
-            )
-        except OSError:
-            self._chain, self._pid, self._next = parent  # the next record tries again
-            raise
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # somebody is at it: we follow at the next checkpoint
+            yield False
+            return
+        yield _files.is_at(path, ours)
+    finally:
+        os.close(fd)
 
-    def _after_fork(self) -> None:
-        self._lock = threading.RLock()  # another thread may have held it
+
+def _open_state(path: str) -> int:
+    """Open or create the state file; its first unit is there when this returns. Raises AuditError."""
+    fd = _files.open_beside(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            head = os.pread(fd, 8, 0)
+            if not head:
+                os.pwrite(fd, b"SSSTATE1" + bytes(120), 0)
+            elif head != b"SSSTATE1":
+                raise AuditError(errno.EEXIST, "the file is no state of a ledger", path)
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 _open_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
 
-def _reset_locks() -> None:
-    for ledger in list(_open_ledgers):
-        ledger._after_fork()  # noqa: SLF001
+def _each(verb: Callable[[Ledger], None]) -> Callable[[], None]:
+    def call() -> None:
+        for ledger in list(_open_ledgers):
+            verb(ledger)
+
+    return call
 
 
-os.register_at_fork(after_in_child=_reset_locks)
+os.register_at_fork(
+    before=_each(Ledger._before_fork),  # noqa: SLF001 - of this module
+    after_in_parent=_each(Ledger._after_fork_here),  # noqa: SLF001
+    after_in_child=_each(Ledger._after_fork_there),  # noqa: SLF001
+)
 
 
 def _version() -> str:

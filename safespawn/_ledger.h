@@ -1,0 +1,118 @@
+/* The audit ledger: what its parts share. Its form on disk is docs/audit-format.md. */
+
+#define SS_LINE_BYTES 8000u /* collectors cut longer lines: rsyslog takes 8 KiB by default */
+#define SS_ID_BYTES 36u     /* a UUID as text */
+#define SS_SLOT_BYTES 128u
+#define SS_WORD_BYTES 40u
+
+enum {
+	SS_EV_CHAIN_OPEN, SS_EV_CHAIN_FORK, SS_EV_CHAIN_CLOSE, SS_EV_CHECKPOINT, SS_EV_INTENT, SS_EV_STARTED,
+	SS_EV_FAILED, SS_EV_DENIED, SS_EV_EXIT, SS_EV_EXIT_UNKNOWN, SS_EV_BYPASS, SS_EV_CRED_CHANGE,
+	SS_EV_GUARD_CONFIG, SS_EV_DEGRADED, SS_EV_RESTORED, SS_EV_MIRROR_DOWN, SS_EV_MIRROR_UP,
+	SS_EV_RETIRED, SS_EV_BREAKGLASS, SS_EV_REGISTRY_INIT, SS_EV_REGISTRY_CHAIN, SS_EV_COUNT
+};
+
+/* What a record asks for beside being written. */
+enum {
+	SS_ENTRY_BOOKS = 1 << 0,  /* an intent: room for its outcome and its exit is put by */
+	SS_ENTRY_FREES = 1 << 1,  /* one of these came */
+	SS_ENTRY_FREES_TWO = 1 << 2, /* or both in one, because nothing runs */
+	SS_ENTRY_FLUSH = 1 << 3,  /* fdatasync before it counts */
+	SS_ENTRY_AGGREGATE = 1 << 4, /* the aggregate so far is its last member */
+	SS_ENTRY_CLOSES = 1 << 5, /* the chain ends with it */
+};
+
+/* What a writer must attend to afterwards. */
+enum {
+	SS_KEPT_MANY = 1 << 0,   /* a checkpoint is due, by the number of records */
+	SS_KEPT_LATE = 1 << 1,   /* or by the time */
+	SS_KEPT_FULL = 1 << 2,   /* the segment has reached its size */
+	SS_KEPT_SHRUNK = 1 << 3, /* somebody has cut the file */
+};
+
+struct ss_kept {
+	uint32_t flags;
+	uint64_t n, size;
+};
+
+struct ss_entry {
+	int32_t event;
+	uint32_t flags;
+	const char *sid;  /* SS_ID_BYTES, or NULL */
+	const char *body; /* its members after the envelope, without braces; may be empty */
+	uint64_t body_bytes;
+};
+
+/* Where a chain begins. The key is wiped by whoever takes it. */
+struct ss_origin {
+	uint8_t key[32];
+	int32_t keyed;
+	uint64_t epoch;
+	char chain[SS_ID_BYTES];
+};
+
+/* What a forked child gets of its parent's chain. held: the parent's writers wait for the fork. */
+struct ss_heir {
+	struct ss_origin origin;
+	uint64_t n;
+	int32_t held;
+};
+
+struct ss_setup {
+	int32_t fd, state_fd; /* taken over; -1 for no state */
+	uint64_t reserve, limit; /* bytes; 0 for none */
+	uint64_t checkpoint_records;
+	int64_t checkpoint_ns;
+	char boot[SS_WORD_BYTES], mode[SS_WORD_BYTES];
+	struct ss_origin origin;
+};
+
+/* First come, first served: a mutex of libc let one of 32 threads wait for half a second. */
+struct ss_queue {
+	uint32_t next, serving;
+};
+
+/* In a page of its own that no forked child, no core dump and no swap gets to see. */
+struct ss_secrets {
+	uint32_t alive; /* 0 in a forked child: the kernel has cleared the page (MADV_WIPEONFORK) */
+	struct ss_queue writing, flushing;
+	uint8_t record_key[32], aggregate_key[32];
+};
+
+/* Lines end to end, each behind its length; for readers that follow. */
+struct ss_ring {
+	char *base;
+	uint64_t bytes, head, tail; /* positions since the beginning */
+	uint64_t first, next;       /* numbers of the oldest line that is there, and of the next */
+	uint32_t word, sleepers;    /* futex: moves with each line that ends an empty time */
+};
+
+/* Where one of its readers is, and how many lines it has missed. */
+struct ss_reader {
+	uint64_t number, position, skipped;
+};
+
+struct ss_ledger_counts {
+	uint64_t events[SS_EV_COUNT];
+	uint64_t lost, next, booked, reserved;
+	int32_t reserves, poisoned;
+};
+
+struct ss_ledger {
+	struct ss_secrets *secrets;
+	int fd, state_fd;
+	int keyed, closed, torn, poisoned, reserves;
+	uint64_t device, inode, size;
+	uint64_t next, written, lost, booked;
+	uint64_t reserve, reserved_end, limit;
+	uint64_t slot, epoch;
+	uint64_t since_checkpoint, checkpoint_records;
+	int64_t checkpoint_ns, checkpoint_at;
+	uint64_t synced, unsynced_bytes, unsynced_first;
+	char *unsynced; /* in mode durable: what the disk may not have yet */
+	uint64_t counts[SS_EV_COUNT];
+	uint8_t previous[32], aggregate[32];
+	char chain[SS_ID_BYTES], boot[SS_WORD_BYTES], mode[SS_WORD_BYTES];
+	struct ss_ring ring;
+	char line[SS_LINE_BYTES + 8];
+};

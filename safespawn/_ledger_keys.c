@@ -1,0 +1,134 @@
+/*
+ * Keys, aggregate and state of a chain. Part of _native.c.
+ *
+ * After each record the keys step forward through SHA-256 and the old ones are gone, so
+ * who takes them can forge what comes, not what was. [T-32 records-chained]
+ */
+
+static const uint8_t ss_no_digest[SS_DIGEST_BYTES];
+
+static void
+ss_derive(const uint8_t key[32], const char *label, const void *more, size_t more_bytes, uint8_t ret[32])
+{
+	ss_hmac(key, label, strlen(label), more, more_bytes, ret);
+}
+
+/* Lay out a page for secrets; its lock is open and its keys are zero. */
+static int
+ss_secrets_map(struct ss_secrets **ret_secrets)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	void *made = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (made == MAP_FAILED)
+		return -errno;
+	if (madvise(made, page, MADV_WIPEONFORK) || madvise(made, page, MADV_DONTDUMP)) {
+		int error = -errno;
+
+		(void)munmap(made, page);
+		return error;
+	}
+	(void)mlock(made, page); /* RLIMIT_MEMLOCK may forbid it: then they may be swapped */
+	*ret_secrets = made;
+	return 0;
+}
+
+/* Begin a chain. Wipes the origin's key. */
+static void
+ss_chain_begin(struct ss_ledger *ledger, struct ss_origin *origin)
+{
+	struct ss_secrets *secrets = ledger->secrets;
+
+	memcpy(ledger->chain, origin->chain, SS_ID_BYTES);
+	ledger->keyed = origin->keyed;
+	ledger->epoch = origin->epoch;
+	ledger->next = ledger->lost = ledger->booked = ledger->slot = 0;
+	ledger->since_checkpoint = 0;
+	memset(ledger->counts, 0, sizeof(ledger->counts));
+	memset(ledger->previous, 0, sizeof(ledger->previous));
+	memset(ledger->aggregate, 0, sizeof(ledger->aggregate));
+	if (origin->keyed) {
+		ss_derive(origin->key, "safespawn record", NULL, 0, secrets->record_key);
+		ss_derive(origin->key, "safespawn aggregate", NULL, 0, secrets->aggregate_key);
+	}
+	explicit_bzero(origin->key, sizeof(origin->key));
+	__atomic_store_n(&secrets->alive, 1, __ATOMIC_RELEASE);
+}
+
+/* The record with this MAC is in the file: the keys that made it are no longer needed. */
+static void
+ss_chain_step(struct ss_ledger *ledger, const uint8_t mac[32])
+{
+	struct ss_secrets *secrets = ledger->secrets;
+
+	ss_hmac(secrets->aggregate_key, ledger->aggregate, 32, mac, 32, ledger->aggregate);
+	ss_sha256(secrets->record_key, 32, secrets->record_key);
+	ss_sha256(secrets->aggregate_key, 32, secrets->aggregate_key);
+}
+
+/* ------------------------------------------------------------------ the state file */
+
+static int
+ss_uuid_bytes(const char text[SS_ID_BYTES], uint8_t ret_bytes[16])
+{
+	int digits = 0;
+
+	for (size_t i = 0; i < SS_ID_BYTES; i++) {
+		char c = text[i];
+		int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+
+		if (c == '-')
+			continue;
+		if (digit < 0 || digits == 32)
+			return -EINVAL;
+		ret_bytes[digits / 2] = (uint8_t)(digits % 2 ? ret_bytes[digits / 2] | digit : digit << 4);
+		digits++;
+	}
+	return digits == 32 ? 0 : -EINVAL;
+}
+
+/*
+ * Write our slot: one pwrite within one page, which SIGKILL cannot cut in two. Not through a
+ * mapping: that would be SIGBUS for the whole process if somebody cut the file.
+ */
+static int
+ss_state_write(struct ss_ledger *ledger, int closed)
+{
+	uint8_t slot[SS_SLOT_BYTES] = { 0 };
+	uint32_t half = (uint32_t)(ledger->next & 1), flags = closed != 0;
+	ssize_t taken;
+
+	/* Both halves: the one that does not count stays what it was for a reader of a torn sector. */
+	memcpy(slot, &half, 4);
+	memcpy(slot + 4, &flags, 4);
+	(void)ss_uuid_bytes(ledger->chain, slot + 8);
+	memcpy(slot + 24, &ledger->epoch, 8);
+	for (int i = 0; i < 2; i++) {
+		memcpy(slot + 32 + 40 * i, &ledger->next, 8);
+		memcpy(slot + 40 + 40 * i, ledger->aggregate, 32);
+	}
+	taken = pwrite(ledger->state_fd, slot, sizeof(slot), (off_t)(ledger->slot * SS_SLOT_BYTES));
+	return taken == (ssize_t)sizeof(slot) ? 0 : taken < 0 ? -errno : -ENOSPC;
+}
+
+/*
+ * Take the next slot for our chain. A forked child that has dropped its privileges can still do
+ * that: the descriptor is all it needs. The count lies in memory that all writers share.
+ */
+static int
+ss_state_claim(struct ss_ledger *ledger)
+{
+	struct stat seen;
+	uint64_t *head;
+
+	if (fstat(ledger->state_fd, &seen))
+		return -errno;
+	if (seen.st_size < (off_t)SS_SLOT_BYTES)
+		return -EBADMSG;
+	head = mmap(NULL, SS_SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, ledger->state_fd, 0);
+	if (head == MAP_FAILED)
+		return -errno;
+	ledger->slot = __atomic_add_fetch(head + 1, 1, __ATOMIC_SEQ_CST);
+	(void)munmap(head, SS_SLOT_BYTES);
+	return ss_state_write(ledger, 0);
+}

@@ -1,0 +1,291 @@
+"""The keys of a host: the epoch key, the registry of chains, the redaction key.
+
+docs/audit-format.md has the form of these files and how one key comes from another. The epoch key
+itself is never seen by Python: C reads, uses and overwrites it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .. import _binding, _probe
+from .._errors import AuditError
+from . import _files, _record
+
+_LIB: Any = _binding.lib
+_ffi = _binding.ffi
+
+#: Where a host has its keys unless it is told otherwise.
+DIRECTORY = "/var/lib/safespawn/audit"
+#: The variable that tells otherwise.
+VARIABLE = "SAFESPAWN_AUDIT_KEYS"
+
+#: Seconds that opening a ledger waits for another process that is opening one.
+PATIENCE = 10.0
+
+_EPOCH, _REGISTRY, _REDACTION = "epoch", "registry.jsonl", "redaction"
+_NO_HASH = "0" * 64
+
+
+class Redaction(NamedTuple):
+    """The key of the MACs of what is not written, and its label."""
+
+    label: str
+    key: bytes
+
+
+def default_directory() -> str:
+    """Return where the keys are, by the environment unless others chose that for us."""
+    named = None if _binding.is_secure() else os.environ.get(VARIABLE)
+    return named or DIRECTORY
+
+
+def initialise(directory: str | os.PathLike[str] | None = None) -> str:
+    """Make the keys of this host and return the verification key, which is kept nowhere.
+
+    It is 64 hex digits. ``directory`` is made with mode 700. Raises AuditError, EEXIST when there
+    are keys already: making them anew would cut all chains off from what they can be checked with.
+    """
+    where = os.fspath(directory or default_directory())
+    _make_directory(where)
+    if any(os.path.lexists(os.path.join(where, name)) for name in (_EPOCH, _REGISTRY, _REDACTION)):
+        raise AuditError(errno.EEXIST, "there are keys in this directory", where)
+    secret, registry = os.urandom(32), uuid.uuid4()
+    with _wiped() as epoch:
+        _LIB.ss_epoch_begin(secret, registry.bytes, epoch)
+        try:
+            _create(where, _REDACTION, os.urandom(32))
+            _create(where, _REGISTRY, _registered(epoch, str(registry), _NO_HASH, "registry.init", {}))
+            fd = os.open(os.path.join(where, _EPOCH), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                _check(_LIB.ss_epoch_write(fd, epoch))
+            finally:
+                os.close(fd)
+            _flush_directory(where)
+        except OSError as problem:
+            raise AuditError(problem.errno, f"cannot make the keys: {problem.strerror}", where) from problem
+    return secret.hex()
+
+
+def find(directory: str | os.PathLike[str] | None) -> Keys | None:
+    """Return the keys in a directory; None for the default one when there are none that we may use.
+
+    Raises AuditError for a directory that was named and has none, and for damaged keys.
+    """
+    where = os.fspath(directory or default_directory())
+    try:
+        return Keys(where)
+    except AuditError as problem:
+        if directory is None and problem.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            return None
+        raise
+
+
+class Keys:
+    """The key directory of a host, opened once; usable as long as its files may be written."""
+
+    def __init__(self, where: str) -> None:
+        """Open it. Raises AuditError."""
+        self.where = where
+        _files.judge_directory(os.path.join(where, _EPOCH))
+        opened: list[int] = []
+        try:
+            for name in (_EPOCH, _REGISTRY):
+                opened.append(_opened(where, name))
+        except BaseException:
+            for fd in opened:
+                os.close(fd)
+            raise
+        self._epoch, self._registry = opened
+
+    def close(self) -> None:
+        """Close its files; doing it twice is no error."""
+        for fd in (self._epoch, self._registry):
+            if fd >= 0:
+                os.close(fd)
+        self._epoch = self._registry = -1
+
+    @contextlib.contextmanager
+    def opening(self, chain: str, ledger: str, origin: Any) -> Iterator[None]:
+        """Give a chain its key. The body opens it and claims its slot; then it is registered.
+
+        In that order: a slot of a chain that the registry does not know means nothing, a chain in
+        the registry without a slot means that somebody has taken it away.
+        """
+        with self._locked(), _wiped() as epoch:
+            self._check(_LIB.ss_epoch_read(self._epoch, epoch))
+            previous = self._catch_up(epoch)
+            _LIB.ss_epoch_chain(epoch, origin)
+            yield
+            name = str(uuid.UUID(bytes=bytes(epoch.registry)))
+            told = {"chain": chain, "ledger": _record.path(os.fsencode(ledger)), "pid": os.getpid()}
+            line = _registered(epoch, name, previous, "registry.chain", told)
+            try:
+                _write(self._registry, line)
+                os.fsync(self._registry)
+            except OSError as problem:
+                raise self._error(problem.errno or errno.EIO) from problem
+            self._check(_LIB.ss_epoch_write(self._epoch, epoch))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._epoch, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise self._error(errno.ETIMEDOUT) from None
+                time.sleep(0.005)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._epoch, fcntl.LOCK_UN)
+
+    def _catch_up(self, epoch: Any) -> str:
+        """Return the hash of the registry's last line; step over an epoch that was used already.
+
+        Whoever is killed after the registry was written, and before the epoch was, leaves that.
+        """
+        size = os.fstat(self._registry).st_size
+        start = max(0, size - 2 * 8000)
+        tail = os.pread(self._registry, size - start, start)
+        if tail and not tail.endswith(b"\n"):  # killed within the write: that one does not count
+            os.write(self._registry, b"\n")
+        whole = [line for line in tail.split(b"\n")[:-1] if _number(line) is not None]
+        if not whole:
+            raise self._error(errno.EBADMSG)
+        last = whole[-1]
+        number = _number(last)
+        if number == epoch.index:
+            self._step_over(epoch, last)
+        elif number != epoch.index - 1:
+            raise self._error(errno.EBADMSG)
+        return hashlib.sha256(last).hexdigest()
+
+    def _step_over(self, epoch: Any, line: bytes) -> None:
+        body, _, rest = line.rpartition(b',"m":"')
+        mac = _ffi.new("uint8_t[32]")
+        _LIB.ss_epoch_mac(epoch, body, len(body), mac)
+        if bytes(mac).hex().encode("ascii") + b'"}' != rest:
+            raise self._error(errno.EBADMSG)
+        _LIB.ss_epoch_step(epoch, mac)
+        self._check(_LIB.ss_epoch_write(self._epoch, epoch))
+
+    def redaction(self) -> Redaction:
+        """Return the host's key for MACs of what is not written. Raises AuditError."""
+        fd = _opened(self.where, _REDACTION)
+        try:
+            key = os.read(fd, 33)
+        finally:
+            os.close(fd)
+        if len(key) != 32:
+            raise self._error(errno.EBADMSG)
+        return Redaction("hk1", key)
+
+    def _check(self, answer: int) -> None:
+        if answer < 0:
+            raise self._error(-answer)
+
+    def _error(self, number: int) -> AuditError:
+        texts = {
+            errno.EBADMSG: "the keys are damaged: restore the directory, or make new ones elsewhere",
+            errno.ETIMEDOUT: f"another process has held the keys for {PATIENCE:g} s",
+        }
+        return AuditError(number, texts.get(number, os.strerror(number)), self.where)
+
+
+def own_redaction() -> Redaction:
+    """Return a key that only this process has, where the host has none."""
+    return Redaction("hp1", os.urandom(32))
+
+
+def _number(line: bytes) -> int | None:
+    head, _, rest = line.partition(b',"n":')
+    digits = rest.partition(b",")[0]
+    return int(digits) if head.startswith(_record.START) and digits.isdigit() and line.endswith(b"}") else None
+
+
+def _registered(epoch: Any, registry: str, previous: str, event: str, told: dict[str, Any]) -> bytes:
+    """Return the registry's next line, and step the epoch on."""
+    envelope = _record.envelope(registry, epoch.index, previous, event, None, "durable", _probe.boot_id())
+    more = _record.members(told)
+    body = envelope + (b"," + more if more else b"")
+    mac = _ffi.new("uint8_t[32]")
+    _LIB.ss_epoch_mac(epoch, body, len(body), mac)
+    _LIB.ss_epoch_step(epoch, mac)
+    return body + b',"m":"' + bytes(mac).hex().encode("ascii") + b'"}\n'
+
+
+@contextlib.contextmanager
+def _wiped() -> Iterator[Any]:
+    epoch = _ffi.new("struct ss_epoch *")
+    try:
+        yield epoch
+    finally:
+        _LIB.ss_epoch_wipe(epoch)
+
+
+def _check(answer: int) -> None:
+    if answer < 0:
+        raise OSError(-answer, os.strerror(-answer))
+
+
+def _write(fd: int, data: bytes) -> None:
+    if (taken := os.write(fd, data)) != len(data):
+        raise OSError(errno.ENOSPC, f"only {taken} of {len(data)} bytes were taken")
+
+
+def _opened(where: str, name: str) -> int:
+    path = os.path.join(where, name)
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        fd = os.open(path, flags | (os.O_APPEND if name == _REGISTRY else 0))
+    except OSError as problem:
+        raise AuditError(problem.errno, f"cannot open the keys: {problem.strerror}", path) from problem
+    seen = os.fstat(fd)
+    if not stat.S_ISREG(seen.st_mode) or seen.st_uid not in (0, os.geteuid()) or seen.st_mode & 0o077:
+        os.close(fd)
+        raise AuditError(
+            errno.EPERM, f"others can use these keys (uid {seen.st_uid}, mode {seen.st_mode & 0o7777:o})", path
+        )
+    return _files.lifted(fd)
+
+
+def _make_directory(where: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(where)), mode=0o755, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(where, 0o700)
+        _files.judge_directory(os.path.join(where, _EPOCH))
+    except AuditError:
+        raise
+    except OSError as problem:
+        raise AuditError(problem.errno, f"cannot make the keys: {problem.strerror}", where) from problem
+
+
+def _create(where: str, name: str, data: bytes) -> None:
+    fd = os.open(os.path.join(where, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _flush_directory(where: str) -> None:
+    fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
