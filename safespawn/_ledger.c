@@ -7,7 +7,7 @@
  *     the end of the file (fallocate, FALLOC_FL_KEEP_SIZE), each intent books room for two more
  *     records, and one that cannot book is refused. [T-34 outcome-fits]
  *  2. Somebody closes our descriptor, and the number becomes another file: device and inode are
- *     compared before each write.
+ *     compared before each write. [T-33 ledger-ours]
  *  3. A write that takes only part of a line: the rest of the line is ended at once or before
  *     the next record, which has the same number. A record counts when all of it was taken.
  *  4. RLIMIT_FSIZE: SIGXFSZ would end the process, so it is held off during the write.
@@ -120,8 +120,9 @@ ss_ledger_look(struct ss_ledger *ledger, struct ss_kept *kept)
 {
 	struct stat seen;
 
-	if (fstat(ledger->fd, &seen) || (uint64_t)seen.st_dev != ledger->device ||
-	    (uint64_t)seen.st_ino != ledger->inode)
+	if (fstat(ledger->fd, &seen) ||
+	    (SS_GUARDED(LEDGER_OURS) &&
+		((uint64_t)seen.st_dev != ledger->device || (uint64_t)seen.st_ino != ledger->inode)))
 		return -EBADF;
 	if (seen.st_nlink == 0)
 		return -ESTALE; /* deleted: nobody would ever read it */
@@ -139,7 +140,7 @@ ss_ledger_book(struct ss_ledger *ledger)
 {
 	uint64_t need = ledger->size + ledger->booked + 4 * SS_LINE_BYTES;
 
-	if (!ledger->reserves || need <= ledger->reserved_end)
+	if (!ledger->reserves || !SS_GUARDED(OUTCOME_FITS) || need <= ledger->reserved_end)
 		return 0;
 	if (!fallocate(ledger->fd, FALLOC_FL_KEEP_SIZE, (off_t)ledger->size,
 		(off_t)(need + ledger->reserve - ledger->size))) {
@@ -272,11 +273,11 @@ ss_ledger_line(struct ss_ledger *ledger, const struct ss_record *record, uint8_t
 
 /* What an intent books, and what its outcome and its exit free, also when they are lost. */
 static void
-ss_ledger_account(struct ss_ledger *ledger, const struct ss_record *record)
+ss_ledger_account(struct ss_ledger *ledger, uint32_t flags)
 {
-	uint64_t frees = record->flags & SS_ENTRY_FREES_TWO ? 2 : record->flags & SS_ENTRY_FREES ? 1 : 0;
+	uint64_t frees = flags & SS_ENTRY_FREES_TWO ? 2 : flags & SS_ENTRY_FREES ? 1 : 0;
 
-	if (record->flags & SS_ENTRY_BOOKS)
+	if (flags & SS_ENTRY_BOOKS)
 		ledger->booked += 2 * SS_LINE_BYTES;
 	frees *= SS_LINE_BYTES;
 	ledger->booked -= frees < ledger->booked ? frees : ledger->booked;
@@ -312,13 +313,11 @@ ss_ledger_advance(struct ss_ledger *ledger, const struct ss_record *record, size
 	    : 0;
 }
 
-/* Write one record. The caller is in. -EMSGSIZE: nothing was tried. */
+/* Whether a record can be written now: the file is ours, the last line was ended, there is room. */
 static int
-ss_ledger_put(struct ss_ledger *ledger, const struct ss_record *record, struct ss_kept *kept)
+ss_ledger_ready(struct ss_ledger *ledger, uint32_t flags, struct ss_kept *kept)
 {
-	uint8_t mac[32] = { 0 };
 	size_t taken = 0;
-	ssize_t bytes;
 	int error;
 
 	if ((error = ss_ledger_look(ledger, kept)))
@@ -326,18 +325,35 @@ ss_ledger_put(struct ss_ledger *ledger, const struct ss_record *record, struct s
 	if (ledger->torn && (error = ss_write_whole(ledger->fd, "\n", 1, &taken)))
 		return error;
 	ledger->torn = 0;
-	if ((record->flags & SS_ENTRY_BOOKS) && (error = ss_ledger_book(ledger)))
+	if ((flags & SS_ENTRY_BOOKS) && (error = ss_ledger_book(ledger)))
 		return error;
-	if (ledger->keyed && ledger->state_fd >= 0 && ledger->slot == 0 && (error = ss_state_claim(ledger)))
-		return error;
-	if ((bytes = ss_ledger_line(ledger, record, mac)) < 0)
+	return ledger->keyed && ledger->state_fd >= 0 && ledger->slot == 0 ? ss_state_claim(ledger) : 0;
+}
+
+/* End what was written of a line. A whole one without its newline would look as if it had been kept. */
+static void
+ss_ledger_tear(struct ss_ledger *ledger, size_t taken, size_t bytes)
+{
+	const char *end = taken == bytes ? "?\n" : "\n";
+
+	if (taken > 0)
+		ledger->torn = ss_write_whole(ledger->fd, end, strlen(end), &taken) != 0;
+}
+
+/* Write one record, when the ledger is ready. -EMSGSIZE: nothing was tried. */
+static int
+ss_ledger_put(struct ss_ledger *ledger, const struct ss_record *record)
+{
+	uint8_t mac[32] = { 0 };
+	size_t taken = 0;
+	ssize_t bytes = ss_ledger_line(ledger, record, mac);
+	int error;
+
+	if (bytes < 0)
 		return (int)bytes;
 	ledger->line[bytes] = '\n';
 	if ((error = ss_write_whole(ledger->fd, ledger->line, (size_t)bytes + 1, &taken))) {
-		/* A whole line without its newline would look like a record that was kept. */
-		if (taken > 0)
-			ledger->torn = ss_write_whole(ledger->fd, taken == (size_t)bytes ? "?\n" : "\n",
-			    taken == (size_t)bytes ? 2 : 1, &taken) != 0;
+		ss_ledger_tear(ledger, taken, (size_t)bytes);
 		return error;
 	}
 	return ss_ledger_advance(ledger, record, (size_t)bytes, mac);
@@ -345,7 +361,7 @@ ss_ledger_put(struct ss_ledger *ledger, const struct ss_record *record, struct s
 
 /* The records that were lost are told before anything else is written. */
 static int
-ss_ledger_tell_loss(struct ss_ledger *ledger, struct ss_kept *kept)
+ss_ledger_tell_loss(struct ss_ledger *ledger)
 {
 	char body[40];
 	struct ss_entry entry = { SS_EV_DEGRADED, 0, NULL, body, 0 };
@@ -356,7 +372,7 @@ ss_ledger_tell_loss(struct ss_ledger *ledger, struct ss_kept *kept)
 	if (lost == 0 || ledger->next == 0) /* record 0 opens the chain, nothing goes before it */
 		return 0;
 	entry.body_bytes = (uint64_t)snprintf(body, sizeof(body), "\"lost\":%llu", (unsigned long long)lost);
-	if (!(error = ss_ledger_put(ledger, &record, kept)))
+	if (!(error = ss_ledger_put(ledger, &record)))
 		(void)__atomic_sub_fetch(&ledger->lost, lost, __ATOMIC_RELAXED);
 	return error;
 }
@@ -399,13 +415,16 @@ ss_ledger_record(struct ss_ledger *ledger, const struct ss_record *record, struc
 	kept->flags = 0;
 	if ((error = ss_ledger_enter(ledger)))
 		return error;
-	error = record->event == SS_EV_DEGRADED ? 0 : ss_ledger_tell_loss(ledger, kept);
+	/* Booking comes first: telling of losses must not eat up what is put by. */
+	error = ss_ledger_ready(ledger, record->flags, kept);
+	if (!error && record->event != SS_EV_DEGRADED)
+		error = ss_ledger_tell_loss(ledger);
 	if (!error)
-		error = ss_ledger_put(ledger, record, kept);
+		error = ss_ledger_put(ledger, record);
 	if (error && ss_ledger_is_loss(error, record))
 		ss_ledger_lose(ledger);
 	if (!error || !(record->flags & SS_ENTRY_BOOKS))
-		ss_ledger_account(ledger, record);
+		ss_ledger_account(ledger, record->flags);
 	ss_ledger_look_ahead(ledger, kept);
 	kept->n = ledger->next - (error == 0);
 	kept->size = ledger->size;

@@ -68,7 +68,7 @@ ss_ledger_flush(struct ss_ledger *ledger)
 
 /* Write what the old disk blocks may have lost again: the same lines, told before. */
 static int
-ss_ledger_resend(struct ss_ledger *ledger, struct ss_kept *kept)
+ss_ledger_resend(struct ss_ledger *ledger)
 {
 	char body[120];
 	struct ss_entry entry = { SS_EV_DEGRADED, 0, NULL, body, 0 };
@@ -82,7 +82,7 @@ ss_ledger_resend(struct ss_ledger *ledger, struct ss_kept *kept)
 	entry.body_bytes = (uint64_t)snprintf(body, sizeof(body),
 	    "\"lost\":0,\"why\":\"fdatasync failed\",\"resent\":[%llu,%llu]", (unsigned long long)first,
 	    (unsigned long long)ledger->next - 1);
-	if ((error = ss_ledger_put(ledger, &record, kept)))
+	if ((error = ss_ledger_put(ledger, &record)))
 		return error;
 	error = ss_write_whole(ledger->fd, ledger->unsynced, bytes, &taken);
 	ledger->torn = error && taken > 0;
@@ -115,7 +115,7 @@ ss_ledger_move(struct ss_ledger *ledger, int32_t fd, struct ss_kept *kept)
 	ledger->torn = 0;
 	if (ledger->poisoned) {
 		ledger->poisoned = 0;
-		error = ss_ledger_resend(ledger, kept);
+		error = ss_ledger_resend(ledger);
 	}
 	kept->flags = 0;
 	ss_ledger_leave(ledger);
@@ -240,13 +240,16 @@ ss_ledger_fork(struct ss_ledger *ledger, struct ss_heir *heir)
 	if ((error = ss_ledger_enter(ledger)))
 		return error;
 	heir->held = 1;
-	(void)ss_ledger_tell_loss(ledger, &kept); /* it may take the number that the key goes with */
+	/* The loss is told first: it may take the number that the child's key goes with. */
+	error = ss_ledger_ready(ledger, 0, &kept);
+	if (!error)
+		error = ss_ledger_tell_loss(ledger);
 	heir->n = ledger->next;
 	origin->keyed = ledger->keyed;
 	origin->epoch = ledger->epoch;
 	if (ledger->keyed)
 		ss_derive(ledger->secrets->record_key, "safespawn fork", origin->chain, SS_ID_BYTES, origin->key);
-	if (ss_ledger_put(ledger, &record, &kept))
+	if (error || ss_ledger_put(ledger, &record))
 		ss_ledger_lose(ledger);
 	return 0;
 }

@@ -165,7 +165,7 @@ ss_put_text(struct ss_text *text, const char *data, size_t bytes)
 	while (at < bytes) {
 		uint32_t code = s[at];
 
-		if (code >= 0x20 && code < 0x80 && code != '"' && code != '\\') {
+		if ((code >= 0x20 && code < 0x7f && code != '"' && code != '\\') || !SS_GUARDED(RECORD_ONE_LINE)) {
 			at++;
 			continue;
 		}

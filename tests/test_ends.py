@@ -51,7 +51,7 @@ threads = [threading.Thread(target=work) for _ in range(3)]
 for thread in threads: thread.start()
 count = 1
 while any(thread.is_alive() for thread in threads):
-    audit.open(f"{where}/{count}").append("test.rotated", None, {}, gate=False)
+    audit.open(f"{where}/{count}").append("mirror.up", None, dict)
     count += 1
     threads[0].join(0.005)
 for thread in threads: thread.join()
@@ -161,16 +161,16 @@ def test_record_numbers_ascend_when_a_handler_spawns(tmp_path):
 from safespawn import audit
 ledger = audit.open(where)
 def handler(number, frame):
-    ledger.append("test.nested", None, {}, gate=False)
+    ledger.append("mirror.down", None, dict)
 signal.signal(signal.SIGALRM, handler)
 signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
 for i in range(4000):
-    ledger.append("test.outer", None, {}, gate=True)
+    ledger.append("mirror.up", None, dict, gate=True)
 signal.setitimer(signal.ITIMER_REAL, 0)
 ledger.close()
 numbers = [json.loads(line)["n"] for line in open(where)]
 out["ascend"] = numbers == list(range(len(numbers)))
-out["nested"] = sum("test.nested" in line for line in open(where)) > 10
+out["nested"] = sum("mirror.down" in line for line in open(where)) > 10
 """,
         where=str(tmp_path / "ledger"),
     )

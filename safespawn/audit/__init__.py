@@ -20,12 +20,12 @@ from contextvars import ContextVar
 
 from .. import _binding
 from .._errors import AuditError
-from . import _record
+from . import _record, keys
 from ._ids import uuid7
-from ._keys import own_redaction
+from .keys import own_redaction
 from ._ledger import LateFailure, Ledger, Make, Mode, Native, Options
 
-__all__ = ["Ledger", "context", "open"]
+__all__ = ["Ledger", "context", "keys", "open"]
 
 _logger = logging.getLogger("safespawn.audit")
 _tags: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("safespawn_audit_tags", default=())

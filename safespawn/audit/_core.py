@@ -78,6 +78,11 @@ def new_origin(chain: str) -> Any:
     return origin
 
 
+def origin_of(holder: Any) -> Any:
+    """Return where a chain begins, by the setup or the heir that holds it."""
+    return _ffi.addressof(holder, "origin")
+
+
 def chain_of(origin: Any) -> str:
     """Return the chain that begins there."""
     return bytes(_ffi.buffer(origin.chain)).decode("ascii")

@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 from .. import _probe
 from .._errors import AuditError
-from . import _core, _files, _ids, _keys, _record
+from . import _core, _files, _ids, _record
+from . import keys as keys_of
 
 Mode = Literal["best_effort", "require", "durable"]
 MODES = ("best_effort", "require", "durable")
@@ -70,18 +71,20 @@ class Ledger:
     # -------------------------------------------------------------- opening
 
     def _begin(self) -> None:
-        keys = _keys.find(self.options.keys)
+        keys = keys_of.find(self.options.keys)
         opened: list[int] = []
         try:
-            self.redaction = keys.redaction() if keys else _keys.own_redaction()
+            self.redaction = keys.redaction() if keys else keys_of.own_redaction()
             opened.append(_files.open_segment(self._place, strict=self.mode != "best_effort"))
             if keys:
                 opened.append(_open_state(self._place + ".state"))
             self._open_core(opened, keys)
-        except OSError as problem:
+        except BaseException as problem:
             for fd in opened:
                 os.close(fd)
-            raise self._error(problem) from problem
+            if isinstance(problem, OSError):
+                raise self._error(problem) from problem
+            raise
         finally:
             if keys:
                 keys.close()
@@ -92,7 +95,7 @@ class Ledger:
             self._core.close()
             raise self._error(problem) from problem
 
-    def _open_core(self, opened: list[int], keys: _keys.Keys | None) -> None:
+    def _open_core(self, opened: list[int], keys: keys_of.Keys | None) -> None:
         self._chain = _ids.uuid7()
         setup = _core.new_setup(
             opened[0],
@@ -108,12 +111,12 @@ class Ledger:
         if keys is None:
             self._core = _core.Core(setup)
         else:
-            self._register(keys, setup.origin, lambda: setattr(self, "_core", _core.Core(setup)))
+            self._register(keys, _core.origin_of(setup), lambda: setattr(self, "_core", _core.Core(setup)))
         self._fd, self._is_keyed = opened[0], keys is not None
         opened.clear()  # the core's from here on
         self._due: dict[str, Any] | None = self._opening(None, _origin(setup.origin))
 
-    def _register(self, keys: _keys.Keys, origin: Any, claim: Callable[[], None]) -> None:
+    def _register(self, keys: keys_of.Keys, origin: Any, claim: Callable[[], None]) -> None:
         with contextlib.ExitStack() as stack:
             stack.enter_context(keys.opening(self._chain, self._place, origin))
             claim()
@@ -364,7 +367,7 @@ class Ledger:
             parent, self._chain = self._chain, _ids.uuid7()
             origin = _core.new_origin(self._chain)
             try:
-                keys = _keys.find(self.options.keys) if self._is_keyed else None
+                keys = keys_of.find(self.options.keys) if self._is_keyed else None
                 if keys is None and self._is_keyed:
                     return False
                 error = self._claim_anew(keys, origin)
@@ -376,7 +379,7 @@ class Ledger:
                 self._due = self._opening(parent, _origin(origin))
             return True
 
-    def _claim_anew(self, keys: _keys.Keys | None, origin: Any) -> int:
+    def _claim_anew(self, keys: keys_of.Keys | None, origin: Any) -> int:
         answer: list[int] = []
         if keys is None:
             return self._core.inherit(origin, claim=False)
@@ -401,7 +404,7 @@ class Ledger:
         heir, parent = self._heir, self._chain
         if self._closed or not heir.held:
             return
-        origin = heir.origin
+        origin = _core.origin_of(heir)
         chain = _core.chain_of(origin)
         keys = {"parent": parent, "n": heir.n} if origin.keyed else None
         if self._core.inherit(origin, claim=False) == 0:

@@ -25,6 +25,9 @@ enum {
 	SS_OFF_PLAN_SEALED = 1 << 18,
 	SS_OFF_LEVEL = 1 << 19,
 	SS_OFF_SEALED_SET_ID = 1 << 20,
+	SS_OFF_RECORD_ONE_LINE = 1 << 21,
+	SS_OFF_OUTCOME_FITS = 1 << 22,
+	SS_OFF_LEDGER_OURS = 1 << 23,
 };
 
 struct ss_hooks {
