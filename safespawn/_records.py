@@ -160,7 +160,11 @@ def _exe_json(exe: Executable | None) -> str:
 
 @lru_cache(maxsize=256)
 def _how_json(
-    requested: str, strategy: str | None, proof: str | None, verdicts: tuple[Verdict, ...], threads: int | None
+    requested: str,
+    strategy: str | None,
+    proof: str | None,
+    verdicts: tuple[Verdict, ...],
+    threads: int | None,
 ) -> str:
     why = [f"{one.guard}: {one.why}" for one in verdicts]
     told = {"requested": requested, "strategy": strategy, "proof": proof, "why": why, "threads": threads}
@@ -246,8 +250,12 @@ class Records:
         cwd = "null" if request.cwd is None else _record.encoded(_place(request.cwd))
         gone = _record.encoded(_record.some(removed)) if removed else "[]"
         return (
-            f',"exe":{_exe_json(exe)},"cwd":{cwd},"env_removed":{gone}}},"want":{want},"how":'
-        ).encode("ascii") + how + tags.encode("ascii")
+            (f',"exe":{_exe_json(exe)},"cwd":{cwd},"env_removed":{gone}}},"want":{want},"how":').encode(
+                "ascii"
+            )
+            + how
+            + tags.encode("ascii")
+        )
 
     @staticmethod
     def how(

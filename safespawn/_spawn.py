@@ -19,6 +19,7 @@ from . import (
     _child,
     _environ,
     _executable,
+    _guard_config,
     _identity,
     _launcher,
     _lock,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from ._spec import SpawnOptions
 
 _LIB = _binding.lib
+
+_guard_config.attach()
 
 
 def spawn(argv: Iterable[Text], **options: Unpack[SpawnOptions]) -> Process:
@@ -96,7 +99,9 @@ class _Job:
         """Return the decision as JSON, for the records."""
         verdicts = self.decision.verdicts + (self.program.verdicts if self.program else ())
         decision = self.decision
-        return Records.how(self.request.strategy, decision.strategy, decision.proof, verdicts, self.seen.threads)
+        return Records.how(
+            self.request.strategy, decision.strategy, decision.proof, verdicts, self.seen.threads
+        )
 
     def slim(self) -> None:
         """Let go of what only the window needed: a handle keeps the rest for its report."""

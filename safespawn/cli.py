@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import safespawn
-from safespawn import _cli_keywords, _cli_options, audit, doctor
+from safespawn import _cli_audit, _cli_keywords, _cli_options, audit, doctor
 
 #: Exit codes of `safespawn run`, as env(1), nohup(1) and timeout(1) have them.
 OURS, NOT_EXECUTABLE, NOT_FOUND, BY_SIGNAL = 125, 126, 127, 128
@@ -50,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     seen = commands.add_parser("doctor", help="show what this machine and process allow, and why")
     seen.add_argument("--json", action="store_true", help="for programs")
+    seen.set_defaults(call=_doctor)
+    _cli_audit.add(commands)
     return parser
 
 
@@ -64,6 +66,7 @@ def _add_run(commands: Any) -> None:
     )
     _cli_options.add(run)
     run.add_argument("program", nargs=argparse.REMAINDER, metavar="-- PROGRAM [ARG ...]")
+    run.set_defaults(call=_run)
 
 
 def _program(given: argparse.Namespace) -> list[str]:
@@ -164,4 +167,5 @@ def _doctor(given: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     given = _parser().parse_args(argv)
-    return _run(given) if given.command == "run" else _doctor(given)
+    code: int = given.call(given)
+    return code

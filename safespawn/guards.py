@@ -7,6 +7,7 @@ checks that matter are made again where they cannot be raced, in the child.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -76,7 +77,7 @@ registry: dict[str, Guard] = _table(
     Guard("drop-apart", "a child never changes credentials, nor where it belongs, in shared memory",
           ("T-19", "T-31"), ("parent",), "_native.c"),
     Guard("record-one-line", "nothing in a request can forge, split or hide a record",
-          ("T-20",), ("parent",), "audit/_record.py"),
+          ("T-20",), ("parent",), "_text.c"),
     Guard("changes-wait", "no thread changes credentials through libc while a child shares our memory",
           ("T-21",), ("parent",), "_credlock.c"),
     Guard("change-bounded", "no child keeps a change of credentials waiting for long",
@@ -97,6 +98,12 @@ registry: dict[str, Guard] = _table(
           ("T-30",), ("parent",), "_launcher.py"),
     Guard("foreign-locked", "vfork and posix_spawn of others go under the lock, if asked for",
           ("T-27",), ("parent",), "_foreign.c"),
+    Guard("records-chained", "no record that was kept can be changed, moved or cut away unseen",
+          ("T-32",), ("parent",), "_ledger_keys.c"),
+    Guard("ledger-ours", "records go into the ledger and no other file, and no one puts another in its place",
+          ("T-33",), ("parent",), "_ledger.c"),
+    Guard("outcome-fits", "room for outcome and exit is put by before a program is started",
+          ("T-34",), ("parent", "kernel"), "_ledger.c"),
 )  # fmt: skip
 
 #: Proofs from the weakest to the strongest; "fork" accepts none.
@@ -112,6 +119,22 @@ class _Requirement:
     rank = 0
 
 
+class _Config:
+    """Who wants to know when the configuration of the guards has changed."""
+
+    told: Callable[[], None] | None = None
+
+
+def on_config(told: Callable[[], None]) -> None:
+    """Have that called after each change of what is guarded; for the records."""
+    _Config.told = told
+
+
+def _tell_config() -> None:
+    if _Config.told is not None:
+        _Config.told()
+
+
 def require(proof: str) -> None:
     """Accept from now on only ``proof`` or a stronger one as a reason to share memory.
 
@@ -125,6 +148,7 @@ def require(proof: str) -> None:
     if rank < _Requirement.rank:
         raise UnsafeSpawn(f"{PROOFS[_Requirement.rank]!r} is required already, {proof!r} is weaker")
     _Requirement.rank = rank
+    _tell_config()
 
 
 def _accepted(proof: str) -> bool:
@@ -300,6 +324,7 @@ def arm(*, wait: float | None = None, guard_foreign: bool = False) -> dict[str, 
     Raises TypeError or ValueError for a bad argument.
     """
     _lock.arm(wait=wait, guard_foreign=guard_foreign)
+    _tell_config()
     return _lock.status()
 
 
@@ -336,6 +361,7 @@ def seal() -> None:
     :func:`status` says so. Twice is no error.
     """
     _lock.seal()
+    _tell_config()
 
 
 def status() -> dict[str, Any]:

@@ -30,7 +30,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("safespawn._lock_words", "safespawn._launcher"),
     ("safespawn._lock",),
     ("safespawn._probe",),
+    ("safespawn.audit._core",),
+    ("safespawn.audit._files",),
+    ("safespawn.audit._breakglass", "safespawn.audit.keys"),
     ("safespawn.audit._ledger",),
+    ("safespawn.audit.retention",),
     ("safespawn.audit",),
     (
         "safespawn.guards",
@@ -41,13 +45,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "safespawn._landlock",
         "safespawn._features",
     ),
-    ("safespawn._executable", "safespawn._records", "safespawn._process", "safespawn._places"),
+    (
+        "safespawn._executable",
+        "safespawn._records",
+        "safespawn._process",
+        "safespawn._places",
+        "safespawn._guard_config",
+    ),
     ("safespawn._spawn",),
     ("safespawn._run",),
     ("safespawn",),
     ("safespawn.doctor",),
     ("safespawn._cli_types",),
-    ("safespawn._cli_options", "safespawn._cli_keywords"),
+    ("safespawn._cli_options", "safespawn._cli_keywords", "safespawn._cli_audit_keys"),
+    ("safespawn._cli_audit",),
     ("safespawn.cli",),
     ("safespawn.__main__",),
     ("safespawn._native_build",),
@@ -62,7 +73,14 @@ PURE = ("safespawn._spec", "safespawn._values", "safespawn._privileges", "safesp
 IMPURE = ("safespawn._probe", "safespawn._binding", EXTENSION, "prctl")
 
 #: The command line. It is a caller like any other: beside its own parts it has the public names alone.
-COMMAND_LINE = ("safespawn._cli_types", "safespawn._cli_options", "safespawn._cli_keywords", "safespawn.cli")
+COMMAND_LINE = (
+    "safespawn._cli_types",
+    "safespawn._cli_options",
+    "safespawn._cli_keywords",
+    "safespawn._cli_audit_keys",
+    "safespawn._cli_audit",
+    "safespawn.cli",
+)
 
 #: What is not of the standard library: package, the one module that may import it.
 REQUIRED = {"prctl": "safespawn._probe", "cffi": "safespawn._native_build"}

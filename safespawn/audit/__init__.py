@@ -15,17 +15,17 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 from .. import _binding
 from .._errors import AuditError
-from . import _record, keys
+from . import _record, keys, retention
 from ._ids import uuid7
-from .keys import own_redaction
 from ._ledger import LateFailure, Ledger, Make, Mode, Native, Options
+from .keys import own_redaction
 
-__all__ = ["Ledger", "context", "keys", "open"]
+__all__ = ["Ledger", "context", "keys", "open", "retention"]
 
 _logger = logging.getLogger("safespawn.audit")
 _tags: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("safespawn_audit_tags", default=())
@@ -38,6 +38,7 @@ class _Current:
     asked_environment = False
     ending = False
     redaction = own_redaction()
+    on_open: list[Callable[[], None]] = []  # noqa: RUF012 - one for the process
     lock = threading.RLock()
 
 
@@ -79,6 +80,8 @@ def open(  # noqa: A001
         _Current.asked_environment = True
     if before is not None:
         before.close()
+    for told in _Current.on_open:
+        told()
     return opened
 
 
@@ -123,6 +126,16 @@ def _ledger() -> Ledger | None:
     return _Current.ledger
 
 
+def on_open(told: Callable[[], None]) -> None:
+    """Have that called after each opening of a ledger."""
+    _Current.on_open.append(told)
+
+
+def is_kept() -> bool:
+    """Whether a ledger is open."""
+    return _Current.ledger is not None and not _Current.ledger.closed
+
+
 def is_heard() -> bool:
     """Whether records go anywhere: an open ledger, or a logger that wants them."""
     return _ledger() is not None or _logger.isEnabledFor(logging.INFO)
@@ -130,7 +143,7 @@ def is_heard() -> bool:
 
 def emit(
     event: str,
-    sid: str,
+    sid: str | None,
     make: Make,
     *,
     gate: bool = False,
@@ -162,7 +175,7 @@ def emit(
 
 
 def _write(
-    event: str, sid: str, make: Make, *, gate: bool, settles: int, native: Native | None
+    event: str, sid: str | None, make: Make, *, gate: bool, settles: int, native: Native | None
 ) -> bool:
     while (ledger := _ledger()) is not None:
         kept = ledger.append(event, sid, make, gate=gate, settles=settles, native=native)

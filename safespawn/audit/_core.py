@@ -60,7 +60,16 @@ class Counts(NamedTuple):
 
 
 def new_setup(
-    fd: int, state_fd: int, *, chain: str, mode: str, boot: str, reserve: int, limit: int, records: int, seconds: float
+    fd: int,
+    state_fd: int,
+    *,
+    chain: str,
+    mode: str,
+    boot: str,
+    reserve: int,
+    limit: int,
+    records: int,
+    seconds: float,
 ) -> Any:
     setup = _ffi.new(_SETUP)
     setup.fd, setup.state_fd = fd, state_fd
@@ -211,7 +220,9 @@ def started(teller: Teller, kept: Any, sid: str, slot: _binding.Slot, pidfd: int
 
 def ended(teller: Teller, kept: Any, sid: str, room: Any, duration_ns: int, timeout_killed: bool) -> int:
     """Write how it ended, by the room that it was reaped into."""
-    answer: int = _LIB.ss_ledger_exit(teller.raw, sid.encode("ascii"), room, duration_ns, timeout_killed, kept)
+    answer: int = _LIB.ss_ledger_exit(
+        teller.raw, sid.encode("ascii"), room, duration_ns, timeout_killed, kept
+    )
     return answer
 
 

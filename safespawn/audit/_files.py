@@ -1,4 +1,4 @@
-"""Where a ledger may lie, and how its files are opened: ledger-apart (T-33)."""
+"""Where a ledger may lie, and how its files are opened: ledger-ours (T-33)."""
 
 from __future__ import annotations
 

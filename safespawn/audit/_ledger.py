@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from .. import _probe
 from .._errors import AuditError
-from . import _core, _files, _ids, _record
+from . import _breakglass, _core, _files, _ids, _record
 from . import keys as keys_of
 
 Mode = Literal["best_effort", "require", "durable"]
@@ -64,6 +64,7 @@ class Ledger:
         self._attending = threading.Lock()
         self._closed = False
         self._teller: _core.Teller | None = None
+        self._broken = 0
         self._heir = _core.new_heir()
         self._begin()
         _open_ledgers.add(self)
@@ -227,9 +228,21 @@ class Ledger:
             self._attend(kept.flags)
         if error == -errno.ESHUTDOWN:
             return None
-        if error and gate:
+        if error and gate and not self._breaks_glass(event, sid, -error):
             self.refuse(-error)
         return not error
+
+    def _breaks_glass(self, event: str, sid: str | None, number: int) -> bool:
+        """Whether the administrator lets it go on without a record; that is told wherever it can be."""
+        reason = None if self.mode == "best_effort" else _breakglass.reason()
+        if reason is None:
+            return False
+        self._broken += 1
+        why = f"{event} was not kept: {os.strerror(number)}"
+        told = {"reason": _record.path(os.fsencode(reason)), "why": why, "of": sid}
+        self._append_own("breakglass", told)  # in the reserve, if there is one
+        _breakglass.tell(f"breakglass: {why}, spawn {sid}; reason given: {reason}")
+        return True
 
     def refuse(self, number: int) -> None:
         """Raise AuditError because a record could not be kept, unless the mode is ``best_effort``."""
@@ -283,7 +296,8 @@ class Ledger:
 
     def _standing(self) -> dict[str, Any]:
         counts = self._core.counts()
-        return {"counts": counts.events, "lost": counts.lost}
+        broken = {"breakglass": self._broken} if self._broken else {}
+        return {"counts": counts.events, "lost": counts.lost, **broken}
 
     def _attend(self, flags: int) -> None:
         """Do what the core says is due. Whoever comes meanwhile leaves it to the one who is at it."""

@@ -65,7 +65,9 @@ def initialise(directory: str | os.PathLike[str] | None = None) -> str:
         try:
             _create(where, _REDACTION, os.urandom(32))
             _create(where, _REGISTRY, _registered(epoch, str(registry), _NO_HASH, "registry.init", {}))
-            fd = os.open(os.path.join(where, _EPOCH), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fd = os.open(
+                os.path.join(where, _EPOCH), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            )
             try:
                 _check(_LIB.ss_epoch_write(fd, epoch))
             finally:
@@ -99,8 +101,8 @@ class Keys:
         _files.judge_directory(os.path.join(where, _EPOCH))
         opened: list[int] = []
         try:
-            for name in (_EPOCH, _REGISTRY):
-                opened.append(_opened(where, name))
+            opened.append(_opened(where, _EPOCH))
+            opened.append(_opened(where, _REGISTRY))
         except BaseException:
             for fd in opened:
                 os.close(fd)
@@ -213,7 +215,9 @@ def own_redaction() -> Redaction:
 def _number(line: bytes) -> int | None:
     head, _, rest = line.partition(b',"n":')
     digits = rest.partition(b",")[0]
-    return int(digits) if head.startswith(_record.START) and digits.isdigit() and line.endswith(b"}") else None
+    return (
+        int(digits) if head.startswith(_record.START) and digits.isdigit() and line.endswith(b"}") else None
+    )
 
 
 def _registered(epoch: Any, registry: str, previous: str, event: str, told: dict[str, Any]) -> bytes:
@@ -257,7 +261,9 @@ def _opened(where: str, name: str) -> int:
     if not stat.S_ISREG(seen.st_mode) or seen.st_uid not in (0, os.geteuid()) or seen.st_mode & 0o077:
         os.close(fd)
         raise AuditError(
-            errno.EPERM, f"others can use these keys (uid {seen.st_uid}, mode {seen.st_mode & 0o7777:o})", path
+            errno.EPERM,
+            f"others can use these keys (uid {seen.st_uid}, mode {seen.st_mode & 0o7777:o})",
+            path,
         )
     return _files.lifted(fd)
 

@@ -1,0 +1,56 @@
+"""`safespawn audit keys init` and `safespawn audit retire`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from safespawn import AuditError, audit
+
+#: Exit codes beside 0, as of `safespawn audit verify`.
+CANNOT = 2
+
+
+def add(commands: Any) -> None:
+    """Add both to the parser of `audit`."""
+    keys = commands.add_parser("keys", help="make the keys of this host")
+    verbs = keys.add_subparsers(dest="verb", required=True, metavar="VERB")
+    init = verbs.add_parser("init", help="make them, and print the verification key once")
+    init.add_argument("--dir", help=f"the key directory (default: {audit.keys.DIRECTORY})")
+    init.set_defaults(call=_init)
+    retire = commands.add_parser("retire", help="delete old segments, leaving a record of each")
+    retire.add_argument("file", help="the ledger")
+    retire.add_argument("--keep", type=int, required=True, metavar="N", help="older segments to keep")
+    retire.add_argument("--keys", metavar="DIR", help="the key directory")
+    retire.set_defaults(call=_retire)
+
+
+def _init(given: argparse.Namespace) -> int:
+    where = given.dir or audit.keys.default_directory()
+    try:
+        key = audit.keys.initialise(where)
+    except AuditError as problem:
+        return _fail(problem)
+    print(
+        f"Keys are in {where}. The next line is the verification key. It is shown once and kept nowhere:\n"
+        "store it away from this host, for `safespawn audit verify --key-file`.",
+        file=sys.stderr,
+    )
+    print(key)
+    return 0
+
+
+def _retire(given: argparse.Namespace) -> int:
+    try:
+        gone = audit.retention.retire(given.file, keep=given.keep, keys=given.keys)
+    except (OSError, ValueError) as problem:
+        return _fail(problem)
+    for name in gone:
+        print(name)
+    return 0
+
+
+def _fail(problem: Exception) -> int:
+    print(f"safespawn audit: {problem}", file=sys.stderr)
+    return CANNOT
