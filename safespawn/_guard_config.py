@@ -1,4 +1,4 @@
-"""Leaves a ``guard.config`` record of what is guarded: when a ledger is opened, and when that changes."""
+"""Tells what is guarded: in the opening of a chain, and in a ``guard.config`` record when it changes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from typing import Any
 from . import _probe, audit, guards
 
 
-def _fields() -> Mapping[str, Any]:
+def _guarded() -> Mapping[str, Any]:
     seen = guards.status()
     lock = seen["lock"]
     told = {name: seen[name] for name in ("required", "strategy", "reasons", "threads", "proofs", "launcher")}
     told["lock"] = {name: lock[name] for name in ("state", "errno", "problems", "guard_foreign")}
-    return {"who": _probe.who(None), "guards": {**told, "ids": sorted(seen["guards"])}}
+    return {"guards": {**told, "ids": sorted(seen["guards"])}}
 
 
-def record() -> None:
-    """Leave one, if a ledger is open."""
+def _record() -> None:
     if audit.is_kept():
-        audit.emit("guard.config", None, _fields)
+        audit.emit("guard.config", None, lambda: {"who": _probe.who(None), **_guarded()})
 
 
 def attach() -> None:
-    """Have it left from now on."""
-    audit.on_open(record)
-    guards.on_config(record)
+    """Have it told from now on."""
+    audit.describe_by(_guarded)
+    guards.on_config(_record)

@@ -45,8 +45,8 @@ def keys(tmp_path: Path) -> Path:
 
 
 def events(path: Path) -> list[str]:
-    """Return the names of the events in order, without what is told of the guards after the opening."""
-    return [record["ev"] for record in helpers.records(path) if record["ev"] != "guard.config"]
+    """Return the names of the events in order."""
+    return [record["ev"] for record in helpers.records(path)]
 
 
 def only(path: Path, event: str) -> dict[str, Any]:

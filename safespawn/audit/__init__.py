@@ -15,14 +15,14 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 from .. import _binding
 from .._errors import AuditError
 from . import _record, keys, retention
 from ._ids import uuid7
-from ._ledger import LateFailure, Ledger, Make, Mode, Native, Options
+from ._ledger import Describe, LateFailure, Ledger, Make, Mode, Native, Options
 from .keys import own_redaction
 
 __all__ = ["Ledger", "context", "keys", "open", "retention"]
@@ -38,7 +38,6 @@ class _Current:
     asked_environment = False
     ending = False
     redaction = own_redaction()
-    on_open: list[Callable[[], None]] = []  # noqa: RUF012 - one for the process
     lock = threading.RLock()
 
 
@@ -80,8 +79,6 @@ def open(  # noqa: A001
         _Current.asked_environment = True
     if before is not None:
         before.close()
-    for told in _Current.on_open:
-        told()
     return opened
 
 
@@ -126,9 +123,9 @@ def _ledger() -> Ledger | None:
     return _Current.ledger
 
 
-def on_open(told: Callable[[], None]) -> None:
-    """Have that called after each opening of a ledger."""
-    _Current.on_open.append(told)
+def describe_by(describe: Describe) -> None:
+    """Have every opening of a chain tell what that returns, beside its own members."""
+    Ledger.describe = staticmethod(describe)
 
 
 def is_kept() -> bool:

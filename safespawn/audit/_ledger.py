@@ -36,6 +36,7 @@ RESERVE = 1 << 20
 #: Writes one record from C: called with the ledger and room for what came of it; answers an errno.
 Native = Callable[[_core.Teller, Any], int]
 Make = Callable[[], Mapping[str, Any]]
+Describe = Callable[[], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Options:
 
 class Ledger:
     """An open ledger. Made by :func:`safespawn.audit.open`; also a context manager."""
+
+    #: What the opening of a chain tells beside this: set by who knows the guards.
+    describe: Describe = dict
 
     def __init__(self, path: str | os.PathLike[str], mode: Mode, options: Options = Options()) -> None:
         """Open or create ``path``. Raises AuditError."""
@@ -148,9 +152,7 @@ class Ledger:
                 return 0
             fields, self._due = self._due, None
             who = _probe.who(_probe.look().credentials)
-            error = self._core.append(
-                "chain.open", None, _record.members({"who": who, **fields}), 0, _core.new_kept()
-            )
+            error = self._append_own("chain.open", {"who": who, **fields, **self.describe()})
             if error:
                 self._due = fields
             return error
