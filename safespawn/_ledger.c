@@ -114,6 +114,25 @@ ss_clock_ns(clockid_t clock)
 	return now.tv_sec * 1000000000ll + now.tv_nsec;
 }
 
+/*
+ * Somebody else has written: were they killed in the middle of a line? A write in progress shows
+ * page by page, so ask once more behind a call that waits for the file's lock, which fallocate does.
+ */
+static int
+ss_is_torn(int fd, struct stat *seen)
+{
+	char last = '\n';
+
+	for (int tries = 0; tries < 2; tries++) {
+		if (seen->st_size == 0 || pread(fd, &last, 1, seen->st_size - 1) != 1 || last == '\n')
+			return 0;
+		(void)fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 1);
+		if (fstat(fd, seen))
+			return 0;
+	}
+	return 1;
+}
+
 /* Is the descriptor still our file, and is the file still there? */
 static int
 ss_ledger_look(struct ss_ledger *ledger, struct ss_kept *kept)
@@ -130,68 +149,99 @@ ss_ledger_look(struct ss_ledger *ledger, struct ss_kept *kept)
 		kept->flags |= SS_KEPT_SHRUNK;
 		ledger->reserved_end = 0;
 	}
+	if ((uint64_t)seen.st_size != ledger->size)
+		ledger->torn |= ss_is_torn(ledger->fd, &seen);
 	ledger->size = (uint64_t)seen.st_size;
 	return 0;
+}
+
+/*
+ * SIGXFSZ is held off while the file grows: a limit of its size must not end the process. Where
+ * there is no limit, which is the rule, this costs nothing.
+ */
+struct ss_growing {
+	sigset_t only, before;
+	int limited, was_pending;
+};
+
+static void
+ss_grow_begin(struct ss_growing *growing)
+{
+	struct rlimit limit;
+	sigset_t pending;
+
+	growing->limited = getrlimit(RLIMIT_FSIZE, &limit) || limit.rlim_cur != RLIM_INFINITY;
+	if (!growing->limited)
+		return;
+	(void)sigemptyset(&growing->only);
+	(void)sigaddset(&growing->only, SIGXFSZ);
+	(void)pthread_sigmask(SIG_BLOCK, &growing->only, &growing->before);
+	growing->was_pending = !sigpending(&pending) && sigismember(&pending, SIGXFSZ) == 1;
+}
+
+static void
+ss_grow_end(const struct ss_growing *growing)
+{
+	static const struct timespec at_once;
+
+	if (!growing->limited)
+		return;
+	if (!growing->was_pending)
+		(void)sigtimedwait(&growing->only, NULL, &at_once);
+	(void)pthread_sigmask(SIG_SETMASK, &growing->before, NULL);
+}
+
+static int
+ss_put_by(int fd, uint64_t from, uint64_t to)
+{
+	struct ss_growing growing;
+	struct rlimit limit;
+	int error;
+
+	if (!getrlimit(RLIMIT_FSIZE, &limit) && to > limit.rlim_cur)
+		return -EFBIG; /* ext4 would put it by all the same, and the write fail later */
+	ss_grow_begin(&growing);
+	error = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from)) ? -errno : 0;
+	ss_grow_end(&growing);
+	return error;
 }
 
 /* Put by blocks for this intent, and for what the intents that were kept still have coming. */
 static int
 ss_ledger_book(struct ss_ledger *ledger)
 {
-	uint64_t need = ledger->size + ledger->booked + 4 * SS_LINE_BYTES;
+	uint64_t need = ledger->size + ledger->booked + 4 * SS_LINE_BYTES, more = need + ledger->reserve;
+	int error;
 
 	if (!ledger->reserves || !SS_GUARDED(OUTCOME_FITS) || need <= ledger->reserved_end)
 		return 0;
-	if (!fallocate(ledger->fd, FALLOC_FL_KEEP_SIZE, (off_t)ledger->size,
-		(off_t)(need + ledger->reserve - ledger->size))) {
-		ledger->reserved_end = need + ledger->reserve;
-		return 0;
+	if ((error = ss_put_by(ledger->fd, ledger->size, more))) {
+		if (error == -EOPNOTSUPP || error == -ENOSYS) {
+			ledger->reserves = 0; /* this file system has no such thing */
+			return 0;
+		}
+		if ((error = ss_put_by(ledger->fd, ledger->size, more = need)))
+			return error;
 	}
-	if (errno == EOPNOTSUPP || errno == ENOSYS) {
-		ledger->reserves = 0; /* this file system has no such thing */
-		return 0;
-	}
-	if (fallocate(ledger->fd, FALLOC_FL_KEEP_SIZE, (off_t)ledger->size, (off_t)(need - ledger->size)))
-		return -errno;
-	ledger->reserved_end = need;
+	ledger->reserved_end = more;
 	return 0;
-}
-
-/* One write, with SIGXFSZ held off: a limit of the file's size must not end the process. */
-static ssize_t
-ss_write_limited(int fd, const char *data, size_t bytes)
-{
-	static const struct timespec at_once;
-	sigset_t only, before, pending;
-	ssize_t taken;
-	int error, was_pending;
-
-	(void)sigemptyset(&only);
-	(void)sigaddset(&only, SIGXFSZ);
-	(void)pthread_sigmask(SIG_BLOCK, &only, &before);
-	was_pending = !sigpending(&pending) && sigismember(&pending, SIGXFSZ) == 1;
-	taken = write(fd, data, bytes);
-	error = errno;
-	if (!was_pending)
-		(void)sigtimedwait(&only, NULL, &at_once);
-	(void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-	errno = error;
-	return taken;
 }
 
 static int
 ss_write_whole(int fd, const char *data, size_t bytes, size_t *ret_taken)
 {
-	struct rlimit limit;
+	struct ss_growing growing;
 	ssize_t taken;
+	int error;
 
+	ss_grow_begin(&growing);
 	do
-		taken = getrlimit(RLIMIT_FSIZE, &limit) || limit.rlim_cur != RLIM_INFINITY
-		    ? ss_write_limited(fd, data, bytes)
-		    : write(fd, data, bytes);
+		taken = write(fd, data, bytes);
 	while (taken < 0 && errno == EINTR);
+	error = taken < 0 ? -errno : (size_t)taken < bytes ? -ENOSPC : 0;
+	ss_grow_end(&growing);
 	*ret_taken = taken > 0 ? (size_t)taken : 0;
-	return taken < 0 ? -errno : (size_t)taken < bytes ? -ENOSPC : 0;
+	return error;
 }
 
 /* ------------------------------------------------------------------ a record */
@@ -430,8 +480,10 @@ ss_ledger_record(struct ss_ledger *ledger, const struct ss_record *record, struc
 	kept->size = ledger->size;
 	written = ledger->written;
 	ss_ledger_leave(ledger);
-	if (!error && (record->flags & SS_ENTRY_FLUSH))
-		error = ss_ledger_flush_to(ledger, written);
+	if (error || !(record->flags & SS_ENTRY_FLUSH))
+		return error;
+	if ((error = ss_ledger_flush_to(ledger, written)))
+		kept->flags |= SS_KEPT_UNFLUSHED;
 	return error;
 }
 

@@ -28,6 +28,7 @@ enum {
 	SS_KEPT_LATE = 1 << 1,   /* or by the time */
 	SS_KEPT_FULL = 1 << 2,   /* the segment has reached its size */
 	SS_KEPT_SHRUNK = 1 << 3, /* somebody has cut the file */
+	SS_KEPT_UNFLUSHED = 1 << 4, /* it is in the file, and the disk may not have it */
 };
 
 struct ss_kept {

@@ -64,6 +64,16 @@ ss_ledger_flush(struct ss_ledger *ledger)
 	return ss_ledger_flush_to(ledger, written);
 }
 
+/* An intent that was kept is not followed by a program after all. */
+SS_API void
+ss_ledger_unbook(struct ss_ledger *ledger)
+{
+	if (ss_ledger_enter(ledger))
+		return;
+	ss_ledger_account(ledger, SS_ENTRY_FREES_TWO);
+	ss_ledger_leave(ledger);
+}
+
 /* ------------------------------------------------------------------ the next segment */
 
 /* Write what the old disk blocks may have lost again: the same lines, told before. */
@@ -98,8 +108,11 @@ ss_ledger_move(struct ss_ledger *ledger, int32_t fd, struct ss_kept *kept)
 	int error;
 
 	kept->flags = 0;
+	/* Nobody flushes meanwhile: the descriptor goes. In this order, as ss_ledger_flush_to has it. */
+	ss_queue_enter(&ledger->secrets->flushing);
 	error = fstat(fd, &seen) ? -errno : ss_ledger_enter(ledger);
 	if (error) {
+		ss_queue_leave(&ledger->secrets->flushing);
 		(void)close(fd);
 		return error;
 	}
@@ -119,6 +132,7 @@ ss_ledger_move(struct ss_ledger *ledger, int32_t fd, struct ss_kept *kept)
 	}
 	kept->flags = 0;
 	ss_ledger_leave(ledger);
+	ss_queue_leave(&ledger->secrets->flushing);
 	return error;
 }
 
@@ -190,13 +204,11 @@ ss_ledger_open(struct ss_setup *setup, struct ss_ledger **ret_ledger)
 	return 0;
 }
 
-/* Close the descriptors and forget the keys. Records that come later are refused. */
-SS_API void
-ss_ledger_close(struct ss_ledger *ledger)
+/* Close the descriptors and forget the keys. The caller keeps everybody out, or is alone. */
+static void
+ss_ledger_end(struct ss_ledger *ledger)
 {
-	struct ss_secrets *secrets = ledger->secrets;
 	struct ss_kept kept;
-	int alive = ss_ledger_enter(ledger) == 0;
 
 	if (ledger->closed)
 		return;
@@ -206,11 +218,27 @@ ss_ledger_close(struct ss_ledger *ledger)
 	if (ledger->state_fd >= 0)
 		(void)close(ledger->state_fd);
 	ledger->fd = ledger->state_fd = -1;
-	explicit_bzero(secrets->record_key, 32);
-	explicit_bzero(secrets->aggregate_key, 32);
-	ss_ring_end(&ledger->ring);
-	if (alive)
+	explicit_bzero(ledger->secrets->record_key, 32);
+	explicit_bzero(ledger->secrets->aggregate_key, 32);
+	ss_ring_wake(&ledger->ring);
+}
+
+/* Close it. Records that come later are refused. */
+SS_API void
+ss_ledger_close(struct ss_ledger *ledger)
+{
+	struct ss_queue *flushing = &ledger->secrets->flushing;
+
+	if (!__atomic_load_n(&ledger->secrets->alive, __ATOMIC_ACQUIRE)) {
+		ss_ledger_end(ledger); /* in a forked child, which has no other thread that knows it */
+		return;
+	}
+	ss_queue_enter(flushing);
+	if (!ss_ledger_enter(ledger)) {
+		ss_ledger_end(ledger);
 		ss_ledger_leave(ledger);
+	}
+	ss_queue_leave(flushing);
 }
 
 /* ------------------------------------------------------------------ fork */

@@ -80,12 +80,6 @@ ss_ring_reset(struct ss_ring *ring)
 	ring->sleepers = 0;
 }
 
-static void
-ss_ring_end(struct ss_ring *ring)
-{
-	ss_ring_wake(ring);
-}
-
 /* ------------------------------------------------------------------ its readers */
 
 #define SS_RING_NAP_NS 20000000l /* lines that come close together are read together */

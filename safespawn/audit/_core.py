@@ -37,6 +37,7 @@ MANY: int = _LIB.SS_KEPT_MANY
 LATE: int = _LIB.SS_KEPT_LATE
 FULL: int = _LIB.SS_KEPT_FULL
 SHRUNK: int = _LIB.SS_KEPT_SHRUNK
+UNFLUSHED: int = _LIB.SS_KEPT_UNFLUSHED
 
 #: How many bytes of lines are kept for mirrors that are behind.
 RING_BYTES = 4 << 20
@@ -133,6 +134,10 @@ class Core:
     def lose(self) -> None:
         """Count a record that is in no file."""
         _LIB.ss_ledger_lose(self.raw)
+
+    def unbook(self) -> None:
+        """Give back what an intent had booked, because nothing will be started."""
+        _LIB.ss_ledger_unbook(self.raw)
 
     def flush(self) -> int:
         """Wait until the disk has all records; answers 0 or a negative errno."""

@@ -263,6 +263,8 @@ class Ledger:
                 error = self._core.append(event, sid, _record.members(make()), flags, kept)
             if not error:
                 return 0
+            if kept.flags & _core.UNFLUSHED:
+                return self._flush_elsewhere(error)
             if not self._remedied(error):
                 break
         if self._due is not None or error in (-errno.ESTALE, -errno.ECHILD):
@@ -275,9 +277,20 @@ class Ledger:
             return self._begin_anew()
         if error == -errno.ESTALE:  # deleted: nobody would read what we write there
             return self._follow()
-        if error == -errno.EIO and self._core.counts().poisoned:
-            return self._leave_segment("fdatasync failed") and not self._core.flush()
         return False
+
+    def _flush_elsewhere(self, error: int) -> int:
+        """The disk has failed under a record that is in the file: go on in another segment.
+
+        There the core writes again what the disk may have lost. Answers 0 or an errno.
+        """
+        with self._lock:
+            if self._core.counts().poisoned and not self._leave_segment("fdatasync failed"):
+                self._core.unbook()
+                return error
+        if error := self._core.flush():
+            self._core.unbook()
+        return error
 
     def _append_own(self, event: str, fields: Mapping[str, Any], flags: int = 0) -> int:
         return self._core.append(event, None, _record.members(fields), flags, _core.new_kept())
