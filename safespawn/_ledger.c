@@ -22,6 +22,7 @@
 #define SS_MAC_ROOM (6 + 64 + 3) /* ,"m":"…"} and the newline */
 #define SS_UNSYNCED_BYTES (512u << 10)
 #define SS_QUEUE_SPINS 100
+#define SS_TORN_TRIES 100
 #define SS_FUTEX_WAKE_BITSET 10 /* futex(2) */
 
 static const char *const ss_event_names[SS_EV_COUNT] = {
@@ -116,21 +117,25 @@ ss_clock_ns(clockid_t clock)
 
 /*
  * Somebody else has written: were they killed in the middle of a line? A write in progress shows
- * page by page, so ask once more behind a call that waits for the file's lock, which fallocate does.
+ * page by page. So look again behind a call that waits for the file's lock, as fallocate does: whoever
+ * was writing is done then, and a file that has not grown has a torn end.
  */
 static int
 ss_is_torn(int fd, struct stat *seen)
 {
-	char last = '\n';
+	for (int tries = 0; tries < SS_TORN_TRIES; tries++) {
+		off_t size = seen->st_size;
+		char last;
 
-	for (int tries = 0; tries < 2; tries++) {
-		if (seen->st_size == 0 || pread(fd, &last, 1, seen->st_size - 1) != 1 || last == '\n')
+		if (size == 0 || pread(fd, &last, 1, size - 1) != 1 || last == '\n')
 			return 0;
 		(void)fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 1);
 		if (fstat(fd, seen))
 			return 0;
+		if (seen->st_size == size)
+			return 1;
 	}
-	return 1;
+	return 0;
 }
 
 /* Is the descriptor still our file, and is the file still there? */

@@ -10,13 +10,15 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
+import functools
 import hmac
 import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
 
 from .. import _binding
 from .._errors import AuditError
@@ -25,7 +27,10 @@ from ._ids import uuid7
 from ._ledger import Describe, LateFailure, Ledger, Make, Mode, Native, Options
 from .keys import own_redaction
 
-__all__ = ["Ledger", "context", "keys", "open", "retention"]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+__all__ = ["Ledger", "carry", "context", "keys", "open", "retention"]
 
 _logger = logging.getLogger("safespawn.audit")
 _tags: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("safespawn_audit_tags", default=())
@@ -93,6 +98,25 @@ def context(**tags: str) -> Iterator[None]:
         yield
     finally:
         _tags.reset(token)
+
+
+def carry(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return ``function`` with the tags of here, to be run by another thread.
+
+    Tasks have the tags of where they were made, and ``asyncio.to_thread`` takes them along; a plain
+    ``submit`` of an executor does not.
+    """
+    tags = _tags.get()
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        token = _tags.set(tags)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _tags.reset(token)
+
+    return call
 
 
 def current_tags() -> dict[str, str]:
