@@ -11,7 +11,8 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-SOURCES := $(wildcard safespawn/*.py safespawn/*.c safespawn/*.h safespawn/*.txt safespawn/audit/*.py) \
+SOURCES := $(wildcard safespawn/*.py safespawn/*.c safespawn/*.h safespawn/*.txt safespawn/audit/*.py \
+	safespawn/audit/exporters/*.py) \
 	setup.py pyproject.toml
 
 .PHONY: run test check bench packages sanitize clean

@@ -12,7 +12,7 @@ ss_ring_make(struct ss_ring *ring, uint64_t bytes)
 
 	if (made == MAP_FAILED)
 		return -errno;
-	(void)madvise(made, bytes, MADV_DONTDUMP);
+	(void)madvise(made, bytes, MADV_DONTDUMP); /* arguments of programs do not belong in core files */
 	ring->bytes = bytes;
 	ring->base = made;
 	return 0;
@@ -26,6 +26,7 @@ ss_ring_free(struct ss_ring *ring)
 	ring->base = NULL;
 }
 
+/* A line may go over the end and on at the beginning. */
 static void
 ss_ring_copy_in(struct ss_ring *ring, const void *data, uint64_t bytes)
 {
@@ -45,6 +46,7 @@ ss_ring_copy_out(const struct ss_ring *ring, uint64_t from, void *data, uint64_t
 	memcpy((char *)data + part, ring->base, bytes - part);
 }
 
+/* A system call only if somebody sleeps. The word first: who is about to sleep then does not. */
 static void
 ss_ring_wake(struct ss_ring *ring)
 {
@@ -53,6 +55,7 @@ ss_ring_wake(struct ss_ring *ring)
 		(void)ss_sys3(SYS_futex, &ring->word, SS_FUTEX_WAKE | SS_FUTEX_PRIVATE, INT_MAX);
 }
 
+/* Add a line. The oldest ones make room; their readers find out by the numbers. */
 static void
 ss_ring_put(struct ss_ring *ring, const char *line, size_t bytes)
 {
@@ -73,6 +76,7 @@ ss_ring_put(struct ss_ring *ring, const char *line, size_t bytes)
 	ss_ring_wake(ring);
 }
 
+/* In a forked child: what the parent wrote is the parent's to mirror. */
 static void
 ss_ring_reset(struct ss_ring *ring)
 {
@@ -84,6 +88,10 @@ ss_ring_reset(struct ss_ring *ring)
 
 #define SS_RING_NAP_NS 20000000l /* lines that come close together are read together */
 
+/*
+ * Wait until the word moves, without the queue. The nap afterwards spares the writers: while it lasts
+ * nobody sleeps on the word, so nobody needs to be woken.
+ */
 static void
 ss_ring_sleep(struct ss_ring *ring, uint32_t word, int64_t timeout_ns)
 {

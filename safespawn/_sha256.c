@@ -32,18 +32,21 @@ static const uint32_t ss_sha256_k[64] = {
 	0xc67178f2,
 };
 
+/* ROTR of the standard, section 3.2. */
 static inline uint32_t
 ss_turn(uint32_t x, int n)
 {
 	return x >> n | x << (32 - n);
 }
 
+/* Section 6.2.2, for processors without instructions for it. */
 static void
 ss_sha256_blocks_plain(uint32_t state[8], const uint8_t *data, size_t blocks)
 {
 	for (; blocks > 0; blocks--, data += 64) {
 		uint32_t w[64], s[8];
 
+		/* The message schedule: 16 words as they come, big-endian, the others made of them. */
 		for (int i = 0; i < 16; i++)
 			w[i] = (uint32_t)data[4 * i] << 24 | (uint32_t)data[4 * i + 1] << 16 |
 			    (uint32_t)data[4 * i + 2] << 8 | data[4 * i + 3];
@@ -53,6 +56,7 @@ ss_sha256_blocks_plain(uint32_t state[8], const uint8_t *data, size_t blocks)
 			w[i] = w[i - 16] + (ss_turn(a, 7) ^ ss_turn(a, 18) ^ a >> 3) + w[i - 7] +
 			    (ss_turn(b, 17) ^ ss_turn(b, 19) ^ b >> 10);
 		}
+		/* The rounds: a to h of the standard are s[0] to s[7]. */
 		memcpy(s, state, sizeof(s));
 		for (int i = 0; i < 64; i++) {
 			uint32_t e = s[4], a = s[0];
@@ -96,7 +100,7 @@ ss_sha256_blocks_sha(uint32_t state[8], const uint8_t *data, size_t blocks)
 
 			cdgh = _mm_sha256rnds2_epu32(cdgh, abef, four);
 			abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(four, 0x0e));
-			if (i < 12) {
+			if (i < 12) { /* four more words of the schedule, in the place of the oldest */
 				__m128i last = w[(i + 3) & 3];
 				__m128i next = _mm_add_epi32(_mm_sha256msg1_epu32(w[i & 3], w[(i + 1) & 3]),
 				    _mm_alignr_epi8(last, w[(i + 2) & 3], 4));
@@ -107,6 +111,7 @@ ss_sha256_blocks_sha(uint32_t state[8], const uint8_t *data, size_t blocks)
 		abef = _mm_add_epi32(abef, was_abef);
 		cdgh = _mm_add_epi32(cdgh, was_cdgh);
 	}
+	/* Back to a to h. */
 	__m128i feba = _mm_shuffle_epi32(abef, 0x1b), dchg = _mm_shuffle_epi32(cdgh, 0xb1);
 
 	_mm_storeu_si128((void *)state, _mm_blend_epi16(feba, dchg, 0xf0));
@@ -133,6 +138,7 @@ ss_has_sha(void)
 }
 #endif
 
+/* Both give the same; a test holds them against each other. */
 static void
 ss_sha256_blocks(uint32_t state[8], const uint8_t *data, size_t blocks)
 {
@@ -163,7 +169,7 @@ ss_sha256_add(struct ss_sha256 *hash, const void *data, size_t bytes)
 	size_t held = hash->bytes % 64;
 
 	hash->bytes += bytes;
-	if (held > 0) {
+	if (held > 0) { /* fill up the block that was begun */
 		size_t part = 64 - held < bytes ? 64 - held : bytes;
 
 		memcpy(hash->block + held, at, part);
@@ -178,6 +184,7 @@ ss_sha256_add(struct ss_sha256 *hash, const void *data, size_t bytes)
 		memcpy(hash->block, at + bytes / 64 * 64, bytes % 64);
 }
 
+/* Section 5.1.1: a one bit, zeros, and the length in bits at the end of the last block. */
 static void
 ss_sha256_end(struct ss_sha256 *hash, uint8_t ret_digest[SS_DIGEST_BYTES])
 {
@@ -195,6 +202,7 @@ ss_sha256_end(struct ss_sha256 *hash, uint8_t ret_digest[SS_DIGEST_BYTES])
 		ret_digest[i] = (uint8_t)(hash->state[i / 4] >> (24 - 8 * (i % 4)));
 }
 
+/* All at once. Wiped, because what is hashed may be a key. The answer may lie where the data does. */
 static void
 ss_sha256(const void *data, size_t bytes, uint8_t ret_digest[SS_DIGEST_BYTES])
 {
@@ -206,6 +214,7 @@ ss_sha256(const void *data, size_t bytes, uint8_t ret_digest[SS_DIGEST_BYTES])
 	explicit_bzero(&hash, sizeof(hash));
 }
 
+/* RFC 2104, for keys that are shorter than a block; ours have 32 bytes. */
 static void
 ss_hmac_start(struct ss_hmac *mac, const uint8_t key[SS_DIGEST_BYTES])
 {
@@ -253,6 +262,7 @@ ss_hmac(const uint8_t key[SS_DIGEST_BYTES], const void *one, size_t one_bytes, c
 	ss_hmac_end(&mac, ret_digest);
 }
 
+/* Lower-case hex, without a NUL. */
 static void
 ss_hex(const uint8_t digest[SS_DIGEST_BYTES], char ret_text[2 * SS_DIGEST_BYTES])
 {

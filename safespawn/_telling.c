@@ -28,6 +28,7 @@ struct ss_intent {
 	const char *rest;       /* what Python says of the program, and the members after "what" */
 };
 
+/* Real, effective and saved: who did it, and with whose rights. */
 static void
 ss_put_ids(struct ss_text *text, const struct ss_creds *creds)
 {
@@ -59,7 +60,7 @@ ss_put_groups(struct ss_text *text)
 	gid_t groups[SS_WHO_GROUPS];
 	int count = getgroups(SS_WHO_GROUPS, groups);
 
-	if (count < 0) {
+	if (count < 0) { /* EINVAL: more than that */
 		text->full = 1;
 		return;
 	}
@@ -72,6 +73,7 @@ ss_put_groups(struct ss_text *text)
 	ss_say(text, "]", 1);
 }
 
+/* Who asks for the spawn: as the thread that decided saw itself, not as it may be by now. */
 static void
 ss_put_who(struct ss_text *text, const char *process, const struct ss_creds *creds)
 {
@@ -100,6 +102,10 @@ ss_limit_since(struct ss_text *text, const char *from, size_t room)
 	text->full |= (size_t)(text->at - from) > room;
 }
 
+/*
+ * The arguments, with their number and size, which hold also where a reader cuts the list. One that
+ * is too long is cut by Python, with its digest.
+ */
 static void
 ss_put_argv(struct ss_text *text, const struct ss_strings *argv)
 {
@@ -123,7 +129,7 @@ ss_put_argv(struct ss_text *text, const struct ss_strings *argv)
 	ss_say(text, "]", 1);
 }
 
-/* The name of a variable, whose text is NAME=VALUE. */
+/* The name of a variable, whose text is NAME=VALUE. Its value is recorded nowhere. */
 static size_t
 ss_name_bytes(const char *pair)
 {
@@ -159,6 +165,7 @@ ss_put_some_names(struct ss_text *text, const struct ss_strings *env, const uint
 	ss_put_word(text, "\"}");
 }
 
+/* All names as a list. */
 static void
 ss_put_names_to(struct ss_text *text, const struct ss_strings *env)
 {
@@ -173,6 +180,10 @@ ss_put_names_to(struct ss_text *text, const struct ss_strings *env)
 	ss_say(text, "]", 1);
 }
 
+/*
+ * The names of the variables. Where they are too many the first of them, and the digest of the whole
+ * list: made in a second pass, piece by piece, because the list can have megabytes.
+ */
 static void
 ss_put_env(struct ss_text *text, const struct ss_strings *env)
 {
@@ -181,6 +192,7 @@ ss_put_env(struct ss_text *text, const struct ss_strings *env)
 	uint8_t digest[32];
 	struct ss_text whole = *text;
 
+	/* First as if it were short, on a copy: what does not fit is overwritten by the other form. */
 	whole.hash = NULL;
 	if ((size_t)(whole.end - whole.at) > SS_ENV_ROOM)
 		whole.end = whole.at + SS_ENV_ROOM;
@@ -197,6 +209,7 @@ ss_put_env(struct ss_text *text, const struct ss_strings *env)
 	ss_put_some_names(text, env, digest);
 }
 
+/* The words of _records.py. */
 static const char *
 ss_file_kind(mode_t mode)
 {
@@ -211,6 +224,7 @@ ss_file_kind(mode_t mode)
 	}
 }
 
+/* What a descriptor of the child leads to, by device and inode: names can be changed. */
 static void
 ss_put_fd(struct ss_text *text, const struct ss_fd *pair)
 {
@@ -247,6 +261,10 @@ ss_put_fds(struct ss_text *text, const struct ss_fd *fds, uint32_t count)
 	ss_limit_since(text, from, SS_FDS_ROOM);
 }
 
+/*
+ * An intent's members. The MAC over the environment tells whether two programs got the same one
+ * without telling what was in it.
+ */
 static void
 ss_put_intent(struct ss_text *text, const void *about)
 {
@@ -280,6 +298,7 @@ ss_ledger_intent(struct ss_ledger *ledger, const char *sid, const struct ss_inte
 
 /* ------------------------------------------------------------------ the program runs */
 
+/* A program that runs. The pidfd's inode is a name for the process that is never used again. */
 struct ss_start {
 	const struct ss_result *result;
 	int32_t pidfd;
@@ -317,6 +336,7 @@ ss_put_started(struct ss_text *text, const void *about)
 	ss_say(text, "}", 1);
 }
 
+/* Frees one of the two records that the intent has booked. */
 SS_API int
 ss_ledger_started(struct ss_ledger *ledger, const char *sid, const struct ss_result *result, int32_t pidfd,
     const char *how, struct ss_kept *kept)
@@ -329,6 +349,7 @@ ss_ledger_started(struct ss_ledger *ledger, const char *sid, const struct ss_res
 
 /* ------------------------------------------------------------------ it has ended */
 
+/* One that was reaped by ourselves. Who else reaps it leaves less to tell, and Python tells it. */
 struct ss_end {
 	const struct ss_exit *exit;
 	int64_t duration_ns;
@@ -363,6 +384,7 @@ ss_put_exit(struct ss_text *text, const void *about)
 	ss_say(text, "}", 1);
 }
 
+/* Frees the other. */
 SS_API int
 ss_ledger_exit(struct ss_ledger *ledger, const char *sid, const struct ss_exit *exit, int64_t duration_ns,
     int32_t timeout_killed, struct ss_kept *kept)

@@ -37,12 +37,14 @@ ss_say(struct ss_text *text, const void *data, size_t bytes)
 	}
 }
 
+/* Text of ours, which needs no escapes. */
 static void
 ss_put_word(struct ss_text *text, const char *word)
 {
 	ss_say(text, word, strlen(word));
 }
 
+/* Decimal: JSON has no other numbers, and ours have no fractions. */
 static void
 ss_put_number(struct ss_text *text, uint64_t number)
 {
@@ -62,6 +64,7 @@ ss_put_signed(struct ss_text *text, int64_t number)
 	ss_put_number(text, number < 0 ? 0 - (uint64_t)number : (uint64_t)number);
 }
 
+/* Without leading zeros, as capability sets and device numbers are told. */
 static void
 ss_put_hex(struct ss_text *text, uint64_t number)
 {
@@ -104,6 +107,7 @@ ss_utf8(const uint8_t *s, size_t left, uint32_t *ret_code)
 	return bytes;
 }
 
+/* Whether the whole is UTF-8: half of a string in one form and half in another would help nobody. */
 static int
 ss_is_utf8(const uint8_t *s, size_t bytes)
 {
@@ -116,6 +120,7 @@ ss_is_utf8(const uint8_t *s, size_t bytes)
 	return 1;
 }
 
+/* One unit of UTF-16, as JSON escapes it. */
 static void
 ss_put_unit(struct ss_text *text, uint32_t unit)
 {
@@ -126,6 +131,7 @@ ss_put_unit(struct ss_text *text, uint32_t unit)
 	ss_say(text, escape, sizeof(escape));
 }
 
+/* A character that may not stand as it is: it could end the string or the line, or steer a terminal. */
 static void
 ss_put_escaped(struct ss_text *text, uint32_t code)
 {
@@ -138,7 +144,7 @@ ss_put_escaped(struct ss_text *text, uint32_t code)
 		ss_say(text, pair, sizeof(pair));
 	} else if (code < 0x10000) {
 		ss_put_unit(text, code);
-	} else {
+	} else { /* above the 16 bits of a unit: a pair of surrogates (RFC 8259, section 7) */
 		ss_put_unit(text, 0xd800 + (code - 0x10000) / 0x400);
 		ss_put_unit(text, 0xdc00 + (code - 0x10000) % 0x400);
 	}
@@ -165,6 +171,7 @@ ss_put_text(struct ss_text *text, const char *data, size_t bytes)
 	while (at < bytes) {
 		uint32_t code = s[at];
 
+		/* What may stand as it is goes in one piece. */
 		if ((code >= 0x20 && code < 0x7f && code != '"' && code != '\\') || !SS_GUARDED(RECORD_ONE_LINE)) {
 			at++;
 			continue;

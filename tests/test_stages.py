@@ -39,7 +39,7 @@ except ChildProcessError:
 out["fds"] = before == after
 out["works again"] = safespawn.run(["/bin/true"], strategy=strategy).returncode
 ledger.close()
-out["failed records"] = sum('"spawn.failed"' in line for line in open(where))
+out["failed records"] = sum('"ev":"spawn.failed"' in line for line in open(where))
 out["results"] = results
 """
 

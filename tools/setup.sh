@@ -43,4 +43,5 @@ echo "set-up: a virtual environment in $venv, with cffi, python-prctl and the te
 "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --upgrade pip 'setuptools>=77' wheel
 "$venv/bin/python" -m pip install --quiet 'cffi>=1.17' 'python-prctl>=1.8.1' \
-	'pytest>=8' 'hypothesis>=6.100' 'mypy>=1.11' 'ruff>=0.8' 'types-cffi' 'build>=1.2'
+	'pytest>=8' 'hypothesis>=6.100' 'ocsf-json-schema>=1.2' 'jsonschema>=4.18' 'opentelemetry-proto>=1.40' \
+	'mypy>=1.11' 'ruff>=0.8' 'types-cffi' 'build>=1.2'
