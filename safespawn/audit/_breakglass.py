@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import stat
 
 from .. import _binding
@@ -40,6 +39,8 @@ def _is_allowed() -> bool:
 
 def tell(text: str) -> None:
     """Tell the kernel's log and syslog, as far as they listen; neither is waited for."""
+    import socket  # noqa: PLC0415 - for a day that may never come
+
     line = f"safespawn[{os.getpid()}]: {text}".encode("ascii", "backslashreplace")
     with contextlib.suppress(OSError):
         fd = os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -24,6 +24,12 @@ def reseed() -> None:
 os.register_at_fork(after_in_child=reseed)
 
 
+def text(data: bytes) -> str:
+    """Return 16 bytes in the form of a UUID."""
+    digits = data.hex()
+    return "-".join(digits[start:end] for start, end in ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32)))
+
+
 def uuid7() -> str:
     """Return a UUID of version 7 (RFC 9562): milliseconds, a counter, a random start.
 

@@ -16,7 +16,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from .. import _probe
@@ -506,6 +505,9 @@ os.register_at_fork(
 
 
 def _version() -> str:
+    # Here, because it takes as long to import as all of ours.
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
     try:
         return version("safespawn")
     except PackageNotFoundError:  # run from a source tree

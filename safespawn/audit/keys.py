@@ -13,13 +13,12 @@ import hashlib
 import os
 import stat
 import time
-import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .. import _binding, _probe
 from .._errors import AuditError
-from . import _files, _record
+from . import _files, _ids, _record
 
 _LIB: Any = _binding.lib
 _ffi = _binding.ffi
@@ -59,12 +58,12 @@ def initialise(directory: str | os.PathLike[str] | None = None) -> str:
     _make_directory(where)
     if any(os.path.lexists(os.path.join(where, name)) for name in (_EPOCH, _REGISTRY, _REDACTION)):
         raise AuditError(errno.EEXIST, "there are keys in this directory", where)
-    secret, registry = os.urandom(32), uuid.uuid4()
+    secret, registry = os.urandom(32), os.urandom(16)
     with _wiped() as epoch:
-        _LIB.ss_epoch_begin(secret, registry.bytes, epoch)
+        _LIB.ss_epoch_begin(secret, registry, epoch)
         try:
             _create(where, _REDACTION, os.urandom(32))
-            _create(where, _REGISTRY, _registered(epoch, str(registry), _NO_HASH, "registry.init", {}))
+            _create(where, _REGISTRY, _registered(epoch, _ids.text(registry), _NO_HASH, "registry.init", {}))
             fd = os.open(
                 os.path.join(where, _EPOCH), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
             )
@@ -128,7 +127,7 @@ class Keys:
             previous = self._catch_up(epoch)
             _LIB.ss_epoch_chain(epoch, origin)
             yield
-            name = str(uuid.UUID(bytes=bytes(epoch.registry)))
+            name = _ids.text(bytes(epoch.registry))
             told = {"chain": chain, "ledger": _record.path(os.fsencode(ledger)), "pid": os.getpid()}
             line = _registered(epoch, name, previous, "registry.chain", told)
             try:
