@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from .. import _binding
 from .._errors import AuditError
@@ -59,6 +59,7 @@ def open(  # noqa: A001
     *,
     keys: str | os.PathLike[str] | None = None,
     max_bytes: int = 0,
+    max_seconds: float = 0.0,
     append_only: bool = False,
     checkpoint_seconds: float = 60.0,
     late_failure: LateFailure = "continue",
@@ -72,12 +73,18 @@ def open(  # noqa: A001
 
     ``keys`` is the key directory (``safespawn audit keys init``); without it that of the host is
     used, if there is one that we may use. ``max_bytes``: a segment that has reached that size is
-    renamed and a new one begun; 0 for never. ``append_only`` sets the file's append-only flag
+    renamed and a new one begun; ``max_seconds``: one that is that old, with the next checkpoint; 0 for
+    never. ``append_only`` sets the file's append-only flag
     (chattr(1)). A checkpoint is written after 1000 records, or with the first record after
     ``checkpoint_seconds``. ``late_failure="kill"`` kills a program whose start cannot be
     recorded any more. Raises AuditError; TypeError and ValueError for what cannot be meant.
     """
-    options = Options(keys, max_bytes, append_only, checkpoint_seconds, late_failure)
+    _check_number("max_bytes", max_bytes, int)
+    _check_number("max_seconds", max_seconds, (int, float))
+    _check_number("checkpoint_seconds", checkpoint_seconds, (int, float))
+    if late_failure not in ("continue", "kill"):
+        raise ValueError(f"late_failure must be continue or kill, not {late_failure!r}")
+    options = Options(keys, max_bytes, max_seconds, append_only, checkpoint_seconds, late_failure)
     with _Current.lock:
         opened = Ledger(path, mode, options)
         before, _Current.ledger = _Current.ledger, opened
@@ -85,6 +92,13 @@ def open(  # noqa: A001
     if before is not None:
         before.close()
     return opened
+
+
+def _check_number(name: str, value: Any, kinds: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"{name} must be a number, not {value!r} ({type(value).__name__})")
+    if not 0 <= value < 2**53:  # NaN is not within either
+        raise ValueError(f"{name} must be 0 or more, and finite, not {value!r}")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Options:
 
     keys: str | os.PathLike[str] | None = None
     max_bytes: int = 0
+    max_seconds: float = 0.0
     append_only: bool = False
     checkpoint_seconds: float = 60.0
     late_failure: LateFailure = "continue"
@@ -68,6 +70,7 @@ class Ledger:
         self._closed = False
         self._teller: _core.Teller | None = None
         self._broken = 0
+        self._segment_began = time.monotonic()
         self._heir = _core.new_heir()
         self._begin()
         _open_ledgers.add(self)
@@ -130,6 +133,7 @@ class Ledger:
         config = {
             "reserve": RESERVE if self._core.counts().reserves else 0,
             "max_bytes": self.options.max_bytes,
+            "max_seconds": int(self.options.max_seconds),
             "append_only": self.options.append_only,
             "late_failure": self.options.late_failure,
             "redaction": self.redaction.label,
@@ -320,7 +324,7 @@ class Ledger:
         try:
             if flags & _core.SHRUNK:
                 self._append_own("audit.degraded", {"lost": 0, "why": "somebody has cut the file"})
-            if flags & _core.FULL:
+            if flags & _core.FULL or self._is_old():
                 self.rotate()
             elif flags & (_core.MANY | _core.LATE):
                 self.checkpoint("count" if flags & _core.MANY else "time")
@@ -345,6 +349,10 @@ class Ledger:
         False if that cannot be done (after a drop of privileges, say): the old one is written on.
         """
         return self._leave_segment(None)
+
+    def _is_old(self) -> bool:
+        limit = self.options.max_seconds
+        return limit > 0 and time.monotonic() - self._segment_began >= limit
 
     def _is_at_place(self) -> bool:
         return _files.is_at(self._place, self._fd)
@@ -377,7 +385,7 @@ class Ledger:
                 return False
             if self._core.move(fd):
                 return False
-            self._fd = fd
+            self._fd, self._segment_began = fd, time.monotonic()
             with contextlib.suppress(OSError):
                 self._set_append_only()
             if self.mode == "durable":

@@ -1,0 +1,245 @@
+"""What a ledger can be told when it is opened, and does then."""
+
+from __future__ import annotations
+
+import contextvars
+import errno
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import helpers
+from safespawn import AuditError, audit, run
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return where the ledger goes."""
+    return tmp_path / "ledger.jsonl"
+
+
+def events(path: Path) -> list[str]:
+    """Return the names of the events in order."""
+    return [record["ev"] for record in helpers.records(path)]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({"max_bytes": -1}, ValueError, "max_bytes must be 0 or more, and finite, not -1"),
+        ({"max_bytes": 1.5}, TypeError, "max_bytes must be a number, not 1.5 (float)"),
+        ({"max_bytes": True}, TypeError, "max_bytes must be a number, not True (bool)"),
+        ({"max_seconds": float("nan")}, ValueError, "max_seconds must be 0 or more, and finite, not nan"),
+        ({"checkpoint_seconds": "60"}, TypeError, "checkpoint_seconds must be a number, not '60' (str)"),
+        ({"late_failure": "stop"}, ValueError, "late_failure must be continue or kill, not 'stop'"),
+    ],
+)
+def test_option_that_cannot_be_meant(path: Path, options: dict[str, Any], kind: type[Exception], text: str) -> None:
+    """A bad option is told with its value, and no file is made."""
+    with pytest.raises(kind) as caught:
+        audit.open(path, **options)
+
+    assert str(caught.value) == text
+    assert not path.exists()
+
+
+def test_opening_tells_options_and_guards(path: Path) -> None:
+    """Record 0 tells how the ledger was opened, and what is guarded."""
+    with audit.open(path, max_bytes=5000, late_failure="kill"):
+        pass
+    opening = helpers.records(path)[0]
+
+    assert opening["config"]["max_bytes"] == 5000
+    assert opening["config"]["late_failure"] == "kill"
+    assert opening["config"]["reserve"] == 1 << 20
+    assert opening["keys"] is opening["parent"] is None
+    assert "intent-first" in opening["guards"]["ids"]
+    assert opening["guards"]["required"] == "locked"
+
+
+def test_change_of_the_guards_is_recorded(path: Path) -> None:
+    """What is required from now on leaves a record of its own."""
+    out = helpers.run_snippet(
+        """
+        from safespawn import audit, guards
+        with audit.open(ledger):
+            guards.require("single-threaded")
+        out["told"] = [json.loads(line).get("guards", {}).get("required") for line in open(ledger)]
+        """,
+        ledger=str(path),
+    )
+
+    assert out == {"told": ["locked", "single-threaded", None]}
+
+
+@pytest.mark.parametrize("late", ["continue", "kill"])
+def test_start_that_cannot_be_recorded(path: Path, late: str) -> None:
+    """A program whose start is lost goes on, or is killed if the ledger was opened so."""
+    out = helpers.run_snippet(
+        """
+        import resource
+        from safespawn import audit
+        audit.open(ledger, late_failure=late)
+        full = []
+        def hook(event, arguments):
+            if event == "safespawn.spawn.started" and not full:
+                full.append(os.stat(ledger).st_size)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (full[0], resource.RLIM_INFINITY))
+        sys.addaudithook(hook)
+        with safespawn.spawn(["/bin/cat"], stdin=safespawn.PIPE) as process:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        out["code"] = process.returncode
+        """,
+        ledger=str(path),
+        late=late,
+    )
+
+    assert out == {"code": 0 if late == "continue" else -9}
+    assert events(path)[1:4] == ["spawn.intent", "audit.degraded", "spawn.exit"]
+
+
+# ------------------------------------------------------------------ checkpoints and segments
+
+
+def test_checkpoint_after_many_records(path: Path) -> None:
+    """After 1000 records comes a checkpoint, with the number of records by event."""
+    with audit.open(path) as ledger:
+        for _ in range(1000):
+            ledger.append("mirror.up", None, dict)
+    told = [r for r in helpers.records(path) if r["ev"] == "checkpoint"]
+
+    assert [r["n"] for r in told] == [1000]
+    assert told[0]["why"] == "count"
+    assert told[0]["counts"] == {"chain.open": 1, "mirror.up": 999}
+
+
+def test_checkpoint_after_a_time(path: Path) -> None:
+    """With no time at all between them, every record is followed by a checkpoint."""
+    with audit.open(path, checkpoint_seconds=0) as ledger:
+        ledger.append("mirror.up", None, dict)
+
+    assert events(path) == ["chain.open", "mirror.up", "checkpoint", "chain.close"]
+    assert helpers.records(path)[2]["why"] == "time"
+
+
+def test_segments_by_size(path: Path) -> None:
+    """A full segment gets a number, the chain goes on in the next one, without a gap."""
+    with audit.open(path, max_bytes=4000) as ledger:
+        for _ in range(40):
+            ledger.append("mirror.up", None, lambda: {"pad": "x" * 300})
+    numbers = sorted(int(name.name.rpartition(".")[2]) for name in path.parent.glob("ledger.jsonl.*"))
+    segments = [path.with_name(f"{path.name}.{number}") for number in numbers] + [path]
+    records = [record for segment in segments for record in helpers.records(segment)]
+
+    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) >= 3
+    assert [r["n"] for r in records] == list(range(len(records)))
+    assert len({r["c"] for r in records}) == 1
+    assert all(helpers.records(segment)[0]["ev"] == "checkpoint" for segment in segments[1:])
+    assert all(4000 <= segment.stat().st_size < 5000 for segment in segments[:-1])
+
+
+def test_segments_by_age(path: Path) -> None:
+    """A segment that is too old is left with the next checkpoint."""
+    with audit.open(path, max_seconds=1e-9, checkpoint_seconds=0) as ledger:
+        ledger.append("mirror.up", None, dict)
+
+    assert events(path.with_name("ledger.jsonl.1")) == ["chain.open", "mirror.up"]
+    assert events(path) == ["checkpoint", "chain.close"]
+
+
+# ------------------------------------------------------------------ keys
+
+
+def test_keys_are_made_once(tmp_path: Path) -> None:
+    """Keys are 64 hex digits for a person and three private files; a second time is refused."""
+    key = audit.keys.initialise(tmp_path / "keys")
+
+    assert len(bytes.fromhex(key)) == 32
+    assert {name.name: name.stat().st_mode & 0o777 for name in (tmp_path / "keys").iterdir()} == {
+        "epoch": 0o600,
+        "registry.jsonl": 0o600,
+        "redaction": 0o600,
+    }
+    with pytest.raises(AuditError) as caught:
+        audit.keys.initialise(tmp_path / "keys")
+    assert caught.value.errno == errno.EEXIST
+
+
+def test_verification_key_is_in_no_file(tmp_path: Path, path: Path) -> None:
+    """What verifies stays nowhere on the host, in no form."""
+    key = audit.keys.initialise(tmp_path / "keys")
+    with audit.open(path, keys=tmp_path / "keys"):
+        run(["/bin/true"])
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+
+    assert key.encode() not in written
+    assert bytes.fromhex(key) not in written
+
+
+@pytest.mark.parametrize(
+    ("spoil", "number"),
+    [
+        (lambda keys: (keys / "epoch").write_bytes(b"x" * 128), errno.EBADMSG),
+        (lambda keys: (keys / "registry.jsonl").write_bytes(b""), errno.EBADMSG),
+        (lambda keys: (keys / "registry.jsonl").unlink(), errno.ENOENT),
+        (lambda keys: (keys / "redaction").write_bytes(b"short"), errno.EBADMSG),
+        (lambda keys: (keys / "epoch").chmod(0o640), errno.EPERM),
+        (lambda keys: keys.chmod(0o777), errno.EPERM),
+    ],
+    ids=["epoch", "registry", "no-registry", "redaction", "mode", "directory"],
+)
+def test_damaged_keys_are_refused(tmp_path: Path, path: Path, spoil: Callable[[Path], None], number: int) -> None:
+    """Keys that are damaged, or that others can use, open no ledger, and leak no descriptor."""
+    audit.keys.initialise(tmp_path / "keys")
+    spoil(tmp_path / "keys")
+
+    with pytest.raises(AuditError) as caught:
+        audit.open(path, keys=tmp_path / "keys")
+    assert caught.value.errno == number
+
+
+def test_missing_keys_that_were_named_are_an_error(tmp_path: Path, path: Path) -> None:
+    """A directory without keys is an error when it was asked for, and none when it is the default."""
+    with pytest.raises(AuditError):
+        audit.open(path, keys=tmp_path)
+    with audit.open(path):
+        pass
+    assert helpers.records(path)[0]["keys"] is None
+
+
+# ------------------------------------------------------------------ context
+
+
+def test_carry_takes_the_tags_to_another_thread(path: Path) -> None:
+    """A function that was carried has the tags of where that was done; a plain one has none."""
+
+    def start() -> None:
+        run(["/bin/true"])
+
+    with audit.open(path), ThreadPoolExecutor(2) as pool:
+        with audit.context(tenant="a"):
+            carried = [pool.submit(audit.carry(start)) for _ in range(4)]
+            plain = pool.submit(start)
+        for one in (*carried, plain):
+            one.result()
+    tags = [r.get("tags") for r in helpers.records(path) if r["ev"] == "spawn.intent"]
+
+    assert tags.count({"tenant": "a"}) == 4
+    assert tags.count(None) == 1
+
+
+def test_tags_follow_the_context(path: Path) -> None:
+    """A copy of the context has the tags, wherever it runs: that is how tasks get them."""
+    with audit.open(path):
+        with audit.context(request_id="7"):
+            context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(run, ["/bin/true"]))
+        thread.start()
+        thread.join()
+
+    assert [r["tags"] for r in helpers.records(path) if "tags" in r] == [{"request_id": "7"}]
