@@ -470,6 +470,10 @@ ss_ledger_record(struct ss_ledger *ledger, const struct ss_record *record, struc
 	kept->flags = 0;
 	if ((error = ss_ledger_enter(ledger)))
 		return error;
+	if (ledger->next == 0 && record->event != SS_EV_CHAIN_OPEN) {
+		ss_ledger_leave(ledger);
+		return -EPROTO; /* no chain without its opening: a verifier would take it for cut off */
+	}
 	/* Booking comes first: telling of losses must not eat up what is put by. */
 	error = ss_ledger_ready(ledger, record->flags, kept);
 	if (!error && record->event != SS_EV_DEGRADED)

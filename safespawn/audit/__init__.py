@@ -16,9 +16,9 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .. import _binding
 from .._errors import AuditError
@@ -26,6 +26,9 @@ from . import _record, keys, retention
 from ._ids import uuid7
 from ._ledger import Describe, LateFailure, Ledger, Make, Mode, Native, Options
 from .keys import own_redaction
+
+if TYPE_CHECKING:
+    from .mirrors._mirror import Mirror
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -63,6 +66,7 @@ def open(  # noqa: A001
     append_only: bool = False,
     checkpoint_seconds: float = 60.0,
     late_failure: LateFailure = "continue",
+    mirrors: Iterable[Mirror] = (),
 ) -> Ledger:
     """Open an append-only JSONL ledger and make it the process's.
 
@@ -74,17 +78,20 @@ def open(  # noqa: A001
     ``keys`` is the key directory (``safespawn audit keys init``); without it that of the host is
     used, if there is one that we may use. ``max_bytes``: a segment that has reached that size is
     renamed and a new one begun; ``max_seconds``: one that is that old, with the next checkpoint; 0 for
-    never. ``append_only`` sets the file's append-only flag
-    (chattr(1)). A checkpoint is written after 1000 records, or with the first record after
-    ``checkpoint_seconds``. ``late_failure="kill"`` kills a program whose start cannot be
-    recorded any more. Raises AuditError; TypeError and ValueError for what cannot be meant.
+    never. ``append_only`` sets the file's append-only flag (chattr(1)). A checkpoint is written after
+    1000 records, or with the first record after ``checkpoint_seconds``. ``late_failure="kill"`` kills a
+    program whose start cannot be recorded any more. ``mirrors`` get a copy of each record, in threads of
+    their own (see :mod:`safespawn.audit.mirrors`); with them there is a checkpoint also when nothing
+    happens. Raises AuditError; TypeError and ValueError for what cannot be meant.
     """
     _check_number("max_bytes", max_bytes, int)
     _check_number("max_seconds", max_seconds, (int, float))
     _check_number("checkpoint_seconds", checkpoint_seconds, (int, float))
     if late_failure not in ("continue", "kill"):
         raise ValueError(f"late_failure must be continue or kill, not {late_failure!r}")
-    options = Options(keys, max_bytes, max_seconds, append_only, checkpoint_seconds, late_failure)
+    options = Options(
+        keys, max_bytes, max_seconds, append_only, checkpoint_seconds, late_failure, tuple(mirrors)
+    )
     with _Current.lock:
         opened = Ledger(path, mode, options)
         before, _Current.ledger = _Current.ledger, opened

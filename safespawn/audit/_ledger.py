@@ -17,12 +17,16 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import _probe
 from .._errors import AuditError
 from . import _breakglass, _core, _files, _ids, _record
 from . import keys as keys_of
+
+if TYPE_CHECKING:
+    from .mirrors._mirror import Mirror
+    from .mirrors._runner import Runner
 
 Mode = Literal["best_effort", "require", "durable"]
 MODES = ("best_effort", "require", "durable")
@@ -30,6 +34,10 @@ LateFailure = Literal["continue", "kill"]
 
 #: A checkpoint comes after so many records.
 CHECKPOINT_RECORDS = 1000
+#: Or so many seconds.
+CHECKPOINT_SECONDS = 60.0
+#: Seconds that closing waits for mirrors that are behind.
+MIRROR_GRACE = 2.0
 #: Bytes that are put by beyond the end of the file.
 RESERVE = 1 << 20
 
@@ -47,8 +55,9 @@ class Options:
     max_bytes: int = 0
     max_seconds: float = 0.0
     append_only: bool = False
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
     late_failure: LateFailure = "continue"
+    mirrors: tuple[Mirror, ...] = ()
 
 
 class Ledger:
@@ -72,6 +81,8 @@ class Ledger:
         self._broken = 0
         self._segment_began = time.monotonic()
         self._heir = _core.new_heir()
+        self._runner: Runner | None = None
+        self._early: list[tuple[str, Mapping[str, Any]]] = []
         self._begin()
         _open_ledgers.add(self)
 
@@ -97,10 +108,27 @@ class Ledger:
                 keys.close()
         try:
             self._set_append_only()
+            self._mirror()
             self._opened()
-        except OSError as problem:
-            self._core.close()
-            raise self._error(problem) from problem
+        except BaseException as problem:
+            self._end()
+            if isinstance(problem, OSError):
+                raise self._error(problem) from problem
+            raise
+
+    def _mirror(self) -> None:
+        if not self.options.mirrors:
+            return
+        # Here, because most ledgers have none.
+        from .mirrors._runner import Runner  # noqa: PLC0415
+
+        self._runner = Runner(
+            self.options.mirrors,
+            lambda: _core.Feed(self._core),
+            self._tell,
+            on_idle=lambda: self.checkpoint("idle"),
+            idle_seconds=self.options.checkpoint_seconds or CHECKPOINT_SECONDS,
+        )
 
     def _open_core(self, opened: list[int], keys: keys_of.Keys | None) -> None:
         self._chain = _ids.uuid7()
@@ -136,6 +164,7 @@ class Ledger:
             "max_seconds": int(self.options.max_seconds),
             "append_only": self.options.append_only,
             "late_failure": self.options.late_failure,
+            "mirrors": [mirror.name for mirror in self.options.mirrors],
             "redaction": self.redaction.label,
         }
         return {"library": _version(), "parent": parent, "keys": keys, "config": config}
@@ -153,12 +182,23 @@ class Ledger:
         with self._lock:
             if self._due is None:
                 return 0
-            fields, self._due = self._due, None
+            if self._runner is not None:  # in a forked child its threads are gone
+                self._runner.start()
             who = _probe.who(_probe.look().credentials)
-            error = self._append_own("chain.open", {"who": who, **fields, **self.describe()})
-            if error:
-                self._due = fields
+            opening = {"who": who, **self._due, **self.describe()}
+            error = self._core.append("chain.open", None, _record.members(opening), 0, _core.new_kept())
+            if not error:
+                self._due = None
+                while self._early:
+                    self._append_own(*self._early.pop(0))
             return error
+
+    def _tell(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Write what a mirror has to tell; not before the chain is opened."""
+        if self._due is not None:
+            self._early.append((event, fields))
+        else:
+            self._append_own(event, fields)
 
     def _flush_directory(self) -> None:
         """A new file is as durable as its directory entry: fsync(2)."""
@@ -184,7 +224,12 @@ class Ledger:
                 if self.mode == "durable":
                     self._core.flush()
             self._closed = True
-            self._core.close()
+            self._end()
+
+    def _end(self) -> None:
+        if self._runner is not None:
+            self._runner.stop(MIRROR_GRACE)
+        self._core.close()
 
     def __enter__(self) -> Ledger:
         """Return the ledger."""
@@ -315,7 +360,8 @@ class Ledger:
     def _standing(self) -> dict[str, Any]:
         counts = self._core.counts()
         broken = {"breakglass": self._broken} if self._broken else {}
-        return {"counts": counts.events, "lost": counts.lost, **broken}
+        mirrors = {"mirrors": self._runner.counts()} if self._runner is not None else {}
+        return {"counts": counts.events, "lost": counts.lost, **mirrors, **broken}
 
     def _attend(self, flags: int) -> None:
         """Do what the core says is due. Whoever comes meanwhile leaves it to the one who is at it."""
@@ -437,6 +483,8 @@ class Ledger:
         """Begin the child's chain. Its first record is written with its first spawn."""
         self._lock, self._attending = threading.RLock(), threading.Lock()
         self._teller = None
+        if self._runner is not None:
+            self._runner.after_fork()
         heir, parent = self._heir, self._chain
         if self._closed or not heir.held:
             return
