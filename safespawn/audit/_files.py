@@ -174,6 +174,12 @@ def numbers(path: str) -> Iterator[int]:
             yield int(tail)
 
 
+def identity(path: str) -> tuple[int, int]:
+    """Return device and inode of what a path leads to. Raises OSError."""
+    seen = os.stat(path)
+    return seen.st_dev, seen.st_ino
+
+
 def is_at(path: str, fd: int) -> bool:
     """Return whether ``path`` is still the file of that descriptor."""
     try:

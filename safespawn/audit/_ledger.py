@@ -148,6 +148,7 @@ class Ledger:
         else:
             self._register(keys, _core.origin_of(setup), lambda: setattr(self, "_core", _core.Core(setup)))
         self._fd, self._is_keyed = opened[0], keys is not None
+        self._home = _files.identity(os.path.dirname(self._place))
         opened.clear()  # the core's from here on
         self._due: dict[str, Any] | None = self._opening(None, _origin(setup.origin))
 
@@ -195,10 +196,11 @@ class Ledger:
 
     def _tell(self, event: str, fields: Mapping[str, Any]) -> None:
         """Write what a mirror has to tell; not before the chain is opened."""
-        if self._due is not None:
-            self._early.append((event, fields))
-        else:
-            self._append_own(event, fields)
+        with self._lock:
+            if self._due is not None:
+                self._early.append((event, fields))
+                return
+        self._append_own(event, fields)
 
     def _flush_directory(self) -> None:
         """A new file is as durable as its directory entry: fsync(2)."""
@@ -224,7 +226,7 @@ class Ledger:
                 if self.mode == "durable":
                     self._core.flush()
             self._closed = True
-            self._end()
+        self._end()  # without the lock: a mirror's thread may want it
 
     def _end(self) -> None:
         if self._runner is not None:
@@ -400,6 +402,13 @@ class Ledger:
         limit = self.options.max_seconds
         return limit > 0 and time.monotonic() - self._segment_began >= limit
 
+    def _is_home(self) -> bool:
+        """Whether our path still means what it did: after chroot(2) it may mean another directory."""
+        try:
+            return self._home == _files.identity(os.path.dirname(self._place))
+        except OSError:
+            return False
+
     def _is_at_place(self) -> bool:
         return _files.is_at(self._place, self._fd)
 
@@ -426,6 +435,8 @@ class Ledger:
         """Go on in the file that is at our place now, or in a new one."""
         with self._lock:
             try:
+                if not self._is_home():
+                    return False
                 fd = _files.open_segment(self._place, strict=self.mode != "best_effort")
             except AuditError:
                 return False
@@ -434,8 +445,9 @@ class Ledger:
             self._fd, self._segment_began = fd, time.monotonic()
             with contextlib.suppress(OSError):
                 self._set_append_only()
-            if self.mode == "durable":
-                self._flush_directory()
+            with contextlib.suppress(OSError):
+                if self.mode == "durable":
+                    self._flush_directory()
             self._append_own("checkpoint", {"why": why, **self._standing()}, _core.AGGREGATE)
             return True
 
