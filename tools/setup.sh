@@ -20,6 +20,7 @@ packages=$(
 	missing objdump binutils
 	missing unshare util-linux
 	missing make make
+	missing chromium chromium # a page is tested in it
 	# The core is compiled for the other machine too, where this one can, and its launcher run.
 	if [[ $(uname -m) == x86_64 ]]; then
 		missing qemu-aarch64 qemu-user
