@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safespawn import _checks, _privileges
+from safespawn import Secret, _checks, _privileges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -187,6 +187,7 @@ OBJECTS = st.one_of(
     SCALARS.map(Filelike),
     st.builds(io.StringIO),
     st.just(Path("/bin/true")),
+    st.just(Secret("hidden")),
     st.just(print),
     st.complex_numbers(),
     st.just(Path),

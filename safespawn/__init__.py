@@ -11,6 +11,7 @@ from ._errors import (
 )
 from ._process import Process
 from ._run import CompletedProcess, run
+from ._secret import Secret
 from ._spawn import spawn
 from ._spec import DEVNULL, PIPE, STDOUT, SpawnReport
 
@@ -23,6 +24,7 @@ __all__ = [
     "KilledBeforeExec",
     "Process",
     "RaceDetected",
+    "Secret",
     "SpawnError",
     "SpawnReport",
     "SpawnTimeout",

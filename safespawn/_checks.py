@@ -5,30 +5,49 @@ Pure: looks at values only, never at the system.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import resource
 import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from . import _confine
+from . import _confine, _patterns
+from ._secret import Secret
 from ._spec import DEVNULL, PIPE, STDOUT, Request
 from ._values import FD_MAX, ID_MAX, STRING_MAX, choice, flag, integer, iterable, mapping, ranged, shown, text
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def arguments(value: object) -> tuple[bytes, ...]:
-    """Return the argument vector; its first element names the program, so it is not empty."""
-    argv = []
+Secrets = tuple[tuple[int, Secret[Any]], ...]
+
+
+def arguments(value: object) -> tuple[tuple[bytes, ...], Secrets]:
+    """Return the argument vector, and which of it is secret; its first element names the program."""
+    argv: list[bytes] = []
+    secrets: list[tuple[int, Secret[Any]]] = []
     for i, item in enumerate(iterable("argv", value)):
         plain = item.encode() if type(item) is str and item.isascii() else None
         if not plain or b"\0" in plain or len(plain) >= STRING_MAX:
-            plain = text(f"argv[{i}]", item, empty=i > 0)
+            if i > 0 and isinstance(item, Secret):
+                secrets.append((i, item))
+                plain = _hidden(f"argv[{i}]", item)
+            else:
+                plain = text(f"argv[{i}]", item, empty=i > 0)
         argv.append(plain)
     if not argv:
         raise ValueError(f"argv is empty: {shown(value)}")
-    return tuple(argv)
+    return tuple(argv), tuple(secrets)
+
+
+def _hidden(name: str, secret: Secret[Any]) -> bytes:
+    """Return what a secret hides; of its own it has made sure that it can be given to a program."""
+    data = os.fsencode(secret.reveal())
+    if len(data) >= STRING_MAX:
+        raise OSError(errno.E2BIG, f"{name} is longer than execve takes, {STRING_MAX - 1} bytes: {secret!r}")
+    return data
 
 
 def _environment(name: str, value: object) -> tuple[tuple[bytes, bytes], ...]:
@@ -37,7 +56,8 @@ def _environment(name: str, value: object) -> tuple[tuple[bytes, bytes], ...]:
         encoded = text(f"{name} name", key)
         if b"=" in encoded:
             raise ValueError(f"{name} name has '=' in it: {shown(key)}")
-        pairs[encoded] = text(f"{name}[{shown(key)}]", item, empty=True)
+        place = f"{name}[{shown(key)}]"
+        pairs[encoded] = _hidden(place, item) if isinstance(item, Secret) else text(place, item, empty=True)
     return tuple(pairs.items())
 
 
@@ -152,6 +172,10 @@ def _tags(name: str, value: object) -> tuple[tuple[str, str], ...]:
     return tuple(tags)
 
 
+def _redacted(name: str, value: object) -> tuple[re.Pattern[bytes], ...]:
+    return _patterns.compiled(name, iterable(name, value))
+
+
 #: Option to (check, whether None stands for "not given").
 _OPTIONS: dict[str, tuple[Callable[[str, Any], Any], bool]] = {
     "executable": (text, True),
@@ -193,6 +217,7 @@ _OPTIONS: dict[str, tuple[Callable[[str, Any], Any], bool]] = {
     "strategy": (choice("auto", "vfork", "launcher", "fork"), False),
     "on_unproven": (choice("fork", "refuse"), False),
     "audit_tags": (_tags, True),
+    "redact": (_redacted, True),
 }
 
 
@@ -211,7 +236,8 @@ def request(argv: object, options: Mapping[str, Any]) -> Request:
             given[name] = check(name, value)
     if "namespaces" in given:
         given["namespaces"], given["map_users"], given["map_groups"] = given["namespaces"]
-    made = Request(arguments(argv), **given, has_options=bool(given))
+    words, secrets = arguments(argv)
+    made = Request(words, secrets, **given, has_options=bool(given))
     if given:
         _fit_together(made)
     return made

@@ -55,6 +55,7 @@ def collect(given: argparse.Namespace) -> dict[str, Any]:
         env={**os.environ, **dict(given.env)} if given.env else None,
         env_allow=_allowed(given) or None,
         audit_tags=dict(given.tag) or None,
+        redact=given.redact or None,
     )
     # By identity: a umask of 0 is given, and so is an empty set.
     return {name: value for name, value in made.items() if value is not None and value is not False}

@@ -149,4 +149,11 @@ def _add_ways(group: Any) -> None:
     add("--audit", metavar="FILE", help="append the records to this ledger")
     add("--audit-mode", choices=("best_effort", "require", "durable"))
     _add_list(group, "--tag", type=types.pair, metavar="KEY=VALUE", help="goes into the records")
+    _add_list(
+        group,
+        "--redact",
+        type=types.pattern,
+        metavar="PATTERN",
+        help="regular expression: what it matches in an argument is in no record",
+    )
     add("--report", action="store_true", help="print the decision to stderr as JSON")

@@ -109,6 +109,14 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def pattern(text: str) -> re.Pattern[str]:
+    """Return a regular expression."""
+    try:
+        return re.compile(text)
+    except re.error as problem:
+        raise argparse.ArgumentTypeError(f"regular expression needed, not {text!r}: {problem}") from None
+
+
 def scheduler(text: str) -> int | tuple[int, int]:
     """Return a policy, or policy and priority of POLICY:PRIORITY."""
     name, colon, priority = text.partition(":")

@@ -7,9 +7,10 @@ import subprocess
 import time
 import warnings
 from collections.abc import Callable
-from typing import IO, final
+from typing import IO, Any, final
 
 from . import _child, _streams
+from ._secret import Secret
 from ._spec import SpawnReport
 
 
@@ -24,7 +25,7 @@ class Process:
     def __init__(
         self,
         child: _child.Child,
-        argv: tuple[bytes, ...],
+        argv: tuple[bytes | Secret[Any], ...],
         make_report: Callable[[], SpawnReport],
         streams: _streams.Streams,
     ) -> None:
@@ -70,8 +71,12 @@ class Process:
         somebody else reaped the child and the kernel cannot say how it ended.
         """
         if not self._child.wait(timeout):
-            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            raise self._late(timeout)
         return self._code()
+
+    def _late(self, timeout: float | None, *output: bytes | None) -> subprocess.TimeoutExpired:
+        words: Any = self.args  # for typeshed no Secret is an argument
+        return subprocess.TimeoutExpired(words, timeout or 0.0, *output)
 
     def _code(self) -> int:
         code = self.returncode
@@ -124,7 +129,7 @@ class Process:
         except TimeoutError:
             ended = False
         if not ended:
-            raise subprocess.TimeoutExpired(self.args, timeout or 0.0, *self._exchange.output())
+            raise self._late(timeout, *self._exchange.output())
         return self._exchange.output()
 
     def _close_pipes(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from . import _binding, _privileges, _probe, audit
 from ._child import Child
 from ._spec import Executable, Identity, Landlock, Request, SpawnReport, Verdict
-from .audit import _record
+from .audit import _record, _redaction
 
 _KINDS = {
     stat.S_IFREG: "file",
@@ -193,6 +193,11 @@ def _tags(tags: dict[str, str]) -> Any:
     return tags if isinstance(pairs, list) else pairs
 
 
+def _visible(request: Request) -> list[tuple[int, bytes]]:
+    """Return what may be shown of the arguments that were declared secret."""
+    return [(index, secret.visible) for index, secret in request.secrets]
+
+
 class Records:
     """One function per event; each returns what follows the envelope."""
 
@@ -201,7 +206,7 @@ class Records:
         return {
             "who": _probe.who(report.credentials),
             "what": {
-                **_record.arguments(request.argv),
+                **_redaction.arguments(request.argv, _visible(request), request.redact),
                 **what,
                 "exe": _exe(report.executable),
                 "cwd": _place(request.cwd),
@@ -227,11 +232,16 @@ class Records:
             request,
             report,
             env_keys=_record.some([_record.text(name) for name, _ in env], 1000),
-            env_mac=audit.mac(b"".join(name + b"=" + value + b"\0" for name, value in env)),
+            env_mac=_redaction.environment_mac(env),
             fds=_record.some([_fd(source, target) for source, target in fds]),
         )
         about["what"]["env_removed"] = _record.some(report.removed_env)
         return {**about, "how": _how(report), **cls._tagged(request)}
+
+    @staticmethod
+    def hides(request: Request) -> bool:
+        """Whether there is a secret among the arguments: those records are not C's to write."""
+        return _redaction.hides(request.argv, _visible(request), request.redact)
 
     @classmethod
     def rest(

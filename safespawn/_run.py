@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import _checks, _spawn
 from ._process import Process
-from ._spec import PIPE, SpawnReport, Text
+from ._secret import Secret
+from ._spec import PIPE, SpawnReport, Text, Word
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -35,7 +36,7 @@ class CompletedProcess(subprocess.CompletedProcess[Any]):
 
 
 def run(
-    argv: Iterable[Text] | Text,
+    argv: Iterable[Word] | Text,
     *,
     input: str | bytes | None = None,  # noqa: A002
     capture_output: bool = False,
@@ -126,11 +127,13 @@ def _input_bytes(data: str | bytes | None, decoder: tuple[str, str] | None) -> b
     if decoder is not None and isinstance(data, str):
         return data.encode(*decoder)
     if isinstance(data, str):
-        raise TypeError(f"input must be bytes without text or encoding, not {data[:40]!r} (str)")
+        # Not shown: this is where programs get their passwords.
+        raise TypeError(f"input must be bytes without text or encoding, not str ({len(data)} characters)")
     try:
         return bytes(memoryview(data))
     except TypeError:
-        raise TypeError(f"input must be bytes, not {data!r:.80} ({type(data).__name__})") from None
+        hint = ": use its reveal()" if isinstance(data, Secret) else ""
+        raise TypeError(f"input must be bytes, not {data!r:.80} ({type(data).__name__}){hint}") from None
 
 
 def _decoded(data: bytes | None, decoder: tuple[str, str] | None) -> str | bytes | None:

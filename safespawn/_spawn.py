@@ -33,7 +33,7 @@ from . import (
 from ._errors import AuditError, KilledBeforeExec, RaceDetected, SpawnError, SpawnTimeout, UnsafeSpawn
 from ._process import Process
 from ._records import Records
-from ._spec import KEEP, Decision, Executable, Identity, Request, SpawnReport, Text, Verdict
+from ._spec import KEEP, Decision, Executable, Identity, Request, SpawnReport, Verdict, Word
 from .audit._core import Teller, intent, started
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _LIB = _binding.lib
 _guard_config.attach()
 
 
-def spawn(argv: Iterable[Text], **options: Unpack[SpawnOptions]) -> Process:
+def spawn(argv: Iterable[Word], **options: Unpack[SpawnOptions]) -> Process:
     """Start a program and return its handle; README.md has the table of options.
 
     Returns when the program runs (the child has passed execve). Otherwise nothing runs,
@@ -255,7 +255,7 @@ def _open_window(job: _Job, plan: _binding.Plan, streams: _streams.Streams) -> P
             job.decision = job.decision._replace(verdicts=(*job.decision.verdicts, UNCONFIRMED))
         job.slim()
         # Kept in the step that makes it. A handler that raises inside leaves `made` empty.
-        made.extend(map(Process, (child,), (job.request.argv,), (report,), (streams,)))
+        made.extend(map(Process, (child,), (job.request.words,), (report,), (streams,)))
     finally:
         # Either it could not be killed yet, or a program runs that our caller will never see.
         if not made and (child.adopt(slot) or child.pidfd >= 0):
@@ -378,6 +378,8 @@ def _announce(job: _Job, plan: _binding.Plan) -> None:
 
 
 def _tell_intent(job: _Job, plan: _binding.Plan, teller: Teller, kept: Any) -> int:
+    if Records.hides(job.request):
+        return -errno.EMSGSIZE
     exe = job.program.executable if job.program else None
     rest = Records.rest(job.request, job.identity, exe, job.removed, job.how())
     return intent(teller, kept, job.sid, job.seen, job.argv_text, job.env_text, plan.fds, rest)

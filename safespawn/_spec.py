@@ -6,9 +6,12 @@ No system call, no read of /proc and no cffi in here.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Literal, NamedTuple, TypedDict
+from typing import IO, Any, Literal, NamedTuple, TypedDict
+
+from ._secret import Secret
 
 #: As in ``subprocess``, so that either's constants can be given.
 PIPE = -1
@@ -16,6 +19,9 @@ STDOUT = -2
 DEVNULL = -3
 
 Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+#: An argument, or the value of a variable.
+Word = Text | Secret[str] | Secret[bytes]
+Pattern = str | re.Pattern[str] | re.Pattern[bytes]
 Stream = int | IO[bytes] | IO[str] | None
 Strategy = Literal["auto", "vfork", "launcher", "fork"]
 OnUnproven = Literal["fork", "refuse"]
@@ -47,7 +53,7 @@ class SpawnOptions(TypedDict, total=False):
     """The keyword arguments of :func:`safespawn.spawn`; README.md tells what each does."""
 
     executable: Text | None
-    env: Mapping[str, Text] | Mapping[bytes, Text] | None
+    env: Mapping[str, Word] | Mapping[bytes, Word] | None
     cwd: Text | int | None
     root: Text | int | None
     stdin: Stream
@@ -85,6 +91,7 @@ class SpawnOptions(TypedDict, total=False):
     strategy: Strategy
     on_unproven: OnUnproven
     audit_tags: Mapping[str, str] | None
+    redact: Iterable[Pattern] | None
 
 
 class Landlock(NamedTuple):
@@ -97,9 +104,13 @@ class Landlock(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One validated request; `_checks.request` is the only maker."""
+    """One validated request; `_checks.request` is the only maker.
+
+    ``argv`` is what execve gets. ``secrets`` are those of its elements that were given as a :class:`Secret`.
+    """
 
     argv: tuple[bytes, ...]
+    secrets: tuple[tuple[int, Secret[Any]], ...] = ()
     executable: bytes | None = None
     env: tuple[tuple[bytes, bytes], ...] | None = None
     cwd: bytes | int | None = None
@@ -141,8 +152,19 @@ class Request(NamedTuple):
     strategy: Strategy = "auto"
     on_unproven: OnUnproven = "fork"
     audit_tags: tuple[tuple[str, str], ...] = ()
+    redact: tuple[re.Pattern[bytes], ...] | None = None
     #: Whether any option was given at all: most spawns have none, and skip what they ask for.
     has_options: bool = True
+
+    @property
+    def words(self) -> tuple[bytes | Secret[Any], ...]:
+        """The arguments as they may be shown: a secret is itself."""
+        if not self.secrets:
+            return self.argv
+        words: list[bytes | Secret[Any]] = list(self.argv)
+        for index, secret in self.secrets:
+            words[index] = secret
+        return tuple(words)
 
     @property
     def asks_identity(self) -> bool:

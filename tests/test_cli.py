@@ -98,6 +98,7 @@ def test_program_killed_by_a_signal(number: int) -> None:
         (["--rlimit", "core=2:1", "--", "true"], "above hard"),
         (["--env", "NOVALUE", "--", "true"], "NOVALUE"),
         (["--tag", "=x", "--", "true"], "=x"),
+        (["--redact", "(", "--", "true"], "'('"),
         (["--pdeathsig", "SIGNOTHING", "--", "true"], "SIGNOTHING"),
         (["--digest", "md5:00", "--", "true"], "md5:00"),
         (["--deadline", "-1", "--", "true"], "-1"),
@@ -448,6 +449,7 @@ ASKED: list[tuple[list[str], dict[str, Any]]] = [
     (["--strategy", "launcher"], {"strategy": "launcher"}),
     (["--on-unproven", "refuse"], {"on_unproven": "refuse"}),
     (["--tag", "a=1", "--tag", "b="], {"audit_tags": {"a": "1", "b": ""}}),
+    (["--redact", "a+", "--redact=--b=(.*)"], {"redact": [re.compile("a+"), re.compile("--b=(.*)")]}),
 ]
 
 #: Options of the library that cannot be had from the command line, and why.

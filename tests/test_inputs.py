@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import resource
 import signal
 from collections.abc import Iterator
@@ -322,6 +323,13 @@ WRONG: dict[str, list[tuple[Any, type[Exception], str]]] = {
         ({b"a": "b"}, TypeError, "audit_tags.*b'a' to 'b'"),
         ({"a": "x" * 1024}, ValueError, "audit_tags.*1025.*'a'"),
     ],
+    "redact": [
+        ("--pin=.*", TypeError, "redact.*--pin.*str"),
+        (["a", 7], TypeError, r"redact\[1\].*7.*int"),
+        ([b"a"], TypeError, r"redact\[0\].*b'a'.*bytes"),
+        (["a", "("], ValueError, r"redact\[1\].*'\('.*unterminated"),
+        (["\udcff"], ValueError, r"redact\[0\].*udcff.*surrogates"),
+    ],
 }
 WRONG |= {
     "scheduler": [
@@ -611,6 +619,10 @@ def test_unknown_option_is_named(name: str, touch: list[str]) -> None:
         ),
         ("seccomp", bytes(8), {"seccomp": bytes(8)}),
         ("seccomp", bytearray(8 * 4096), {"seccomp": bytes(8 * 4096)}),
+        ("redact", (), {"redact": ()}),
+        ("redact", ["ä+"], {"redact": (re.compile("ä+".encode()),)}),
+        ("redact", [re.compile("a.b", re.I | re.S)], {"redact": (re.compile(b"a.b", re.I | re.S),)}),
+        ("redact", [re.compile(b"\xff")], {"redact": (re.compile(b"\xff"),)}),
     ],
     ids=str,
 )
@@ -666,7 +678,7 @@ def test_options_that_contradict_each_other(options: dict[str, Any], named: str,
         ({"input": b"x", "stdin": DEVNULL}, ValueError, "stdin=-3 and input"),
         ({"capture_output": True, "stdout": DEVNULL}, ValueError, "stdout=-3 and capture_output"),
         ({"capture_output": True, "stderr": STDOUT}, ValueError, "stderr=-2 and capture_output"),
-        ({"input": "text"}, TypeError, "input.*'text'.*str"),
+        ({"input": "text"}, TypeError, "input.*str .4 characters"),
         ({"no_such": 1}, TypeError, "no such option: no_such=1"),
         ({"umask": -1}, ValueError, "umask.*-1"),
     ],

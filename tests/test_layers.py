@@ -15,6 +15,7 @@ PACKAGE = helpers.ROOT / "safespawn"
 
 #: From the bottom up. A module imports only from lines above its own, never from its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
+    ("safespawn._secret", "safespawn.audit._shapes", "safespawn.audit._tools"),
     (
         "safespawn._tree",
         "safespawn._spec",
@@ -27,8 +28,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "safespawn.audit._fields",
         "safespawn.audit._page_assets",
         "safespawn._cli_progress",
+        "safespawn.audit._first_look",
+        "safespawn.audit._text_search",
     ),
-    ("safespawn._errors", "safespawn._confine", "safespawn._environ"),
+    (
+        "safespawn._errors",
+        "safespawn._confine",
+        "safespawn._environ",
+        "safespawn._patterns",
+        "safespawn.audit._word_reader",
+    ),
+    ("safespawn.audit._redact",),
+    ("safespawn.audit._redaction",),
     # What reads ledgers, which takes nothing of what writes them.
     ("safespawn.audit._tail", "safespawn.audit.spawns", "safespawn.audit.exporters._fields"),
     (
@@ -60,7 +71,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("safespawn._lock",),
     ("safespawn._probe",),
     ("safespawn.audit._core",),
-    ("safespawn.audit._files",),
+    ("safespawn.audit._files", "safespawn.audit._bypass"),
     ("safespawn.audit._breakglass", "safespawn.audit.keys"),
     ("safespawn.audit._ledger",),
     ("safespawn.audit.retention",),
@@ -104,7 +115,7 @@ RANKS = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 EXTENSION = "safespawn._native_ffi"
 
 #: Values only: these must work where neither the core nor /proc is to be had.
-PURE = ("safespawn._spec", "safespawn._values", "safespawn._privileges", "safespawn._confine", "safespawn._checks", "safespawn._environ", "safespawn._errors")
+PURE = ("safespawn._secret", "safespawn._patterns", "safespawn._spec", "safespawn._values", "safespawn._privileges", "safespawn._confine", "safespawn._checks", "safespawn._environ", "safespawn._errors")
 IMPURE = ("safespawn._probe", "safespawn._binding", EXTENSION, "prctl")
 
 #: The command line. It is a caller like any other: beside its own parts it has the public names alone.

@@ -45,7 +45,15 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (safespawn.Process.terminate, "self"),
     (safespawn.Process.kill, "self"),
     (safespawn.Process.kill_tree, "self"),
-    (audit.open, "path, mode='require'"),
+    (
+        audit.open,
+        "path, mode='require', *, keys=None, max_bytes=0, max_seconds=0.0, append_only=False,"
+        " checkpoint_seconds=60.0, late_failure='continue', mirrors=()",
+    ),
+    (audit.carry, "function"),
+    (audit.redact, "*patterns"),
+    (audit.keys.initialise, "directory=None"),
+    (audit.retention.retire, "path, *, keep, keys=None"),
     (audit.context, "**tags"),
     (audit.Ledger.close, "self"),
     (guards.arm, "*, wait=None, guard_foreign=False"),
@@ -86,6 +94,7 @@ def test_package_exports_these_names() -> None:
         "KilledBeforeExec",
         "Process",
         "RaceDetected",
+        "Secret",
         "SpawnError",
         "SpawnReport",
         "SpawnTimeout",
@@ -223,7 +232,8 @@ def test_options_have_the_same_names_everywhere() -> None:
     """Type, request and checks name the same options."""
     assert set(_checks._OPTIONS) == set(OPTIONS)
     of_namespaces = {"map_users", "map_groups"}
-    assert set(_spec.Request._fields) - {"argv", "has_options"} - of_namespaces == set(OPTIONS)
+    of_argv = {"argv", "secrets", "has_options"}
+    assert set(_spec.Request._fields) - of_argv - of_namespaces == set(OPTIONS)
 
 
 def test_no_option_is_required() -> None:

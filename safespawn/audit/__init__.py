@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import errno
 import functools
-import hmac
 import logging
 import os
 import sys
@@ -22,10 +21,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .. import _binding
 from .._errors import AuditError
-from . import _record, keys, retention
+from . import _bypass, _record, keys, retention
 from ._ids import uuid7
 from ._ledger import Describe, LateFailure, Ledger, Make, Mode, Native, Options
-from .keys import own_redaction
+from ._redaction import redact
 
 if TYPE_CHECKING:
     from .mirrors._mirror import Mirror
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-__all__ = ["Ledger", "carry", "context", "keys", "open", "retention"]
+__all__ = ["Ledger", "carry", "context", "keys", "open", "redact", "retention"]
 
 _logger = logging.getLogger("safespawn.audit")
 _tags: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("safespawn_audit_tags", default=())
@@ -45,7 +44,6 @@ class _Current:
     ledger: Ledger | None = None
     asked_environment = False
     ending = False
-    redaction = own_redaction()
     lock = threading.RLock()
 
 
@@ -98,7 +96,16 @@ def open(  # noqa: A001
         _Current.asked_environment = True
     if before is not None:
         before.close()
+    _bypass.watch(_tell_bypass)
     return opened
+
+
+def _tell_bypass(make: Make) -> None:
+    """Record a program that is started past us, as long as a ledger is open."""
+    if is_kept():
+        emit("spawn.bypass", None, make)
+    else:
+        _bypass.rest()
 
 
 def _check_number(name: str, value: Any, kinds: Any) -> None:
@@ -238,13 +245,6 @@ def kills_unrecorded() -> bool:
     """Whether a program whose start could not be recorded is to be killed."""
     ledger = _Current.ledger
     return ledger is not None and ledger.options.late_failure == "kill"
-
-
-def mac(data: bytes) -> str:
-    """Return the MAC of what is not written, by the key of the ledger that is open, and its label."""
-    ledger = _Current.ledger
-    label, key = (ledger.redaction if ledger is not None else None) or _Current.redaction
-    return f"{label}:{hmac.digest(key, data, 'sha256').hex()}"
 
 
 def new_id() -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .. import _probe
 from .._errors import AuditError
-from . import _breakglass, _core, _files, _ids, _record
+from . import _breakglass, _bypass, _core, _files, _ids, _record, _redaction
 from . import keys as keys_of
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Ledger:
         keys = keys_of.find(self.options.keys)
         opened: list[int] = []
         try:
-            self.redaction = keys.redaction() if keys else keys_of.own_redaction()
+            self.redaction = keys.redaction() if keys else _redaction.key()
             opened.append(_files.open_segment(self._place, strict=self.mode != "best_effort"))
             if keys:
                 opened.append(_open_state(self._place + ".state"))
@@ -110,6 +110,7 @@ class Ledger:
             self._set_append_only()
             self._mirror()
             self._opened()
+            _redaction.use_key(self.redaction)
         except BaseException as problem:
             self._end()
             if isinstance(problem, OSError):
@@ -363,7 +364,8 @@ class Ledger:
         counts = self._core.counts()
         broken = {"breakglass": self._broken} if self._broken else {}
         mirrors = {"mirrors": self._runner.counts()} if self._runner is not None else {}
-        return {"counts": counts.events, "lost": counts.lost, **mirrors, **broken}
+        past = {"bypass": seen} if (seen := _bypass.counts()) else {}
+        return {"counts": counts.events, "lost": counts.lost, **past, **mirrors, **broken}
 
     def _attend(self, flags: int) -> None:
         """Do what the core says is due. Whoever comes meanwhile leaves it to the one who is at it."""

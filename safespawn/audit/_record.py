@@ -103,6 +103,7 @@ def members(fields: Mapping[str, Any]) -> bytes:
 
 #: What a record can best do without, in that order; who ran what is not among them.
 EXPENDABLE = (
+    ("what", "secret_macs"),
     ("what", "env_removed"),
     ("what", "env_keys"),
     ("what", "fds"),

@@ -14,11 +14,12 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import _binding, _probe
 from .._errors import AuditError
 from . import _files, _ids, _record
+from ._redact import RedactionKey
 
 _LIB: Any = _binding.lib
 _ffi = _binding.ffi
@@ -33,13 +34,6 @@ PATIENCE = 10.0
 
 _EPOCH, _REGISTRY, _REDACTION = "epoch", "registry.jsonl", "redaction"
 _NO_HASH = "0" * 64
-
-
-class Redaction(NamedTuple):
-    """The key of the MACs of what is not written, and its label."""
-
-    label: str
-    key: bytes
 
 
 def default_directory() -> str:
@@ -183,7 +177,7 @@ class Keys:
         _LIB.ss_epoch_step(epoch, mac)
         self._check(_LIB.ss_epoch_write(self._epoch, epoch))
 
-    def redaction(self) -> Redaction:
+    def redaction(self) -> RedactionKey:
         """Return the host's key for MACs of what is not written. Raises AuditError."""
         fd = _opened(self.where, _REDACTION)
         try:
@@ -192,7 +186,7 @@ class Keys:
             os.close(fd)
         if len(key) != 32:
             raise self._error(errno.EBADMSG)
-        return Redaction("hk1", key)
+        return RedactionKey("hk1", key)
 
     def _check(self, answer: int) -> None:
         if answer < 0:
@@ -204,11 +198,6 @@ class Keys:
             errno.ETIMEDOUT: f"another process has held the keys for {PATIENCE:g} s",
         }
         return AuditError(number, texts.get(number, os.strerror(number)), self.where)
-
-
-def own_redaction() -> Redaction:
-    """Return a key that only this process has, where the host has none."""
-    return Redaction("hp1", os.urandom(32))
 
 
 def _number(line: bytes) -> int | None:

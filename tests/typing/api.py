@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ from safespawn import (
     KilledBeforeExec,
     Process,
     RaceDetected,
+    Secret,
     SpawnError,
     SpawnReport,
     SpawnTimeout,
@@ -99,6 +101,7 @@ with open("/dev/null", "rb") as file, open("/dev/null", encoding="utf-8") as tex
         strategy="auto",
         on_unproven="refuse",
         audit_tags={"ticket": "42"},
+        redact=["--pin=([0-9]+)", re.compile("x"), re.compile(b"x")],
     )
     safespawn.spawn(["true"], cwd=3, stdin=file, stdout=file, stderr=text_file)
 
@@ -121,9 +124,22 @@ safespawn.spawn(["true"], env=mixed_variables)
 safespawn.spawn(["true"], env={b"PATH": "/bin"})
 assert_type(process, Process)
 
+# ------------------------------------------------------------------------------ secrets
+
+secret = Secret("hunter2")
+assert_type(secret, Secret[str])
+assert_type(secret.reveal(), str)
+assert_type(Secret(b"x").reveal(), bytes)
+assert_type("--password=" + secret, Secret[str])
+assert_type(secret + "@host", Secret[str])
+assert_type(secret + secret, Secret[str])
+assert_type(secret.shown, str)
+secret_variables: dict[str, str | Secret[str]] = {"PASSWORD": secret, "LANG": "C"}
+safespawn.run(["tool", "--password=" + secret, b"-p" + Secret(b"x")], env=secret_variables)
+
 # ---------------------------------------------------------------------------- the handle
 
-assert_type(process.args, tuple[bytes, ...])
+assert_type(process.args, tuple[bytes | Secret[Any], ...])
 assert_type(process.pid, int)
 assert_type(process.pidfd, int)
 assert_type(process.returncode, int | None)
@@ -241,6 +257,12 @@ safespawn.spawn(["true"], landlock={"delete": ["/"]})  # type: ignore[arg-type]
 safespawn.spawn(["true"], landlock=["/"])  # type: ignore[arg-type]
 safespawn.spawn(["true"], seccomp="06")  # type: ignore[arg-type]
 safespawn.spawn(["true"], audit_tags={"ticket": 42})  # type: ignore[dict-item]
+safespawn.spawn(["true"], redact=[3])  # type: ignore[list-item]
+safespawn.spawn(["true"], executable=secret)  # type: ignore[arg-type]
+safespawn.run(["cat"], input=secret)  # type: ignore[arg-type]
+safespawn.run(secret)  # type: ignore[arg-type]
+b"x" + secret  # type: ignore[operator]
+Secret(1)  # type: ignore[type-var]
 safespawn.run(["true"], shell=True)  # type: ignore[call-arg]
 safespawn.run(["true"], preexec_fn=print)  # type: ignore[call-arg]
 audit.open("/x", mode="sometimes")  # type: ignore[arg-type]

@@ -1,0 +1,529 @@
+"""Redaction: what is left out of the arguments in records, and what stands for it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+import json
+import logging
+import re
+import subprocess
+import sys
+import time
+import timeit
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import helpers
+import safespawn
+from safespawn import Secret, UnsafeSpawn, audit, run
+from safespawn.audit import _first_look, _record, _redact, _redaction, _tools
+from safespawn.audit._redact import RedactionKey
+
+CORPUS = helpers.TESTS / "corpus" / "redaction"
+MARK = "…"
+KEY = RedactionKey("hk1", b"k" * 32)
+
+
+def lines(name: str) -> list[Any]:
+    """Return the lines of a file of the corpus."""
+    return [json.loads(line) for line in (CORPUS / name).read_text(encoding="utf-8").splitlines()]
+
+
+def encoded(argv: list[str]) -> tuple[bytes, ...]:
+    """Return arguments as execve gets them."""
+    return tuple(word.encode() for word in argv)
+
+
+def shown(argv: list[str], **more: Any) -> list[str]:
+    """Return what may be shown of a command line."""
+    redacted = _redact.redact(encoded(argv), **more)
+    return argv if redacted is None else [word.decode() for word in redacted.shown]
+
+
+SECRET, ORDINARY = lines("secret.jsonl"), lines("ordinary.jsonl")
+
+
+# ------------------------------------------------------------------------- the corpus
+
+
+@pytest.mark.parametrize("case", SECRET, ids=lambda case: " ".join(case["argv"])[:60])
+def test_secret_is_hidden(case: dict[str, Any]) -> None:
+    """Of a command line with secrets exactly the expected parts are hidden, and their arguments named."""
+    redacted = _redact.redact(encoded(case["argv"]))
+    assert redacted is not None
+    assert [word.decode() for word in redacted.shown] == case["shown"]
+    assert list(redacted.indices) == case["redacted"]
+    assert redacted.argv == encoded(case["argv"])
+
+
+@pytest.mark.parametrize("argv", ORDINARY, ids=lambda argv: " ".join(argv)[:60])
+def test_ordinary_command_is_shown_whole(argv: list[str]) -> None:
+    """Of an everyday command line nothing is hidden, also where it speaks of passwords, keys and tokens."""
+    assert _redact.redact(encoded(argv)) is None
+
+
+def test_corpus_is_large_and_of_many_programs() -> None:
+    """The corpus has 150 command lines with secrets of 60 programs, and 200 without, none of them twice."""
+    assert len({json.dumps(case["argv"]) for case in SECRET}) == len(SECRET) >= 150
+    assert len({json.dumps(argv) for argv in ORDINARY}) == len(ORDINARY) >= 200
+    assert len({case["argv"][0] for case in SECRET}) >= 60
+
+
+@pytest.mark.parametrize("case", SECRET, ids=lambda case: " ".join(case["argv"])[:60])
+@pytest.mark.parametrize("wrapper", [["sudo", "-u", "app"], ["/usr/bin/env", "-i"], ["timeout", "5"]], ids=str)
+def test_secret_is_hidden_behind_a_wrapper(wrapper: list[str], case: dict[str, Any]) -> None:
+    """A program that is started by another one has the same secrets."""
+    assert shown([*wrapper, *case["argv"]])[len(wrapper) :] == case["shown"]
+
+
+# -------------------------------------------------------------------- what is hidden
+
+
+@pytest.mark.parametrize(
+    ("argv", "seen"),
+    [
+        (["tool", "--password", "--verbose"], ["tool", "--password", "--verbose"]),
+        (["tool", "--password", "-v"], ["tool", "--password", "-v"]),
+        (["tool", "--password", "-hunter2"], ["tool", "--password", MARK]),
+        (["tool", "--password"], ["tool", "--password"]),
+        (["tool", "--password", ""], ["tool", "--password", ""]),
+        (["tool", "--password=", "x"], ["tool", "--password=", "x"]),
+        (["tool", "--password-file", "/x"], ["tool", "--password-file", "/x"]),
+        (["tool", "--api-key", "/etc/key"], ["tool", "--api-key", "/etc/key"]),
+        (["tool", "--api-key", "/abc+def=="], ["tool", "--api-key", MARK]),
+        (["tool", "--password", "/etc/key"], ["tool", "--password", MARK]),
+        (["tool", "--password=$PW"], ["tool", f"--password={MARK}"]),
+        (["mysql", "-p@ssw0rd"], ["mysql", f"-p{MARK}"]),
+        (["mysql", "-u", "curl", "-phunter2"], ["mysql", "-u", "curl", f"-p{MARK}"]),
+        (["sh", "-c", "true; mysql -phunter2"], ["sh", "-c", f"true; mysql -p{MARK}"]),
+        (["sh", "-c", "mysql; tool -p80"], ["sh", "-c", "mysql; tool -p80"]),
+        (["cp", "net/a", "-U", "a%b"], ["cp", "net/a", "-U", "a%b"]),
+        (["tool", "hunter2hunter2", "--password=hunter2hunter2"], ["tool", MARK, f"--password={MARK}"]),
+        (["tool", "hunt", "--password=hunt"], ["tool", "hunt", f"--password={MARK}"]),
+    ],
+    ids=str,
+)
+def test_rule(argv: list[str], seen: list[str]) -> None:
+    """Options that follow, empty values and names of files are no secrets; a hidden text is hidden everywhere."""
+    assert shown(argv) == seen
+
+
+@pytest.mark.parametrize("text", ["", MARK])
+def test_declared_secret_is_named_whatever_it_is(text: str) -> None:
+    """A declared secret that is empty, or looks like what stands for one, is among the indices."""
+    redacted = _redact.redact((b"tool", text.encode()), [(1, Secret(text).visible)])
+    assert redacted is not None
+    assert (redacted.shown, redacted.indices) == ((b"tool", MARK.encode()), (1,))
+
+
+def test_bytes_that_are_no_text_are_hidden_too() -> None:
+    """A secret need not be UTF-8, and what is beside it stays as it is."""
+    redacted = _redact.redact((b"tool", b"\xff --password=\xfe\xfd"))
+    assert redacted is not None
+    assert redacted.shown == (b"tool", b"\xff --password=" + MARK.encode())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "argument", "seen"),
+    [
+        (rb"\d{4}", "pin 1234 5678", "pin … …"),
+        (rb"pin (\d+)", "pin 1234", "pin …"),
+        (rb"(a)|(b)", "xabx", "x…x"),
+        (rb"a(b)?", "ac", "ac"),
+        (rb"x*", "aaa", "aaa"),
+        (rb"(?i)NIP=(.*)", "nip=1\n2", "nip=…\n2"),
+    ],
+)
+def test_patterns_of_the_caller(pattern: bytes, argument: str, seen: str) -> None:
+    """Hidden is what the groups match, without groups the whole match; what is empty is nothing."""
+    assert shown(["tool", argument], patterns=(re.compile(pattern),)) == ["tool", seen]
+
+
+def test_declared_secrets_are_hidden_beside_what_is_known() -> None:
+    """Of a declared secret what may be seen is searched like any argument."""
+    url = "https://bob:hunter2@host/" + Secret("abc-abc-abc")
+    argv = (b"tool", url.reveal().encode(), b"abc-abc-abc")
+    redacted = _redact.redact(argv, [(1, url.visible)])
+
+    assert redacted is not None
+    assert redacted.shown == (b"tool", "https://bob:…@host/…".encode(), MARK.encode())
+    assert redacted.indices == (1, 2)
+    off = _redact.redact(argv, [(1, url.visible)], known=False)
+    assert off is not None
+    assert off.shown == (b"tool", "https://bob:hunter2@host/…".encode(), MARK.encode())
+
+
+# ------------------------------------------------------------------- hostile and long
+
+PIECES = [
+    *("-", "--", "=", ":", " ", "'", '"', "@", "://", "/", "x", "1", "|", "echo ", "_", ".", "?", "&", ";", "\n"),
+    *("pin", "pw", "sas", "otp", "sig", "_auth", "bearer", "pass", "word", "pwd", "token", "key", "secret"),
+    *("cred", "cookie", "Authorization", "connection", "string", "set ", "login", "a%b", "u:p", "sudo -S"),
+    *("ghp_" + "a" * 24, "sk-" + "b" * 24, "eyJ" + "c" * 9 + ".dddd", "AKIA" + "B" * 16, "AIza" + "c" * 31),
+    *("-p", "-u", "-a", "-P", "-w", "-U", "-k", "identified by 'x'", "-----BEGIN PRIVATE KEY", "$", "$(", "`", "\\"),
+    *(name.decode() for name in _tools.TOOLS),
+]
+ARGUMENT = st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(ARGUMENT, min_size=1, max_size=5))
+@example(["tool", "-Pin"])
+def test_first_look_misses_nothing(argv: list[str]) -> None:
+    """What a whole search finds, the first look has not ruled out; an argument is named when it was changed."""
+    words = encoded(argv)
+    found = _redact._Redaction(words, {}, (), searched=True).result()
+    if found is not None and found.indices:
+        assert _first_look.may_have_secrets(b"\0".join(words))
+        changed = [i for i, word in enumerate(found.shown) if word != words[i]]
+        assert list(found.indices) == changed
+
+
+HOSTILE = [
+    *(piece.encode() for piece in PIECES[:60]),
+    *(b"password=", b"password='", b'password="', b"://a:", b"://a:b", b"'\\", b'"a\\', b"echo a|", b"eyJaaaaaaaa."),
+    *(b"-----BEGIN ", b"-----BEGIN A PRIVATE KEY", b"identified with a ", b"a= ", b"a: ", b"authorization: ", b"x-a:"),
+    *(b"--pass ", b"mysql -p ", b"curl -u ", b"SG.", b"SG.aaaaaaaaaaaaaaaa.", b"a@", b"passw", b"passwless", b"?sig="),
+    *(b"&sig=a&", b"PASSWORD=$(", b"PASSWORD=`", b"PASSWORD='a' ", b"\xff", b"token:token:", b"'\"'\""),
+]
+
+
+def _seconds(argv: list[bytes]) -> float:
+    return min(timeit.repeat(lambda: _redact.redact(argv), timer=time.process_time, number=1, repeat=3))
+
+
+@pytest.mark.parametrize("piece", HOSTILE, ids=repr)
+@pytest.mark.parametrize("before", [[b"mysql"], [b"sh", b"-c"]], ids=["argument", "script"])
+def test_time_grows_with_the_length(before: list[bytes], piece: bytes) -> None:
+    """The longest argument that is searched takes some four times as long as one of a quarter, not sixteen times."""
+    longest = _redact.SEARCHED_MAX
+    of = [_seconds([*before, b"token", (piece * longest)[:size]]) for size in (longest // 4, longest)]
+    assert of[1] < 0.0005 + of[0] * 9
+
+
+@pytest.mark.parametrize("piece", HOSTILE, ids=repr)
+def test_as_much_as_execve_takes_is_looked_at_in_time(piece: bytes) -> None:
+    """Two mebibytes of anything take less than a second of the processor, be it few arguments or many."""
+    few = [b"sh", b"-c", *[(piece * 2**17)[: 2**17 - 1]] * 16]
+    many = [b"sh", b"-c", *[(piece * 64)[:64]] * 2**15]
+    assert _seconds(few) < 1
+    assert _seconds(many) < 1
+
+
+def test_long_argument_is_hidden_whole() -> None:
+    """What is too long to be searched is hidden if there may be a secret in it, and shown (cut) if not."""
+    long = "x" * (_redact.SEARCHED_MAX + 1)
+    assert shown(["tool", long]) == ["tool", long]
+    assert shown(["tool", f"{long} token"]) == ["tool", MARK]
+    assert shown(["mysql", f"-p{long}", "db"]) == ["mysql", f"-p{MARK}", "db"]
+
+
+def test_ordinary_command_costs_next_to_nothing() -> None:
+    """To find nothing in five arguments of 87 bytes takes at most four times as long as to make their fields."""
+    argv = (b"rsync", b"-a", b"--delete", b"/srv/data/projects/alpha/", b"backup.example.com:/srv/backup/alpha-2024-01/xx")
+
+    def cost(call: Callable[[], object]) -> float:
+        return min(timeit.repeat(call, number=2000, repeat=7))
+
+    assert cost(lambda: _redact.redact(argv)) < 4 * cost(lambda: _record.arguments(argv))
+
+
+# -------------------------------------------------------------------------- the fields
+
+
+def fields(argv: list[str], **more: Any) -> dict[str, Any]:
+    """Return the fields of a record for a command line."""
+    words = encoded(argv)
+    return _redact.arguments(words, _redact.redact(words, **more), KEY)
+
+
+def mac(argv: list[str]) -> str:
+    """Return the MAC as docs/audit-format.md has it."""
+    text = "".join(word + "\0" for word in argv).encode()
+    return "hk1:" + hmac.new(b"k" * 32, text, hashlib.sha256).hexdigest()
+
+
+def test_fields_of_a_redacted_command() -> None:
+    """The record has the rest, the indices, a MAC of all and one of each hidden argument, and no length of it."""
+    argv = ["mysql", "-uroot", "-phunter2", "shop"]
+    assert fields(argv) == {
+        "argc": 4,
+        "argv_bytes": len("mysql-uroot-pshop" + MARK) + 2,
+        "argv": ["mysql", "-uroot", "-p…", "shop"],
+        "redacted": [2],
+        "argv_mac": mac(argv),
+        "secret_macs": [mac(["-phunter2"])],
+    }
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=900).map(lambda data: data.replace(b"\0", b"")), min_size=1, max_size=6))
+def test_fields_of_an_ordinary_command_are_those_of_today(argv: list[bytes]) -> None:
+    """Where nothing is hidden the fields are exactly those of a record without redaction."""
+    redacted = _redact.redact(argv)
+    assert redacted is not None or _redact.arguments(argv, None, KEY) == _record.arguments(argv)
+
+
+def test_nothing_that_was_cut_can_be_guessed() -> None:
+    """With a secret anywhere in a vector that does not fit there is no digest without a key."""
+    filler = ["x" * 100] * 40
+    for argv in (["tool", "--token=abc", *filler], ["tool", *filler, "--token=abc"], ["mysql", *filler, "-pabc"]):
+        told = fields(argv)
+        assert told["argv_cut"] == len(told["argv"]) < len(argv) == told["argc"]
+        assert told["argv_mac"] == mac(argv)
+        assert "argv_sha256" not in told
+        assert "abc" not in json.dumps(told["argv"])
+    told = fields(["tool", *filler, "abc"], secrets=[(41, MARK.encode())])
+    assert "argv_sha256" not in told
+    assert told["redacted"] == []
+    assert "argv_sha256" in fields(["tool", *filler])
+
+
+def test_hidden_arguments_make_room() -> None:
+    """A long secret does not push the arguments behind it out of the record."""
+    told = fields(["tool", "--token=" + "x" * 2000, "--token=" + "x" * 3000, "behind"])
+    assert told["argv"] == ["tool", "--token=…", "…", "behind"]
+    assert "argv_cut" not in told
+
+
+def test_record_stays_small_whatever_is_hidden() -> None:
+    """With ever so many secrets the indices are those of what is shown, and the MACs are of the first."""
+    argv = ["tool", *["-password=x"] * 5000]
+    told = fields(argv)
+
+    assert told["argc"] == 5001
+    assert told["argv_cut"] == len(told["argv"]) == 65
+    assert told["redacted"] == list(range(1, 65))
+    assert told["secret_macs"] == [mac(["-password=x"])] * 8
+    assert len(json.dumps(told)) < 3000
+
+
+def test_equal_secrets_have_equal_macs_under_one_key_only() -> None:
+    """An argument with the same secret can be recognised; under another key, or with another secret, it cannot."""
+
+    def told(secret: str, key: RedactionKey) -> str:
+        words = encoded(["tool", f"--token={secret}"])
+        return str(_redact.arguments(words, _redact.redact(words), key)["secret_macs"][0])
+
+    other = _redact.process_key()
+    assert told("a", KEY) == told("a", KEY)
+    assert len({told("a", KEY), told("b", KEY), told("a", other), told("a", _redact.process_key())}) == 4
+    assert told("a", other).startswith("hp1:")
+
+
+def test_macs_of_environments() -> None:
+    """The MAC of an environment is over its sorted strings, so the order does not matter, and the values do."""
+    pairs = [(b"B", b"2"), (b"A", b"1")]
+    assert _redact.environment_mac(pairs, KEY) == mac(["A=1", "B=2"]) == _redact.environment_mac(pairs[::-1], KEY)
+    assert _redact.environment_mac([(b"A", b"1"), (b"B", b"3")], KEY) != mac(["A=1", "B=2"])
+
+
+def test_key_is_not_shown() -> None:
+    """The key is not in its own repr."""
+    assert "kkk" not in repr(KEY)
+
+
+# ----------------------------------------------------------------------- a whole spawn
+
+
+@pytest.fixture
+def log() -> Iterator[io.StringIO]:
+    """Return what all loggers write, from the lowest level up."""
+    stream = io.StringIO()
+    handler, root = logging.StreamHandler(stream), logging.getLogger()
+    root.addHandler(handler)
+    level = root.level
+    root.setLevel(1)
+    yield stream
+    root.setLevel(level)
+    root.removeHandler(handler)
+
+
+#: Where a secret can stand, as what runs; {} is the secret.
+PLACES = [
+    ["/bin/true", "--password={}"],
+    ["/bin/true", "--password", "{}"],
+    ["/bin/true", "{}", "mysql", "-p{}"],
+    ["/bin/true", "curl", "-u", "bob:{}", "https://bob:{}@host/?token={}"],
+    ["/bin/true", "-H", "Authorization: Bearer {}"],
+    ["/bin/true", "API_TOKEN={}"],
+    ["/bin/true", '{{"password": "{}"}}'],
+    ["/bin/sh", "-c", "true PGPASSWORD={} psql"],
+    ["/bin/sh", "-c", "true mysql -p'{}'"],
+]
+#: What becomes of it, and with which options.
+ENDS: list[tuple[type[BaseException] | None, dict[str, Any]]] = [
+    (None, {}),
+    (FileNotFoundError, {"executable": "/no/such/program"}),
+    (FileNotFoundError, {"cwd": "/no/such/directory"}),
+    (UnsafeSpawn, {"digest": "sha256:" + "0" * 64}),
+    (safespawn.SpawnTimeout, {"deadline": 1e-9}),
+    (subprocess.TimeoutExpired, {"executable": "/bin/sh", "timeout": 0.005}),
+]
+SECRETS = st.text(st.sampled_from("abcXYZ0123456789!%+,;^~ü"), min_size=8, max_size=20).map(lambda text: f"S{text}s")
+
+
+def _run(argv: list[Any], end: type[BaseException] | None, options: dict[str, Any]) -> list[object]:
+    """Run it and return everything that could show an argument."""
+    if end is subprocess.TimeoutExpired:
+        argv = ["/bin/sh", "-c", "exec sleep 1000", *argv]
+    if end is None:
+        done = run(argv, **options)
+        return [done.report, done._process]
+    with pytest.raises(end) as caught:
+        run(argv, **options)
+    return [getattr(caught.value, "report", None)]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SECRETS, st.sampled_from(PLACES), st.sampled_from(ENDS))
+@pytest.mark.parametrize("sink", ["ledger", "logger"])
+def test_no_secret_in_any_sink(
+    tmp_path: Path,
+    log: io.StringIO,
+    sink: str,
+    secret: str,
+    place: list[str],
+    end: tuple[type[BaseException] | None, dict[str, Any]],
+) -> None:
+    """A secret is in no record, log line or report of a spawn that ran, failed, was denied or timed out."""
+    log.truncate(0)
+    path = tmp_path / "ledger"
+    path.unlink(missing_ok=True)
+    argv = [word.format(*[secret] * 3) for word in place]
+    if sink == "ledger":
+        with audit.open(path):
+            told = _run(argv, *end)
+        written = path.read_text(encoding="ascii")
+    else:
+        told = _run(argv, *end)
+        written = log.getvalue()
+
+    assert '"redacted":[' in written
+    everything = written + log.getvalue() + repr([one for one in told if isinstance(one, safespawn.SpawnReport)])
+    assert secret not in everything
+    assert json.dumps(secret)[1:-1] not in everything
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SECRETS, st.sampled_from(ENDS), st.booleans())
+def test_no_declared_secret_in_any_sink(
+    tmp_path: Path, log: io.StringIO, secret: str, end: tuple[type[BaseException] | None, dict[str, Any]], off: bool
+) -> None:
+    """A Secret, in the arguments or the environment, is shown nowhere, handle included, even with redaction off."""
+    log.truncate(0)
+    path = tmp_path / "ledger"
+    path.unlink(missing_ok=True)
+    options = {**end[1], "env": {"A": Secret(secret), "PATH": "/bin"}, **({"redact": ()} if off else {})}
+    with audit.open(path):
+        told = _run(["/bin/true", Secret(secret), "x" + Secret(secret)], end[0], options)
+
+    everything = path.read_text(encoding="ascii") + log.getvalue() + repr(told)
+    assert secret not in everything
+    assert json.dumps(secret)[1:-1] not in everything
+
+
+def what(path: Path, event: str = "spawn.intent") -> dict[str, Any]:
+    """Return the ``what`` of the one record of an event."""
+    (record,) = [r for r in helpers.records(path) if r["ev"] == event]
+    return dict(record["what"])
+
+
+def test_option_adds_patterns(tmp_path: Path) -> None:
+    """``redact`` hides more than what is known."""
+    with audit.open(tmp_path / "ledger"):
+        run(["/bin/true", "--pin-code=1234", "--token=abc"], redact=["--pin-code=(.*)", re.compile(b"unused")])
+    assert what(tmp_path / "ledger")["argv"] == ["/bin/true", "--pin-code=…", "--token=…"]
+
+
+def test_empty_option_turns_it_off(tmp_path: Path) -> None:
+    """With ``redact=()`` arguments are recorded as they are, but what is a Secret."""
+    with audit.open(tmp_path / "ledger"):
+        run(["/bin/true", "--token=abc", Secret("x")], redact=())
+    told = what(tmp_path / "ledger")
+    assert told["argv"] == ["/bin/true", "--token=abc", "…"]
+    assert told["redacted"] == [2]
+
+
+@pytest.fixture
+def own_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the patterns and the key of the process back after the test."""
+    monkeypatch.setattr(_redaction._Process, "patterns", ())
+    monkeypatch.setattr(_redaction._Process, "key", _redaction._Process.key)
+
+
+def test_patterns_of_the_process(own_state: None, tmp_path: Path) -> None:
+    """What was added for the process holds for every spawn, beside the option; only ``()`` turns it off."""
+    _redaction.redact("--badge=(.*)")
+    _redaction.redact(re.compile("--desk=(.*)"))
+    argv = ["/bin/true", "--badge=1", "--desk=2", "--room=3"]
+    with audit.open(tmp_path / "ledger"):
+        for option in (None, ["--room=(.*)"], ()):
+            run(argv, redact=option)
+    told = [r["what"]["argv"][1:] for r in helpers.records(tmp_path / "ledger") if r["ev"] == "spawn.intent"]
+
+    assert told == [
+        ["--badge=…", "--desk=…", "--room=3"],
+        ["--badge=…", "--desk=…", "--room=…"],
+        ["--badge=1", "--desk=2", "--room=3"],
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["(", 7, None], ids=repr)
+def test_what_is_no_pattern_is_refused_for_the_process(own_state: None, wrong: Any) -> None:
+    """A bad expression is an error at once, and nothing is added."""
+    with pytest.raises((TypeError, ValueError), match=r"redact\[1\]"):
+        _redaction.redact("fine", wrong)
+    assert _redaction._Process.patterns == ()
+
+
+def test_macs_of_records_are_under_the_key_in_use(own_state: None, tmp_path: Path) -> None:
+    """Records have the MACs of the host's key once there is one, of a key of the process before."""
+    argv = ["/bin/true", "--token=abc"]
+    with audit.open(tmp_path / "ledger"):
+        run(argv)
+        _redaction.use_key(KEY)
+        run(argv)
+    macs = [r["what"]["argv_mac"] for r in helpers.records(tmp_path / "ledger") if r["ev"] == "spawn.intent"]
+    assert macs[0].startswith("hp1:")
+    assert macs[1] == mac(argv)
+
+
+@pytest.mark.parametrize(
+    ("options", "event", "problem"),
+    [
+        ({"executable": "/no/such/program"}, "spawn.failed", FileNotFoundError),
+        ({"digest": "sha256:" + "0" * 64}, "spawn.denied", UnsafeSpawn),
+    ],
+    ids=["failed", "denied"],
+)
+def test_spawn_that_did_not_run_is_redacted_too(
+    tmp_path: Path, options: dict[str, Any], event: str, problem: type[BaseException]
+) -> None:
+    """The records that tell all because there was no intent have the same fields."""
+    argv = ["/bin/true", "--token=abc"]
+    with audit.open(tmp_path / "ledger"), pytest.raises(problem):
+        run(argv, **options)
+    told = what(tmp_path / "ledger", event)
+    assert (told["argv"], told["redacted"]) == (["/bin/true", "--token=…"], [1])
+
+
+def test_command_line_redacts(tmp_path: Path) -> None:
+    """``safespawn run`` hides what is known and what ``--redact`` says, in the ledger and on stderr."""
+    path = tmp_path / "ledger"
+    done = subprocess.run(
+        [sys.executable, "-m", "safespawn", "run", "--audit", path, "--report", "--redact=--desk=(.*)", "--"]
+        + ["/bin/true", "--token=abc", "--desk=2x2x2x"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert what(path)["argv"] == ["/bin/true", "--token=…", "--desk=…"]
+    assert "2x2x2x" not in done.stderr
