@@ -12,7 +12,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 SOURCES := $(wildcard safespawn/*.py safespawn/*.c safespawn/*.h safespawn/*.txt safespawn/audit/*.py \
-	safespawn/audit/exporters/*.py) \
+	safespawn/audit/*/*.py) \
 	setup.py pyproject.toml
 
 .PHONY: run test check bench packages sanitize clean

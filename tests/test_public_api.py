@@ -108,7 +108,7 @@ def test_package_exports_these_names() -> None:
 
 def test_modules_export_these_names() -> None:
     """The public names of the audit and of the guards are pinned."""
-    assert audit.__all__ == ["Ledger", "context", "open"]
+    assert audit.__all__ == ["Ledger", "carry", "context", "keys", "open", "redact", "retention"]
     assert guards.__all__ == ["Guard", "arm", "credential_change", "registry", "require", "seal", "status"]
 
 

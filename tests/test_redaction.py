@@ -319,9 +319,8 @@ def test_equal_secrets_have_equal_macs_under_one_key_only() -> None:
 
 
 def test_macs_of_environments() -> None:
-    """The MAC of an environment is over its sorted strings, so the order does not matter, and the values do."""
-    pairs = [(b"B", b"2"), (b"A", b"1")]
-    assert _redact.environment_mac(pairs, KEY) == mac(["A=1", "B=2"]) == _redact.environment_mac(pairs[::-1], KEY)
+    """The MAC of an environment is over its strings as the program gets them, values and all."""
+    assert _redact.environment_mac([(b"B", b"2"), (b"A", b"1")], KEY) == mac(["B=2", "A=1"])
     assert _redact.environment_mac([(b"A", b"1"), (b"B", b"3")], KEY) != mac(["A=1", "B=2"])
 
 

@@ -21,6 +21,13 @@ packages=$(
 	missing unshare util-linux
 	missing make make
 	missing chromium chromium # a page is tested in it
+	missing strace strace
+	# What the audit mirrors and the shipped configurations are tested with.
+	missing rsyslogd rsyslog
+	missing "/usr/lib/$(uname -m)-linux-gnu/rsyslog/omrelp.so" rsyslog-relp
+	missing auditd auditd
+	missing journalctl systemd
+	missing /lib/systemd/systemd-journal-upload systemd-journal-remote
 	# The core is compiled for the other machine too, where this one can, and its launcher run.
 	if [[ $(uname -m) == x86_64 ]]; then
 		missing qemu-aarch64 qemu-user
@@ -45,4 +52,4 @@ echo "set-up: a virtual environment in $venv, with cffi, python-prctl and the te
 "$venv/bin/python" -m pip install --quiet --upgrade pip 'setuptools>=77' wheel
 "$venv/bin/python" -m pip install --quiet 'cffi>=1.17' 'python-prctl>=1.8.1' \
 	'pytest>=8' 'hypothesis>=6.100' 'ocsf-json-schema>=1.2' 'jsonschema>=4.18' 'opentelemetry-proto>=1.40' \
-	'mypy>=1.11' 'ruff>=0.8' 'types-cffi' 'build>=1.2'
+	'opentelemetry-sdk>=1.39' 'mypy>=1.11' 'ruff>=0.8' 'types-cffi' 'build>=1.2'

@@ -61,7 +61,7 @@ BEFORE_EXEC = ("subprocess", "_execute_child")
 #: So many places are kept; what comes from others is counted by its event.
 SITES_MAX = 256
 SITE_MAX = 300
-_HEARD = "safespawn.bypass.heard"
+_HEARD = "_safespawn.heard"
 _POWERS = frozenset(10**exponent for exponent in range(19))
 _OWN = globals()
 

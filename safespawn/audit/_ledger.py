@@ -92,7 +92,7 @@ class Ledger:
         keys = keys_of.find(self.options.keys)
         opened: list[int] = []
         try:
-            self.redaction = keys.redaction() if keys else _redaction.key()
+            self.redaction = keys.redaction() if keys else _redaction.own_key()
             opened.append(_files.open_segment(self._place, strict=self.mode != "best_effort"))
             if keys:
                 opened.append(_open_state(self._place + ".state"))

@@ -15,7 +15,8 @@ class _Process:
     """The state. Both are replaced as a whole, so no reader needs a lock."""
 
     patterns: Patterns = ()
-    key: RedactionKey = _redact.process_key()
+    own: RedactionKey = _redact.process_key()
+    key: RedactionKey = own
 
 
 def redact(*patterns: str | re.Pattern[str] | re.Pattern[bytes]) -> None:
@@ -55,9 +56,9 @@ def hides(
     return _redact.redact(argv, secrets, used, known=not off) is not None
 
 
-def key() -> RedactionKey:
-    """Return the key of the MACs."""
-    return _Process.key
+def own_key() -> RedactionKey:
+    """Return the key that only this process has, for where the host has none."""
+    return _Process.own
 
 
 def environment_mac(pairs: Iterable[tuple[bytes, bytes]]) -> str:

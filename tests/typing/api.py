@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import resource
@@ -30,6 +31,7 @@ from safespawn import (
     audit,
     guards,
 )
+from safespawn.audit import mirrors
 
 # ---------------------------------------------------------------- what run takes and returns
 
@@ -228,6 +230,26 @@ guard = guards.registry["creds-agree"]
 assert_type(guard.threats, tuple[str, ...])
 assert_type(guard.statement, str)
 
+# ------------------------------------------------------------------------ the mirrors
+
+mirrors.Logging(logging.getLogger("audit"), logging.WARNING, events={"spawn.denied"}, name="denials")
+mirrors.Journald(Path("/run/systemd/journal/socket"), events=["checkpoint"])
+mirrors.Syslog()
+mirrors.Syslog(("collector.example", 514), "udp", facility="local0", timeout=2.5)
+mirrors.LinuxAudit(events=None)
+mirrors.OpenTelemetry()
+
+
+class Pipe(mirrors.Mirror):
+    """A mirror that somebody wrote themselves."""
+
+    def send(self, line: bytes) -> None:
+        """Write the line."""
+        os.write(5, line + b"\n")
+
+
+assert_type(Pipe("pipe", {"checkpoint"}).check(), str | None)
+
 # ----------------------------------------------------- what the checker must not let through
 #
 # mypy reports an ignore that nothing needs, so each of these must be an error.
@@ -267,6 +289,9 @@ safespawn.run(["true"], shell=True)  # type: ignore[call-arg]
 safespawn.run(["true"], preexec_fn=print)  # type: ignore[call-arg]
 audit.open("/x", mode="sometimes")  # type: ignore[arg-type]
 audit.context(ticket=42)  # type: ignore[arg-type]
+mirrors.Syslog("/dev/log", "tls")  # type: ignore[arg-type]
+mirrors.LinuxAudit({"checkpoint"})  # type: ignore[call-arg]
+mirrors.Mirror("nothing")  # type: ignore[abstract]
 process.pid = 1  # type: ignore[misc]
 report.outcome = "exec"  # type: ignore[misc]
 

@@ -124,16 +124,21 @@ class Runner:
         Returns how many lines were left for each mirror, which count as dropped. A thread
         that hangs is left behind. From now on nothing is told and nothing started.
         """
-        with self._changing:
-            self._ended.set()
-            self._running = False
-            deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
+        self._ended.set()
+        self._running = False
+        # Whoever is in here may be the code that a signal handler has interrupted: not for good.
+        locked = self._changing.acquire(timeout=timeout)
+        try:
             for worker in self._workers:
                 worker.ask_to_end(deadline)
             left = {worker.mirror.name: worker.join() for worker in self._workers}
             if self._heart is not None and self._heart is not threading.current_thread():
                 self._heart.join(max(0.0, deadline - time.monotonic()))
-            return left
+        finally:
+            if locked:
+                self._changing.release()
+        return left
 
     def after_fork(self) -> None:
         """In a forked child: the threads are gone, the counters start at 0, the descriptors are the parent's.

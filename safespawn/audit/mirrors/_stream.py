@@ -11,8 +11,8 @@ from ._held import Held
 #: The kernel gives up a connection whose data was not acknowledged for so long, in
 #: milliseconds (TCP_USER_TIMEOUT, tcp(7)): a host that is gone answers nothing.
 _UNACKNOWLEDGED_MS = 30_000
-#: What the kernel may keep of records that the receiver has not taken, in bytes (socket(7)
-#: says that it takes twice that). What is in there is lost, uncounted, with the connection.
+#: How much the kernel here may keep that the other one has not taken, in bytes (socket(7): it
+#: takes twice that). What is in there is lost, uncounted, with the connection.
 _SEND_BUFFER = 65536
 
 

@@ -43,9 +43,9 @@ class Syslog(Mirror):
     it was kept. ``unix``: it is in the receiver's queue. ``udp`` (RFC 5426): it has left, or
     not; a line of up to 8000 bytes is more than most networks carry in one packet, and
     one lost fragment loses it; receivers need not take more than 480 bytes. ``tcp``
-    (RFC 6587, with octet counting; not encrypted): up to some 128 KiB may wait in
-    the kernel here and are lost, uncounted, when the connection breaks. A connection that
-    was closed is seen before the next record is sent.
+    (RFC 6587, with octet counting; not encrypted): what the two kernels hold, up to 128 KiB
+    of it here, is lost and not counted when the connection breaks. A connection that was
+    closed is seen before the next record is sent.
 
     The message is the whole line: ASCII, so without a byte order mark. MSGID is the event;
     the structured data ``safespawn@32473`` has ``c``, ``n`` and ``sid``; 32473 is the number

@@ -121,14 +121,23 @@ class Worker:
         """Drop whatever is not counted yet; a thread that hangs counts nothing any more."""
         with self._counting:
             self._given_up = True
-            left, self._in_hand = self._in_hand, 0
-        # A thread that is in `take` just now does not hang, and ends by itself.
-        if self._taking.acquire(timeout=0.1):
-            lines, skipped = self._feed.take(0)
-            self._taking.release()
-            left += len(lines) + skipped
+        left = self._left_in_feed()
+        # After that: a thread that was taking lines has them in hand now.
+        left += self._in_hand
+        self._in_hand = 0
         self.dropped += left
         return left
+
+    def _left_in_feed(self) -> int:
+        if not self._taking.acquire(timeout=0.1):
+            return 0
+        try:
+            lines, skipped = self._feed.take(0)
+        except Exception:  # noqa: BLE001 - the thread has told of it
+            return 0
+        finally:
+            self._taking.release()
+        return sum(map(self._is_wanted, lines)) + skipped
 
     # ------------------------------------------------------------ its thread
 
@@ -164,8 +173,8 @@ class Worker:
                 return [], 0
             wait = 0.0 if self._deadline is not None else max(0.0, self._look_at - time.monotonic())
             lines, skipped = self._feed.take(wait)
-        wanted = [line for line in lines if self._is_wanted(line)]
-        self._in_hand = len(wanted)
+            wanted = [line for line in lines if self._is_wanted(line)]
+            self._in_hand = len(wanted)
         return wanted, skipped
 
     def _is_wanted(self, line: bytes) -> bool:
