@@ -230,9 +230,11 @@ class Ledger:
         self._end()  # without the lock: a mirror's thread may want it
 
     def _end(self) -> None:
-        if self._runner is not None:
-            self._runner.stop(MIRROR_GRACE)
-        self._core.close()
+        try:
+            if self._runner is not None:
+                self._runner.stop(MIRROR_GRACE)
+        finally:
+            self._core.close()
 
     def __enter__(self) -> Ledger:
         """Return the ledger."""
