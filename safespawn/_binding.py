@@ -93,6 +93,29 @@ class _Lib(Protocol):
     SS_TRY_CLOSE_RANGE: int
     SS_TRY_FACCESSAT2: int
     SS_TRY_MOVE_PAGES: int
+    SS_FITS: int
+    SS_BLANK: int
+    SS_TORN: int
+    SS_GARBAGE: int
+    SS_STRANGER: int
+    SS_GAP: int
+    SS_REPLAY: int
+    SS_BAD_MAC: int
+    SS_BAD_HASH: int
+    SS_NO_NEWLINE: int
+    SS_HAS_NUMBER: int
+    SS_HAS_MAC: int
+    SS_HAS_CHILD: int
+    SS_CLOCK_BACK: int
+    SS_BAD_AGG: int
+    SS_BAD_STATE: int
+    SS_TOO_LONG: int
+    SS_CHAIN_OPEN: int
+    SS_CHAIN_KEYED: int
+    SS_CHAIN_AGG: int
+    SS_CHAIN_ANY_HASH: int
+    SS_CHAIN_EXPECTED: int
+    SS_CHAIN_COMPARED: int
 
     def ss_stage_name(self, stage: int) -> Any: ...
     def ss_launcher_digest(self) -> Any: ...
@@ -126,6 +149,13 @@ class _Lib(Protocol):
     def ss_landlock_ruleset(self, handled: int) -> int: ...
     def ss_landlock_allow(self, ruleset: int, path: Any, rights: int, of_file: int) -> int: ...
     def ss_arena_free(self, arena: Any) -> None: ...
+    def ss_verify_expect(self, table: Any, chain: bytes, records: int, agg: bytes) -> int: ...
+    def ss_verify_open(self, table: Any, chain: bytes, key: Any) -> int: ...
+    def ss_verify_reach(self, table: Any, place: int, n: int, steps: int) -> int: ...
+    def ss_verify_move(self, table: Any, smaller: Any) -> None: ...
+    def ss_verify_wipe(self, table: Any) -> None: ...
+    def ss_verify_lines(self, table: Any, data: Any, size: int, is_last: int, *room: Any) -> int: ...
+    def ss_verify_event(self, event: int) -> Any: ...
 
 
 lib: _Lib = cast("_Lib", _native_ffi.lib)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _cli_audit_export, _cli_audit_keys, _cli_audit_view
+from . import _cli_audit_export, _cli_audit_keys, _cli_audit_verify, _cli_audit_view
 
-PARTS = (_cli_audit_keys, _cli_audit_view, _cli_audit_export)
+PARTS = (_cli_audit_keys, _cli_audit_verify, _cli_audit_view, _cli_audit_export)
 
 
 def add(commands: Any) -> None:

@@ -1489,3 +1489,5 @@ ss_memory_shared(uint64_t proof, uint64_t epoch)
 #include "_epoch.c"
 
 #include "_telling.c"
+
+#include "_verify.c"

@@ -85,6 +85,7 @@ SOURCES = (
     "_ledger_open.c",
     "_epoch.c",
     "_telling.c",
+    "_verify.c",
     "_native.cdef.txt",
 )
 

@@ -18,11 +18,13 @@ from safespawn import _spec
 FUZZ = helpers.ROOT / "fuzz"
 CORPUS = FUZZ / "corpus" / "native"
 PLANS = FUZZ / "corpus" / "plan"
+LEDGERS = FUZZ / "corpus" / "verify"
 
 sys.path.insert(0, str(FUZZ))
 try:
     import fuzz_spec
     import plan_corpus
+    import verify_corpus
 finally:
     sys.path.remove(str(FUZZ))
 
@@ -214,6 +216,74 @@ def test_plan_target_finds_an_error(tmp_path: Path, error: str) -> None:
     made = build(tmp_path / "replay", "-DFUZZ_MAIN", "-Wno-error", "fuzz_plan.c", fuzz=fuzz)
     done = run_driver(made, *map(str, sorted(PLANS.iterdir())))
     assert done.returncode != 0, "not found"
+
+
+# ------------------------------------------------------------------ ledgers of the verifier
+
+@pytest.fixture(scope="module")
+def verify_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the target for ledgers with the mutation driver."""
+    return build(tmp_path_factory.mktemp("fuzz-verify") / "driver", "fuzz_verify.c", "driver.c")
+
+
+@pytest.fixture(scope="module")
+def verify_replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the target for ledgers alone, which says of each file what became of it."""
+    return build(tmp_path_factory.mktemp("fuzz-verify") / "replay", "-DFUZZ_MAIN", "fuzz_verify.c")
+
+
+@pytest.mark.parametrize("path", sorted(LEDGERS.iterdir()), ids=lambda path: path.name)
+def test_verify_corpus_file_is_judged_rightly(verify_replay: Path, path: Path) -> None:
+    """The verifier's core says of each piece what it is, within its memory."""
+    done = run_driver(verify_replay, str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    said = verify_corpus.SAID.get(path.name)
+    assert done.stdout == f"{path}: {said}\n" or path.name.startswith("found-")
+
+
+def test_verify_mutations_are_judged_rightly(verify_driver: Path) -> None:
+    """The core holds what the target demands over thousands of mutations, the same ones every time."""
+    done = run_driver(verify_driver, "-runs=20000", "-max_len=20000", f"-seed={SEED}", str(LEDGERS))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{len(list(LEDGERS.iterdir()))} files, 20000 runs\n"
+
+
+def test_verify_corpus_is_of_this_form() -> None:
+    """The files are those that ``python fuzz/verify_corpus.py`` makes, beside what was found."""
+    files = {path.name: path.read_bytes() for path in LEDGERS.iterdir()}
+    made = verify_corpus.made()
+    assert {name: data for name, data in files.items() if not name.startswith("found-")} == made
+
+
+#: Errors of the verifier's core, each as a text of _verify.c and what it becomes.
+UNSAFE = {
+    "end-not-asked": ("if (c->at == c->end) {", "if (c->at > c->end) {"),
+    "mac-before-the-line": ("if (bytes < SS_MAC_BYTES)", "if (0)"),
+    "mac-not-compared": ("return !memcmp(mac, p->mac, sizeof(mac));", "return 1;"),
+    "mac-over-too-much": ("p->bytes - SS_MAC_BYTES, \"\", 0, mac)", "p->bytes - SS_MAC_BYTES + 1, \"\", 0, mac)"),
+    "hash-not-compared": ("memcmp(p->envelope.previous, chain->hash, SS_DIGEST_BYTES) ?", "0 ?"),
+    "number-not-compared": ("if (p->envelope.n != chain->next)", "if (p->envelope.n < chain->next)"),
+    "keys-not-stepped": ("	if (is_keyed)\n		ss_step_keys(p);", ""),
+    "records-overfull": ("count < room && ", ""),
+    "start-over-the-end": ("is_last || bytes >= SS_LINE_MAX + SS_START_BYTES ?", "1 ?"),
+    "torn-not-split": ("(p->bytes = ss_next_start(p->data, whole, left)) < whole", "0"),
+    "torn-is-anything": ("return ss_may_be_torn(p) ? SS_TORN : SS_GARBAGE;\n	p->has_mac", "return SS_FITS;\n	p->has_mac"),
+    "json-not-scanned": ("	if (rest < 0)\n		return ss_is_struck(p) && ss_may_be_torn(p) ? SS_TORN : SS_GARBAGE;", ""),
+    "escape-unchecked": ("else if (!byte || !strchr(", "else if (0 && !strchr("),
+    "keys-not-wiped": ("explicit_bzero(v->chains, v->room * sizeof(*v->chains));\n	memset", "memset"),
+    "struck-is-garbage": ("ss_is_struck(p) && ss_may_be_torn(p)", "0"),
+    "line-not-counted": ("v->line += (uint64_t)is_line;", "v->line++;"),
+}
+
+
+@pytest.mark.parametrize("error", UNSAFE)
+def test_verify_target_finds_an_error(tmp_path: Path, error: str) -> None:
+    """An error planted in the verifier's core is found by replaying the corpus."""
+    fuzz = copy_with(tmp_path, "_verify.c", *UNSAFE[error])
+    made = build(tmp_path / "replay", "-DFUZZ_MAIN", "-Wno-error", "fuzz_verify.c", fuzz=fuzz)
+    done = run_driver(made, *map(str, sorted(LEDGERS.iterdir())))
+    said = dict(line.removeprefix(f"{LEDGERS}/").split(": ") for line in done.stdout.splitlines())
+    assert done.returncode != 0 or {**said, **verify_corpus.SAID} != said, "not found"
 
 
 @settings(

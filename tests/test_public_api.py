@@ -51,6 +51,10 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
         " checkpoint_seconds=60.0, late_failure='continue', mirrors=()",
     ),
     (audit.carry, "function"),
+    (
+        audit.verify,
+        "path, *, key=None, without_key=False, state=True, registry=None, witness=(), dedupe=False",
+    ),
     (audit.redact, "*patterns"),
     (audit.keys.initialise, "directory=None"),
     (audit.retention.retire, "path, *, keep, keys=None"),
@@ -108,7 +112,7 @@ def test_package_exports_these_names() -> None:
 
 def test_modules_export_these_names() -> None:
     """The public names of the audit and of the guards are pinned."""
-    assert audit.__all__ == ["Ledger", "carry", "context", "keys", "open", "redact", "retention"]
+    assert audit.__all__ == ["Ledger", "carry", "context", "keys", "open", "redact", "retention", "verify"]
     assert guards.__all__ == ["Guard", "arm", "credential_change", "registry", "require", "seal", "status"]
 
 

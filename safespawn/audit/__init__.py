@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -28,11 +28,12 @@ from ._redaction import redact
 
 if TYPE_CHECKING:
     from .mirrors._mirror import Mirror
+    from .verifier import Verification
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-__all__ = ["Ledger", "carry", "context", "keys", "open", "redact", "retention"]
+__all__ = ["Ledger", "carry", "context", "keys", "open", "redact", "retention", "verify"]
 
 _logger = logging.getLogger("safespawn.audit")
 _tags: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("safespawn_audit_tags", default=())
@@ -98,6 +99,30 @@ def open(  # noqa: A001
         before.close()
     _bypass.watch(_tell_bypass)
     return opened
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    key: bytes | None = None,
+    without_key: bool = False,
+    state: str | os.PathLike[str] | bool = True,
+    registry: str | os.PathLike[str] | None = None,
+    witness: Sequence[str | os.PathLike[str]] = (),
+    dedupe: bool = False,
+) -> Verification:
+    """Check a ledger; see :func:`safespawn.audit.verifier.verify`."""
+    from . import verifier  # noqa: PLC0415 - who writes a ledger seldom reads it
+
+    return verifier.verify(
+        path,
+        key=key,
+        without_key=without_key,
+        state=state,
+        registry=registry,
+        witness=witness,
+        dedupe=dedupe,
+    )
 
 
 def _tell_bypass(make: Make) -> None:

@@ -1,0 +1,136 @@
+"""`safespawn audit verify`: arguments to `audit.verifier`, what it found to lines and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from safespawn.audit import verifier
+
+#: Exit codes.
+CLEAN, FINDINGS, CANNOT = 0, 1, 2
+
+EPILOG = """\
+exit codes:
+  0  nothing was found; notices may be there
+  1  findings: records were changed, taken out or cut off, or a file is missing
+  2  nothing could be said: no ledger, no key, or a file that cannot be read
+
+one line for each: FILE:LINE:BYTE CHAIN NUMBER REASON: TEXT
+lines count from 1, bytes from 0; of a chain the first is told, and how many follow
+"""
+#: A key is 64 digits; nothing of that kind is longer.
+KEY_FILE_BYTES = 4096
+#: Notices of one reason: a host where processes are killed has one for each of them.
+SHOWN = 20
+
+
+def add(commands: Any) -> None:
+    """Add the command to the subparsers of `safespawn audit`."""
+    parser = commands.add_parser(
+        "verify",
+        help="check a ledger: was a record changed, taken out or cut off?",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    more = parser.add_argument
+    more("ledger", metavar="LEDGER", help="the file that is being written; older segments lie beside it")
+    more("--key-file", metavar="FILE", help="the verification key, 64 hex digits ('-' for standard input)")
+    more("--without-key", action="store_true", help="only the hash chain, which write access can forge")
+    more("--keys", metavar="DIR", help="key directory of the host: registry of chains and epoch")
+    state = parser.add_mutually_exclusive_group()
+    state.add_argument("--state", metavar="FILE", help="the state file (LEDGER.state)")
+    state.add_argument("--no-state", action="store_true", help="a copy without it: cut tails are not seen")
+    more("--witness", metavar="FILE", action="append", default=[], help="lines that were collected elsewhere")
+    more("--dedupe", action="store_true", help="equal lines may come again, as in a collector's file")
+    more("--json", action="store_true", help="for programs")
+    parser.set_defaults(call=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Verify, print what was found, and return the exit code."""
+    try:
+        made = verifier.verify(
+            given.ledger,
+            key=None if given.key_file is None else _key(given.key_file),
+            without_key=given.without_key,
+            state=given.state or not given.no_state,
+            registry=given.keys,
+            witness=given.witness,
+            dedupe=given.dedupe,
+            progress=_progress() if sys.stderr.isatty() else None,
+        )
+    except (OSError, ValueError) as problem:
+        sys.stderr.write(f"safespawn audit verify: {problem}\n")
+        return CANNOT
+    _say(_as_json(made) if given.json else "\n".join(_lines(made)))
+    return CLEAN if made.ok else FINDINGS
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough; the interpreter must not complain at its end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _key(path: str) -> bytes:
+    if path == "-":
+        return verifier.key_from(sys.stdin.buffer.read(KEY_FILE_BYTES))
+    with open(path, "rb") as file:
+        return verifier.key_from(file.read(KEY_FILE_BYTES))
+
+
+def _progress() -> Callable[[int, int], None]:
+    """Return what shows how far it is, in place."""
+    shown = -1
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * done // (total or 1)
+        if percent != shown:
+            shown = percent
+            sys.stderr.write(f"\r{percent} %" if percent < 100 else "\r     \r")
+            sys.stderr.flush()
+
+    return show
+
+
+def _as_json(made: verifier.Verification) -> str:
+    return json.dumps({"ok": made.ok, **asdict(made)}, indent=2)
+
+
+def _lines(made: verifier.Verification) -> list[str]:
+    """Return what a person reads: findings and what to do, notices and where they come from, the summary."""
+    lines = [str(finding) for finding in made.findings]
+    lines += _explained("what to do:", made.findings, verifier.TAMPERED)
+    lines += _notices(made.notices)
+    lines += _explained("no sign of tampering:", made.notices, verifier.EXPLAINED)
+    lines += ["checked:", *(f"  {text}" for text in made.checked)]
+    lines += ["not seen by this:", *(f"  {text}" for text in made.limits)]
+    count = len(made.findings)
+    return [*lines, f"{count} {'finding' if count == 1 else 'findings'}" if count else "nothing was found"]
+
+
+def _notices(notices: Sequence[verifier.Finding]) -> list[str]:
+    """Return a line for each; of one reason not more than a screen."""
+    counts = Counter(notice.reason for notice in notices)
+    lines = []
+    for reason, count in sorted(counts.items()):
+        lines += [str(notice) for notice in notices if notice.reason == reason][:SHOWN]
+        if count > SHOWN:
+            lines.append(f"and {count - SHOWN} more {reason} (--json shows all)")
+    return lines
+
+
+def _explained(title: str, found: Sequence[verifier.Finding], texts: Mapping[str, str]) -> list[str]:
+    reasons = sorted({one.reason for one in found})
+    return [title, *(f"  {reason}: {texts[reason]}" for reason in reasons)] if reasons else []

@@ -1,0 +1,63 @@
+"""A ledger that was read to the end: what all comparisons that follow need."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from typing import NamedTuple
+
+from . import _verify_scan as scan
+from ._verify_findings import ENDS, Finding, Place
+from ._verify_registry import names_of
+from ._verify_walk import Walk
+
+
+class Told(NamedTuple):
+    """What is said of a record, or of a chain."""
+
+    chain: bytes | None
+    n: int | None
+    reason: str
+    text: str
+
+
+class Done:
+    """The walk, its chains by name, and where findings go."""
+
+    def __init__(self, walk: Walk, path: str, state_path: str | None) -> None:
+        """``path`` is the ledger, ``state_path`` its state file, None where there is none to be had."""
+        self.walk, self.path, self.state_path = walk, path, state_path
+        self.means, self.scanner = walk.means, walk.scanner
+        self.places = {self.scanner.id(place): place for place in range(self.scanner.used)}
+        self.counts: Counter[str] = Counter()
+        self.names = names_of(path)
+
+    def standing(self, chain: bytes) -> scan.Standing:
+        """Return where a chain of the table stands."""
+        return self.scanner.standing(self.places[chain])
+
+    def has(self, chain: bytes) -> bool:
+        """Whether a record of a chain is here."""
+        return chain in self.places and self.standing(chain).found > 0
+
+    def records_of(self, chain: bytes) -> int:
+        """Return how many records of a chain are here, or were in segments that were retired."""
+        head = self.walk.heads.get(chain)
+        return self.standing(chain).next if self.has(chain) else head.n + 1 if head else 0
+
+    def noticed(self, key: Hashable, place: Place, told: Told, file: str = "") -> None:
+        """Add a notice. ``file`` where the place is not in the ledger."""
+        self.walk.notices.add((told.reason, key), place, self._finding(place, told, file))
+
+    def found(self, key: Hashable, place: Place, told: Told, file: str = "") -> None:
+        """Add a finding in the same way. Those with the same key are thought to have one cause."""
+        self.walk.findings.add(key, place, self._finding(place, told, file))
+
+    def ended(self, chain: bytes, place: Place, told: Told) -> None:
+        """Add a finding about the end of a chain. Whatever is wrong with its records is told before."""
+        self.walk.findings.add(("end", chain), (ENDS, *place), self._finding(place, told, ""))
+
+    def _finding(self, place: Place, told: Told, file: str) -> Finding:
+        name = scan.name_of(told.chain) if told.chain else None
+        _, line, byte = place
+        return Finding(file or self.walk.name(place), line, byte, name, told.n, told.reason, told.text)
