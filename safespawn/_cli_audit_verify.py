@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from safespawn.audit import verifier
+from safespawn.audit import keys, verifier
 
 #: Exit codes.
 CLEAN, FINDINGS, CANNOT = 0, 1, 2
@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
     more("ledger", metavar="LEDGER", help="the file that is being written; older segments lie beside it")
     more("--key-file", metavar="FILE", help="the verification key, 64 hex digits ('-' for standard input)")
     more("--without-key", action="store_true", help="only the hash chain, which write access can forge")
-    more("--keys", metavar="DIR", help="key directory of the host: registry of chains and epoch")
+    more("--keys", metavar="DIR", help="key directory, for its registry of chains (default: this host's)")
     state = parser.add_mutually_exclusive_group()
     state.add_argument("--state", metavar="FILE", help="the state file (LEDGER.state)")
     state.add_argument("--no-state", action="store_true", help="a copy without it: cut tails are not seen")
@@ -61,7 +61,7 @@ def run(given: argparse.Namespace) -> int:
             key=None if given.key_file is None else _key(given.key_file),
             without_key=given.without_key,
             state=given.state or not given.no_state,
-            registry=given.keys,
+            registry=given.keys or _registry_here(given),
             witness=given.witness,
             dedupe=given.dedupe,
             progress=_progress() if sys.stderr.isatty() else None,
@@ -71,6 +71,13 @@ def run(given: argparse.Namespace) -> int:
         return CANNOT
     _say(_as_json(made) if given.json else "\n".join(_lines(made)))
     return CLEAN if made.ok else FINDINGS
+
+
+def _registry_here(given: argparse.Namespace) -> str | None:
+    """Return this host's key directory where the ledger is this host's: not for a copy, nor without a key."""
+    where = keys.default_directory()
+    is_ours = given.key_file is not None and not given.no_state and os.path.isdir(where)
+    return where if is_ours else None
 
 
 def _say(text: str) -> None:
