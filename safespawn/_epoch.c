@@ -35,10 +35,10 @@ ss_epoch_begin(const uint8_t key[32], const uint8_t registry[16], struct ss_epoc
 
 /* Read it. -EBADMSG: it is damaged, or something else. */
 SS_API int
-ss_epoch_read(int32_t fd, struct ss_epoch *ret_epoch)
+ss_epoch_read(const struct ss_handle *file, struct ss_epoch *ret_epoch)
 {
 	uint8_t check[32];
-	ssize_t bytes = pread(fd, ret_epoch, sizeof(*ret_epoch), 0);
+	ssize_t bytes = pread(file->fd, ret_epoch, sizeof(*ret_epoch), 0);
 
 	if (bytes < 0)
 		return -errno;
@@ -51,15 +51,14 @@ ss_epoch_read(int32_t fd, struct ss_epoch *ret_epoch)
 
 /* Overwrite it in its place, so that the old key is gone from the file's blocks, and flush. */
 SS_API int
-ss_epoch_write(int32_t fd, struct ss_epoch *epoch)
+ss_epoch_write(const struct ss_handle *file, struct ss_epoch *epoch)
 {
-	ssize_t bytes;
+	int error;
 
 	ss_epoch_check(epoch, epoch->check);
-	bytes = pwrite(fd, epoch, sizeof(*epoch), 0);
-	if (bytes < 0)
-		return -errno;
-	return bytes != (ssize_t)sizeof(*epoch) ? -ENOSPC : fsync(fd) ? -errno : 0;
+	if ((error = ss_pwrite_whole(file->fd, epoch, sizeof(*epoch), 0)))
+		return error;
+	return ss_flush_file(file->fd);
 }
 
 /* Where a chain begins that is opened in this epoch. */

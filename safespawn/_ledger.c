@@ -13,7 +13,7 @@
  *  4. RLIMIT_FSIZE: SIGXFSZ would end the process, so it is held off during the write.
  *  5. Threads: first come, first served, and the GIL is free while one waits.
  *  6. fork: the page with the keys and the locks is empty in a child, which must begin a chain of
- *     its own. Python's os.fork hands it a key; a raw fork leaves it without.
+ *     its own. libc's fork hands it a key; a raw one leaves it without.
  *  7. fdatasync that fails: the kernel has forgotten which pages were dirty, and the next call would say
  *     that all is well. The descriptor is not trusted again; the lines go to the next segment.
  */
@@ -22,7 +22,7 @@
 #define SS_MAC_ROOM (6 + 64 + 3) /* ,"m":"…"} and the newline */
 #define SS_UNSYNCED_BYTES (512u << 10)
 #define SS_QUEUE_SPINS 100
-#define SS_TORN_TRIES 100
+#define SS_DUE_AGAIN 64
 #define SS_FUTEX_WAKE_BITSET 10 /* futex(2) */
 
 static const char *const ss_event_names[SS_EV_COUNT] = {
@@ -56,6 +56,17 @@ ss_event_name(int32_t event)
 }
 
 static int ss_ledger_flush_to(struct ss_ledger *, uint64_t);
+
+/* What follows the envelope: members with a comma in front of each. */
+typedef void (*ss_put_members)(struct ss_text *, const void *about);
+
+struct ss_record {
+	int32_t event;
+	uint32_t flags;
+	const char *sid;
+	ss_put_members put;
+	const void *about;
+};
 
 /* ------------------------------------------------------------------ first come, first served */
 
@@ -115,114 +126,67 @@ ss_clock_ns(clockid_t clock)
 	return now.tv_sec * 1000000000ll + now.tv_nsec;
 }
 
-/*
- * Somebody else has written: were they killed in the middle of a line? A write in progress shows
- * page by page. So look again behind a call that waits for the file's lock, as fallocate does: whoever
- * was writing is done then, and a file that has not grown has a torn end.
- */
-static int
-ss_is_torn(int fd, struct stat *seen)
-{
-	for (int tries = 0; tries < SS_TORN_TRIES; tries++) {
-		off_t size = seen->st_size;
-		char last;
-
-		if (size == 0 || pread(fd, &last, 1, size - 1) != 1 || last == '\n')
-			return 0;
-		(void)fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 1);
-		if (fstat(fd, seen))
-			return 0;
-		if (seen->st_size == size)
-			return 1;
-	}
-	return 0;
-}
-
 /* Is the descriptor still our file, and is the file still there? */
 static int
-ss_ledger_look(struct ss_ledger *ledger, struct ss_kept *kept)
+ss_ledger_look(struct ss_ledger *ledger)
 {
 	struct stat seen;
+	int error;
 
-	if (fstat(ledger->fd, &seen) ||
-	    (SS_GUARDED(LEDGER_OURS) &&
-		((uint64_t)seen.st_dev != ledger->device || (uint64_t)seen.st_ino != ledger->inode)))
-		return -EBADF;
+	if ((error = ss_still(ledger->fd, &ledger->same, &seen)))
+		return error;
 	if (seen.st_nlink == 0)
 		return -ESTALE; /* deleted: nobody would ever read it */
 	if ((uint64_t)seen.st_size < ledger->size) {
-		kept->flags |= SS_KEPT_SHRUNK;
+		ledger->shrunk = 1; /* told before the next record */
 		ledger->reserved_end = 0;
 	}
 	if ((uint64_t)seen.st_size != ledger->size)
-		ledger->torn |= ss_is_torn(ledger->fd, &seen);
+		ledger->torn = ss_is_torn(ledger->fd, &seen);
 	ledger->size = (uint64_t)seen.st_size;
 	return 0;
 }
 
 /*
- * SIGXFSZ is held off while the file grows: a limit of its size must not end the process. Where
- * there is no limit, which is the rule, this costs nothing.
+ * How many lines must fit beside what the intents that were kept still have coming: the record and the
+ * telling of a loss, and for an intent what it will have coming itself. Outcomes and exits have theirs
+ * put by; what ends or explains a ledger may take the last.
  */
-struct ss_growing {
-	sigset_t only, before;
-	int limited, was_pending;
-};
-
-static void
-ss_grow_begin(struct ss_growing *growing)
+static uint64_t
+ss_lines_needed(const struct ss_record *record)
 {
-	struct rlimit limit;
-	sigset_t pending;
-
-	growing->limited = getrlimit(RLIMIT_FSIZE, &limit) || limit.rlim_cur != RLIM_INFINITY;
-	if (!growing->limited)
-		return;
-	(void)sigemptyset(&growing->only);
-	(void)sigaddset(&growing->only, SIGXFSZ);
-	(void)pthread_sigmask(SIG_BLOCK, &growing->only, &growing->before);
-	growing->was_pending = !sigpending(&pending) && sigismember(&pending, SIGXFSZ) == 1;
+	if (record->flags & (SS_ENTRY_FREES | SS_ENTRY_FREES_TWO))
+		return 0;
+	if (record->flags & SS_ENTRY_BOOKS)
+		return 4;
+	switch (record->event) {
+	case SS_EV_CHAIN_CLOSE:
+	case SS_EV_CHECKPOINT:
+	case SS_EV_DEGRADED:
+	case SS_EV_BREAKGLASS:
+		return 1;
+	default:
+		return 2;
+	}
 }
 
-static void
-ss_grow_end(const struct ss_growing *growing)
-{
-	static const struct timespec at_once;
-
-	if (!growing->limited)
-		return;
-	if (!growing->was_pending)
-		(void)sigtimedwait(&growing->only, NULL, &at_once);
-	(void)pthread_sigmask(SIG_SETMASK, &growing->before, NULL);
-}
-
+/* Put by blocks for this record, and for what the intents that were kept still have coming. */
 static int
-ss_put_by(int fd, uint64_t from, uint64_t to)
+ss_ledger_book(struct ss_ledger *ledger, uint64_t lines)
 {
-	struct ss_growing growing;
+	uint64_t need = ledger->size + ledger->booked + lines * SS_LINE_BYTES, more = need + ledger->reserve;
 	struct rlimit limit;
 	int error;
 
-	if (!getrlimit(RLIMIT_FSIZE, &limit) && to > limit.rlim_cur)
+	if (lines == 0 || !SS_GUARDED(OUTCOME_FITS))
+		return 0;
+	if (!getrlimit(RLIMIT_FSIZE, &limit) && need > limit.rlim_cur)
 		return -EFBIG; /* ext4 would put it by all the same, and the write fail later */
-	ss_grow_begin(&growing);
-	error = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from)) ? -errno : 0;
-	ss_grow_end(&growing);
-	return error;
-}
-
-/* Put by blocks for this intent, and for what the intents that were kept still have coming. */
-static int
-ss_ledger_book(struct ss_ledger *ledger)
-{
-	uint64_t need = ledger->size + ledger->booked + 4 * SS_LINE_BYTES, more = need + ledger->reserve;
-	int error;
-
-	if (!ledger->reserves || !SS_GUARDED(OUTCOME_FITS) || need <= ledger->reserved_end)
+	if (!ledger->reserves || need <= ledger->reserved_end)
 		return 0;
 	if ((error = ss_put_by(ledger->fd, ledger->size, more))) {
-		if (error == -EOPNOTSUPP || error == -ENOSYS) {
-			ledger->reserves = 0; /* this file system has no such thing */
+		if (error == -EOPNOTSUPP || error == -ENOSYS || error == -EPERM) {
+			ledger->reserves = 0; /* this file system, or a sandbox, has no such thing */
 			return 0;
 		}
 		if ((error = ss_put_by(ledger->fd, ledger->size, more = need)))
@@ -230,23 +194,6 @@ ss_ledger_book(struct ss_ledger *ledger)
 	}
 	ledger->reserved_end = more;
 	return 0;
-}
-
-static int
-ss_write_whole(int fd, const char *data, size_t bytes, size_t *ret_taken)
-{
-	struct ss_growing growing;
-	ssize_t taken;
-	int error;
-
-	ss_grow_begin(&growing);
-	do
-		taken = write(fd, data, bytes);
-	while (taken < 0 && errno == EINTR);
-	error = taken < 0 ? -errno : (size_t)taken < bytes ? -ENOSPC : 0;
-	ss_grow_end(&growing);
-	*ret_taken = taken > 0 ? (size_t)taken : 0;
-	return error;
 }
 
 /* ------------------------------------------------------------------ a record */
@@ -277,17 +224,6 @@ ss_put_envelope(struct ss_text *text, const struct ss_ledger *ledger, int32_t ev
 	ss_put_word(text, ledger->mode);
 	ss_say(text, "\"", 1);
 }
-
-/* What follows the envelope: members with a comma in front of each. */
-typedef void (*ss_put_members)(struct ss_text *, const void *about);
-
-struct ss_record {
-	int32_t event;
-	uint32_t flags;
-	const char *sid;
-	ss_put_members put;
-	const void *about;
-};
 
 static void
 ss_put_body(struct ss_text *text, const void *about)
@@ -338,61 +274,76 @@ ss_ledger_account(struct ss_ledger *ledger, uint32_t flags)
 	ledger->booked -= frees < ledger->booked ? frees : ledger->booked;
 }
 
+/* Keep what the disk may not have yet, as far as there is room: from then on nothing, so that no number is left out. */
+static void
+ss_ledger_remember(struct ss_ledger *ledger, size_t bytes)
+{
+	if (ledger->unsynced == NULL)
+		return;
+	if (ledger->unsynced_bytes == 0)
+		ledger->unsynced_first = ledger->unsynced_next = ledger->next;
+	if (ledger->unsynced_next != ledger->next || ledger->unsynced_bytes + bytes > SS_UNSYNCED_BYTES)
+		return;
+	memcpy(ledger->unsynced + ledger->unsynced_bytes, ledger->line, bytes);
+	ledger->unsynced_bytes += bytes;
+	ledger->unsynced_next++;
+}
+
 /* The line is in the file: everything moves on. */
-static int
+static void
 ss_ledger_advance(struct ss_ledger *ledger, const struct ss_record *record, size_t bytes, const uint8_t mac[32])
 {
 	ss_sha256(ledger->line, bytes, ledger->previous);
 	if (ledger->keyed)
 		ss_chain_step(ledger, mac);
-	if (ledger->unsynced != NULL) {
-		if (ledger->unsynced_bytes == 0)
-			ledger->unsynced_first = ledger->next;
-		if (ledger->unsynced_bytes + bytes + 1 <= SS_UNSYNCED_BYTES) {
-			memcpy(ledger->unsynced + ledger->unsynced_bytes, ledger->line, bytes + 1);
-			ledger->unsynced_bytes += bytes + 1;
-		}
-	}
+	ss_ledger_remember(ledger, bytes + 1);
 	ss_ring_put(&ledger->ring, ledger->line, bytes);
 	ledger->size += bytes + 1;
+	if (record->flags & SS_ENTRY_CLOSES)
+		ledger->ended = 1;
 	ledger->next++;
 	ledger->written++;
 	ledger->since_checkpoint++;
 	ledger->counts[record->event]++;
 	if (record->event == SS_EV_CHECKPOINT) {
-		ledger->since_checkpoint = 0;
+		ledger->since_checkpoint = ledger->due_again = 0;
 		ledger->checkpoint_at = ss_clock_ns(CLOCK_MONOTONIC);
 	}
-	return ledger->state_fd >= 0 && ledger->keyed
-	    ? ss_state_write(ledger, (record->flags & SS_ENTRY_CLOSES) != 0)
-	    : 0;
+	/* What fails here is made good before the next record, which must not get ahead of it by two. */
+	if (ledger->slot > 0)
+		(void)ss_state_write(ledger);
+}
+
+/* End a line that was not written to its end. A whole one would look as if it had been kept. */
+static int
+ss_ledger_mend(struct ss_ledger *ledger)
+{
+	const char *end = ledger->torn == SS_LINE_TORN_AT_END ? "?\n" : "\n";
+	size_t taken;
+	int error;
+
+	if (ledger->torn == SS_LINE_WHOLE)
+		return 0;
+	if (!(error = ss_write_whole(ledger->fd, end, strlen(end), &taken)))
+		ledger->torn = SS_LINE_WHOLE;
+	ledger->size += taken;
+	return error;
 }
 
 /* Whether a record can be written now: the file is ours, the last line was ended, there is room. */
 static int
-ss_ledger_ready(struct ss_ledger *ledger, uint32_t flags, struct ss_kept *kept)
+ss_ledger_ready(struct ss_ledger *ledger, const struct ss_record *record)
 {
-	size_t taken = 0;
 	int error;
 
-	if ((error = ss_ledger_look(ledger, kept)))
+	if ((error = ss_ledger_look(ledger)) || (error = ss_ledger_mend(ledger)) ||
+	    (error = ss_ledger_book(ledger, ss_lines_needed(record))))
 		return error;
-	if (ledger->torn && (error = ss_write_whole(ledger->fd, "\n", 1, &taken)))
-		return error;
-	ledger->torn = 0;
-	if ((flags & SS_ENTRY_BOOKS) && (error = ss_ledger_book(ledger)))
-		return error;
-	return ledger->keyed && ledger->state_fd >= 0 && ledger->slot == 0 ? ss_state_claim(ledger) : 0;
-}
-
-/* End what was written of a line. A whole one without its newline would look as if it had been kept. */
-static void
-ss_ledger_tear(struct ss_ledger *ledger, size_t taken, size_t bytes)
-{
-	const char *end = taken == bytes ? "?\n" : "\n";
-
-	if (taken > 0)
-		ledger->torn = ss_write_whole(ledger->fd, end, strlen(end), &taken) != 0;
+	if (!ledger->keyed || ledger->state_fd < 0)
+		return 0;
+	if (ledger->slot == 0)
+		return ss_state_claim(ledger);
+	return ledger->slot_behind ? ss_state_write(ledger) : 0;
 }
 
 /* Write one record, when the ledger is ready. -EMSGSIZE: nothing was tried. */
@@ -408,33 +359,45 @@ ss_ledger_put(struct ss_ledger *ledger, const struct ss_record *record)
 		return (int)bytes;
 	ledger->line[bytes] = '\n';
 	if ((error = ss_write_whole(ledger->fd, ledger->line, (size_t)bytes + 1, &taken))) {
-		ss_ledger_tear(ledger, taken, (size_t)bytes);
+		if (taken > 0)
+			ledger->torn = taken == (size_t)bytes ? SS_LINE_TORN_AT_END : SS_LINE_TORN;
+		ledger->size += taken;
+		(void)ss_ledger_mend(ledger);
 		return error;
 	}
-	return ss_ledger_advance(ledger, record, (size_t)bytes, mac);
+	ss_ledger_advance(ledger, record, (size_t)bytes, mac);
+	return 0;
 }
 
-/* The records that were lost are told before anything else is written. */
+/* The records that were lost are told before anything else is written, and that somebody has cut the file. */
 static int
 ss_ledger_tell_loss(struct ss_ledger *ledger)
 {
-	char body[40];
+	char body[80];
 	struct ss_entry entry = { SS_EV_DEGRADED, 0, NULL, body, 0 };
 	struct ss_record record = { SS_EV_DEGRADED, 0, NULL, ss_put_body, &entry };
-	uint64_t lost = __atomic_load_n(&ledger->lost, __ATOMIC_RELAXED);
+	uint64_t lost = __atomic_load_n(&ledger->secrets->lost, __ATOMIC_RELAXED);
 	int error;
 
-	if (lost == 0 || ledger->next == 0) /* record 0 opens the chain, nothing goes before it */
+	if ((lost == 0 && !ledger->shrunk) || ledger->next == 0) /* nothing goes before the opening */
 		return 0;
-	entry.body_bytes = (uint64_t)snprintf(body, sizeof(body), "\"lost\":%llu", (unsigned long long)lost);
-	if (!(error = ss_ledger_put(ledger, &record)))
-		(void)__atomic_sub_fetch(&ledger->lost, lost, __ATOMIC_RELAXED);
-	return error;
+	entry.body_bytes = (uint64_t)snprintf(body, sizeof(body), "\"lost\":%llu%s", (unsigned long long)lost,
+	    ledger->shrunk ? ",\"why\":\"somebody has cut the file\"" : "");
+	if ((error = ss_ledger_put(ledger, &record)))
+		return error;
+	(void)__atomic_sub_fetch(&ledger->secrets->lost, lost, __ATOMIC_RELAXED);
+	ledger->shrunk = 0;
+	return 0;
 }
 
+/*
+ * What is due is told to one writer. When that one could not do it, another is told after a while.
+ */
 static void
-ss_ledger_look_ahead(const struct ss_ledger *ledger, struct ss_kept *kept)
+ss_ledger_look_ahead(struct ss_ledger *ledger, struct ss_kept *kept)
 {
+	if (ledger->written < ledger->due_again)
+		return;
 	if (ledger->limit > 0 && ledger->size >= ledger->limit)
 		kept->flags |= SS_KEPT_FULL;
 	if (ledger->since_checkpoint >= ledger->checkpoint_records)
@@ -442,13 +405,15 @@ ss_ledger_look_ahead(const struct ss_ledger *ledger, struct ss_kept *kept)
 	else if (ledger->since_checkpoint > 0 &&
 	    ss_clock_ns(CLOCK_MONOTONIC) - ledger->checkpoint_at >= ledger->checkpoint_ns)
 		kept->flags |= SS_KEPT_LATE;
+	if (kept->flags)
+		ledger->due_again = ledger->written + SS_DUE_AGAIN;
 }
 
 /* Count a record that is in no file. The next one that can be written tells of it. */
 SS_API void
 ss_ledger_lose(struct ss_ledger *ledger)
 {
-	(void)__atomic_add_fetch(&ledger->lost, 1, __ATOMIC_RELAXED);
+	(void)__atomic_add_fetch(&ledger->secrets->lost, 1, __ATOMIC_RELAXED);
 }
 
 /*
@@ -461,35 +426,51 @@ ss_ledger_is_loss(int error, const struct ss_record *record)
 	return error != -EMSGSIZE && error != -ESTALE && record->event != SS_EV_CHAIN_OPEN;
 }
 
+/* Record 0 opens the chain, and no other does; one closes it, and none comes behind that. */
+static int
+ss_ledger_in_order(const struct ss_ledger *ledger, int32_t event)
+{
+	if (ledger->ended)
+		return -ESHUTDOWN;
+	if ((event == SS_EV_CHAIN_OPEN) == (ledger->next == 0))
+		return 0;
+	return ledger->next == 0 ? -ENOTCONN : -EISCONN;
+}
+
+/* kept: NULL from those who would not do what is due. */
 static int
 ss_ledger_record(struct ss_ledger *ledger, const struct ss_record *record, struct ss_kept *kept)
 {
+	struct ss_kept unheard;
 	uint64_t written;
-	int error;
+	int error, flush, is_heard = kept != NULL;
 
+	kept = is_heard ? kept : &unheard;
 	kept->flags = 0;
 	if ((error = ss_ledger_enter(ledger)))
 		return error;
-	if (ledger->next == 0 && record->event != SS_EV_CHAIN_OPEN) {
+	if ((error = ss_ledger_in_order(ledger, record->event))) {
 		ss_ledger_leave(ledger);
-		return -EPROTO; /* no chain without its opening: a verifier would take it for cut off */
+		return error;
 	}
 	/* Booking comes first: telling of losses must not eat up what is put by. */
-	error = ss_ledger_ready(ledger, record->flags, kept);
+	error = ss_ledger_ready(ledger, record);
 	if (!error && record->event != SS_EV_DEGRADED)
 		error = ss_ledger_tell_loss(ledger);
 	if (!error)
 		error = ss_ledger_put(ledger, record);
 	if (error && ss_ledger_is_loss(error, record))
 		ss_ledger_lose(ledger);
-	if (!error || !(record->flags & SS_ENTRY_BOOKS))
+	if (!error || (!(record->flags & SS_ENTRY_BOOKS) && ss_ledger_is_loss(error, record)))
 		ss_ledger_account(ledger, record->flags);
-	ss_ledger_look_ahead(ledger, kept);
+	if (is_heard)
+		ss_ledger_look_ahead(ledger, kept);
 	kept->n = ledger->next - (error == 0);
 	kept->size = ledger->size;
 	written = ledger->written;
+	flush = (record->flags & SS_ENTRY_FLUSH) || ledger->unsynced_bytes > SS_UNSYNCED_BYTES / 2;
 	ss_ledger_leave(ledger);
-	if (error || !(record->flags & SS_ENTRY_FLUSH))
+	if (error || !flush)
 		return error;
 	if ((error = ss_ledger_flush_to(ledger, written)))
 		kept->flags |= SS_KEPT_UNFLUSHED;
@@ -538,15 +519,16 @@ ss_ledger_wake(struct ss_ledger *ledger)
 	ss_ring_wake(&ledger->ring);
 }
 
-/* Keep the last lines for readers, from now on. */
+/* Keep the last lines for readers, from now on. The reader begins with the next one. */
 SS_API int
-ss_ledger_keep(struct ss_ledger *ledger, uint64_t bytes)
+ss_ledger_keep(struct ss_ledger *ledger, uint64_t bytes, struct ss_reader *ret_reader)
 {
 	int error;
 
 	if ((error = ss_ledger_enter(ledger)))
 		return error;
 	error = ledger->ring.base ? 0 : ss_ring_make(&ledger->ring, bytes);
+	*ret_reader = (struct ss_reader){ ledger->ring.next, ledger->ring.head, 0 };
 	ss_ledger_leave(ledger);
 	return error;
 }
@@ -555,10 +537,10 @@ SS_API void
 ss_ledger_counts(struct ss_ledger *ledger, struct ss_ledger_counts *ret_counts)
 {
 	memset(ret_counts, 0, sizeof(*ret_counts));
+	ret_counts->lost = __atomic_load_n(&ledger->secrets->lost, __ATOMIC_RELAXED);
 	if (ss_ledger_enter(ledger))
 		return;
 	memcpy(ret_counts->events, ledger->counts, sizeof(ret_counts->events));
-	ret_counts->lost = ledger->lost;
 	ret_counts->next = ledger->next;
 	ret_counts->booked = ledger->booked;
 	ret_counts->reserved = ledger->reserved_end > ledger->size ? ledger->reserved_end - ledger->size : 0;

@@ -27,8 +27,7 @@ enum {
 	SS_KEPT_MANY = 1 << 0,   /* a checkpoint is due, by the number of records */
 	SS_KEPT_LATE = 1 << 1,   /* or by the time */
 	SS_KEPT_FULL = 1 << 2,   /* the segment has reached its size */
-	SS_KEPT_SHRUNK = 1 << 3, /* somebody has cut the file */
-	SS_KEPT_UNFLUSHED = 1 << 4, /* it is in the file, and the disk may not have it */
+	SS_KEPT_UNFLUSHED = 1 << 3, /* it is in the file, and the disk may not have it */
 };
 
 struct ss_kept {
@@ -50,17 +49,18 @@ struct ss_origin {
 	int32_t keyed;
 	uint64_t epoch;
 	char chain[SS_ID_BYTES];
+	char parent[SS_ID_BYTES]; /* the chain of the process that forked us; "" for none */
+	int32_t forked;           /* our key comes from it: from its record n */
+	uint64_t n;
 };
 
-/* What a forked child gets of its parent's chain. held: the parent's writers wait for the fork. */
-struct ss_heir {
-	struct ss_origin origin;
-	uint64_t n;
-	int32_t held;
+/* A descriptor, and who closes it: no exception of a signal handler comes between. */
+struct ss_handle {
+	int32_t fd; /* -1: nobody */
 };
 
 struct ss_setup {
-	int32_t fd, state_fd; /* taken over; -1 for no state */
+	struct ss_handle *file, *state; /* taken over; NULL for no state */
 	uint64_t reserve, limit; /* bytes; 0 for none */
 	uint64_t checkpoint_records;
 	int64_t checkpoint_ns;
@@ -77,6 +77,7 @@ struct ss_queue {
 struct ss_secrets {
 	uint32_t alive; /* 0 in a forked child: the kernel has cleared the page (MADV_WIPEONFORK) */
 	struct ss_queue writing, flushing;
+	uint64_t lost; /* not yet told; a child has lost nothing yet */
 	uint8_t record_key[32], aggregate_key[32];
 };
 
@@ -99,21 +100,32 @@ struct ss_ledger_counts {
 	int32_t reserves, poisoned;
 };
 
+/* Which file a descriptor of ours was. */
+struct ss_same {
+	uint64_t device, inode;
+};
+
+enum { SS_LINE_WHOLE, SS_LINE_TORN, SS_LINE_TORN_AT_END }; /* the last line of the file; the last has all but its newline */
+
 struct ss_ledger {
 	struct ss_secrets *secrets;
+	struct ss_ledger *other; /* the next one of this process */
 	int fd, state_fd;
-	int keyed, closed, torn, poisoned, reserves;
-	uint64_t device, inode, size;
-	uint64_t next, written, lost, booked;
+	int keyed, closed, ended, torn, shrunk, slot_behind, poisoned, reserves;
+	struct ss_same same, state_same;
+	uint64_t size;
+	uint64_t next, written, booked, due_again;
 	uint64_t reserve, reserved_end, limit;
 	uint64_t slot, epoch;
 	uint64_t since_checkpoint, checkpoint_records;
 	int64_t checkpoint_ns, checkpoint_at;
-	uint64_t synced, unsynced_bytes, unsynced_first;
+	uint64_t synced, unsynced_bytes, unsynced_first, unsynced_next;
 	char *unsynced; /* in mode durable: what the disk may not have yet */
 	uint64_t counts[SS_EV_COUNT];
 	uint8_t previous[32], aggregate[32];
 	char chain[SS_ID_BYTES], boot[SS_WORD_BYTES], mode[SS_WORD_BYTES];
+	struct ss_origin birth; /* without its key */
+	struct ss_origin heir;  /* while we fork: where the child's chain begins; no chain id for nowhere */
 	struct ss_ring ring;
 	char line[SS_LINE_BYTES + 8];
 };

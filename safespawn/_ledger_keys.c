@@ -33,6 +33,33 @@ ss_secrets_map(struct ss_secrets **ret_secrets)
 	return 0;
 }
 
+/* A UUID of version 7 (RFC 9562): milliseconds and 74 random bits. */
+static int
+ss_uuid7(char ret_text[SS_ID_BYTES])
+{
+	static const char digits[16] = "0123456789abcdef";
+	struct timespec now;
+	uint8_t raw[16];
+	uint64_t ms;
+	char *at = ret_text;
+
+	if (getrandom(raw, sizeof(raw), 0) != (ssize_t)sizeof(raw))
+		return -EAGAIN;
+	(void)clock_gettime(CLOCK_REALTIME, &now);
+	ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+	for (int i = 0; i < 6; i++)
+		raw[i] = (uint8_t)(ms >> (40 - 8 * i));
+	raw[6] = (raw[6] & 0x0f) | 0x70;
+	raw[8] = (raw[8] & 0x3f) | 0x80;
+	for (int i = 0; i < 16; i++) {
+		if (i == 4 || i == 6 || i == 8 || i == 10)
+			*at++ = '-';
+		*at++ = digits[raw[i] >> 4];
+		*at++ = digits[raw[i] & 15];
+	}
+	return 0;
+}
+
 /* Begin a chain. Wipes the origin's key. */
 static void
 ss_chain_begin(struct ss_ledger *ledger, struct ss_origin *origin)
@@ -42,8 +69,9 @@ ss_chain_begin(struct ss_ledger *ledger, struct ss_origin *origin)
 	memcpy(ledger->chain, origin->chain, SS_ID_BYTES);
 	ledger->keyed = origin->keyed;
 	ledger->epoch = origin->epoch;
-	ledger->next = ledger->lost = ledger->booked = ledger->slot = 0;
-	ledger->since_checkpoint = 0;
+	ledger->next = ledger->booked = ledger->slot = 0;
+	ledger->slot_behind = ledger->ended = ledger->shrunk = 0;
+	ledger->since_checkpoint = ledger->due_again = 0;
 	memset(ledger->counts, 0, sizeof(ledger->counts));
 	memset(ledger->previous, 0, sizeof(ledger->previous));
 	memset(ledger->aggregate, 0, sizeof(ledger->aggregate));
@@ -52,6 +80,7 @@ ss_chain_begin(struct ss_ledger *ledger, struct ss_origin *origin)
 		ss_derive(origin->key, "safespawn aggregate", NULL, 0, secrets->aggregate_key);
 	}
 	explicit_bzero(origin->key, sizeof(origin->key));
+	ledger->birth = *origin;
 	__atomic_store_n(&secrets->alive, 1, __ATOMIC_RELEASE);
 }
 
@@ -92,12 +121,15 @@ ss_uuid_bytes(const char text[SS_ID_BYTES], uint8_t ret_bytes[16])
  * mapping: that would be SIGBUS for the whole process if somebody cut the file.
  */
 static int
-ss_state_write(struct ss_ledger *ledger, int closed)
+ss_state_write(struct ss_ledger *ledger)
 {
 	uint8_t slot[SS_SLOT_BYTES] = { 0 };
-	uint32_t half = (uint32_t)(ledger->next & 1), flags = closed != 0;
-	ssize_t taken;
+	uint32_t half = (uint32_t)(ledger->next & 1), flags = ledger->ended != 0;
+	struct stat seen;
+	int error;
 
+	if ((error = ss_still(ledger->state_fd, &ledger->state_same, &seen)))
+		return error;
 	/* Both halves: the one that does not count stays what it was for a reader of a torn sector. */
 	memcpy(slot, &half, 4);
 	memcpy(slot + 4, &flags, 4);
@@ -107,8 +139,9 @@ ss_state_write(struct ss_ledger *ledger, int closed)
 		memcpy(slot + 32 + 40 * i, &ledger->next, 8);
 		memcpy(slot + 40 + 40 * i, ledger->aggregate, 32);
 	}
-	taken = pwrite(ledger->state_fd, slot, sizeof(slot), (off_t)(ledger->slot * SS_SLOT_BYTES));
-	return taken == (ssize_t)sizeof(slot) ? 0 : taken < 0 ? -errno : -ENOSPC;
+	error = ss_pwrite_whole(ledger->state_fd, slot, sizeof(slot), ledger->slot * SS_SLOT_BYTES);
+	ledger->slot_behind = error != 0;
+	return error;
 }
 
 /*
@@ -120,9 +153,10 @@ ss_state_claim(struct ss_ledger *ledger)
 {
 	struct stat seen;
 	uint64_t *head;
+	int error;
 
-	if (fstat(ledger->state_fd, &seen))
-		return -errno;
+	if ((error = ss_still(ledger->state_fd, &ledger->state_same, &seen)))
+		return error;
 	if (seen.st_size < (off_t)SS_SLOT_BYTES)
 		return -EBADMSG;
 	head = mmap(NULL, SS_SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, ledger->state_fd, 0);
@@ -130,5 +164,5 @@ ss_state_claim(struct ss_ledger *ledger)
 		return -errno;
 	ledger->slot = __atomic_add_fetch(head + 1, 1, __ATOMIC_SEQ_CST);
 	(void)munmap(head, SS_SLOT_BYTES);
-	return ss_state_write(ledger, 0);
+	return ss_state_write(ledger);
 }

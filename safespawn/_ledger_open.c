@@ -5,16 +5,23 @@
 
 /* ------------------------------------------------------------------ to the disk */
 
-/* Forget the lines that the disk has, once fdatasync has said so. */
+/* Forget the lines that the disk has: so many bytes. */
 static void
-ss_ledger_synced(struct ss_ledger *ledger, uint64_t written, uint64_t bytes, uint64_t next)
+ss_ledger_forget(struct ss_ledger *ledger, uint64_t bytes)
+{
+	for (const char *at = ledger->unsynced, *end = at + bytes; at < end; at++)
+		ledger->unsynced_first += *at == '\n';
+	ledger->unsynced_bytes -= bytes;
+	memmove(ledger->unsynced, ledger->unsynced + bytes, ledger->unsynced_bytes);
+}
+
+/* fdatasync has said that the disk has them. */
+static void
+ss_ledger_synced(struct ss_ledger *ledger, uint64_t written, uint64_t bytes)
 {
 	ss_queue_enter(&ledger->secrets->writing);
-	if (ledger->unsynced != NULL) {
-		ledger->unsynced_bytes -= bytes;
-		memmove(ledger->unsynced, ledger->unsynced + bytes, ledger->unsynced_bytes);
-		ledger->unsynced_first = next;
-	}
+	if (bytes > 0)
+		ss_ledger_forget(ledger, bytes);
 	ledger->synced = written;
 	ss_queue_leave(&ledger->secrets->writing);
 }
@@ -27,25 +34,22 @@ static int
 ss_ledger_flush_to(struct ss_ledger *ledger, uint64_t written)
 {
 	struct ss_queue *flushing = &ledger->secrets->flushing, *writing = &ledger->secrets->writing;
-	uint64_t now, bytes, next;
+	uint64_t now, bytes;
 	int error = 0, poisoned;
 
 	ss_queue_enter(flushing);
 	ss_queue_enter(writing);
 	now = ledger->written;
 	bytes = ledger->unsynced_bytes;
-	next = ledger->next;
 	poisoned = ledger->poisoned;
 	ss_queue_leave(writing);
 	if (poisoned) {
 		error = -EIO;
 	} else if (ledger->synced < written) {
-		if (fdatasync(ledger->fd)) {
-			error = -errno;
+		if ((error = ss_flush_file(ledger->fd)))
 			__atomic_store_n(&ledger->poisoned, 1, __ATOMIC_RELEASE);
-		} else {
-			ss_ledger_synced(ledger, now, bytes, next);
-		}
+		else
+			ss_ledger_synced(ledger, now, bytes);
 	}
 	ss_queue_leave(flushing);
 	return error;
@@ -83,54 +87,67 @@ ss_ledger_resend(struct ss_ledger *ledger)
 	char body[120];
 	struct ss_entry entry = { SS_EV_DEGRADED, 0, NULL, body, 0 };
 	struct ss_record record = { SS_EV_DEGRADED, 0, NULL, ss_put_body, &entry };
-	uint64_t bytes = ledger->unsynced_bytes, first = ledger->unsynced_first;
+	uint64_t bytes = ledger->unsynced_bytes;
 	size_t taken;
 	int error;
 
 	if (bytes == 0)
 		return 0;
 	entry.body_bytes = (uint64_t)snprintf(body, sizeof(body),
-	    "\"lost\":0,\"why\":\"fdatasync failed\",\"resent\":[%llu,%llu]", (unsigned long long)first,
-	    (unsigned long long)ledger->next - 1);
+	    "\"lost\":0,\"why\":\"fdatasync failed\",\"resent\":[%llu,%llu]",
+	    (unsigned long long)ledger->unsynced_first, (unsigned long long)ledger->unsynced_next - 1);
 	if ((error = ss_ledger_put(ledger, &record)))
 		return error;
 	error = ss_write_whole(ledger->fd, ledger->unsynced, bytes, &taken);
-	ledger->torn = error && taken > 0;
+	if (error && taken > 0)
+		ledger->torn = ledger->unsynced[taken - 1] == '}' ? SS_LINE_TORN_AT_END : SS_LINE_TORN;
 	ledger->size += taken;
 	return error;
 }
 
-/* Go on in another file, which was opened and judged. Takes the descriptor over in any case. */
-SS_API int
-ss_ledger_move(struct ss_ledger *ledger, int32_t fd, struct ss_kept *kept)
+/* Put another file in the place of ours. */
+static void
+ss_ledger_set_file(struct ss_ledger *ledger, struct ss_handle *file, struct stat *seen)
 {
-	struct stat seen;
-	int error;
+	ledger->fd = ss_handle_take(file);
+	ledger->same = ss_same_of(seen);
+	ledger->torn = ss_is_torn(ledger->fd, seen); /* somebody was killed in the middle of a line */
+	ledger->size = (uint64_t)seen->st_size;
+	ledger->reserved_end = 0;
+}
 
-	kept->flags = 0;
+/*
+ * Go on in another file, which was opened and judged. Takes the descriptor over, unless this is no
+ * ledger of ours any more. What the disk may have lost is written there once more; while that has
+ * not worked, the ledger stays poisoned.
+ */
+SS_API int
+ss_ledger_move(struct ss_ledger *ledger, struct ss_handle *file)
+{
+	struct ss_same before;
+	struct stat seen;
+	int error, old;
+
 	/* Nobody flushes meanwhile: the descriptor goes. In this order, as ss_ledger_flush_to has it. */
 	ss_queue_enter(&ledger->secrets->flushing);
-	error = fstat(fd, &seen) ? -errno : ss_ledger_enter(ledger);
+	error = fstat(file->fd, &seen) ? -errno : ss_ledger_enter(ledger);
 	if (error) {
 		ss_queue_leave(&ledger->secrets->flushing);
-		(void)close(fd);
 		return error;
 	}
-	if (ledger->unsynced != NULL && !ledger->poisoned && fdatasync(ledger->fd))
-		ledger->poisoned = 1;
-	if (ss_ledger_look(ledger, kept) != -EBADF)
-		(void)close(ledger->fd);
-	ledger->fd = fd;
-	ledger->device = (uint64_t)seen.st_dev;
-	ledger->inode = (uint64_t)seen.st_ino;
-	ledger->size = (uint64_t)seen.st_size;
-	ledger->reserved_end = 0;
-	ledger->torn = 0;
-	if (ledger->poisoned) {
-		ledger->poisoned = 0;
-		error = ss_ledger_resend(ledger);
+	if (ledger->unsynced != NULL && !ledger->poisoned) {
+		if (ss_flush_file(ledger->fd))
+			ledger->poisoned = 1;
+		else
+			ss_ledger_forget(ledger, ledger->unsynced_bytes);
 	}
-	kept->flags = 0;
+	(void)ss_ledger_look(ledger); /* has somebody cut it? */
+	old = ledger->fd;
+	before = ledger->same;
+	ss_ledger_set_file(ledger, file, &seen);
+	ss_close_same(old, &before);
+	if (ledger->poisoned && !(error = ss_ledger_resend(ledger)))
+		ledger->poisoned = 0;
 	ss_ledger_leave(ledger);
 	ss_queue_leave(&ledger->secrets->flushing);
 	return error;
@@ -148,16 +165,49 @@ ss_ledger_map(struct ss_ledger **ret_ledger)
 		return -errno;
 	(void)madvise(made, sizeof(struct ss_ledger), MADV_DONTDUMP); /* it has the last line in it */
 	*ret_ledger = made;
+	(*ret_ledger)->fd = (*ret_ledger)->state_fd = -1;
 	if ((error = ss_secrets_map(&(*ret_ledger)->secrets)))
 		(void)munmap(made, sizeof(struct ss_ledger));
 	return error;
 }
 
+/* Every ledger of this process, so that a fork finds nobody in the middle of a line. */
+static struct {
+	struct ss_queue queue;
+	struct ss_ledger *first;
+} ss_ledgers;
+
+static void
+ss_ledgers_add(struct ss_ledger *ledger)
+{
+	ss_queue_enter(&ss_ledgers.queue);
+	ledger->other = ss_ledgers.first;
+	ss_ledgers.first = ledger;
+	ss_queue_leave(&ss_ledgers.queue);
+}
+
+static void
+ss_ledgers_remove(struct ss_ledger *ledger)
+{
+	ss_queue_enter(&ss_ledgers.queue);
+	for (struct ss_ledger **at = &ss_ledgers.first; *at != NULL; at = &(*at)->other)
+		if (*at == ledger) {
+			*at = ledger->other;
+			break;
+		}
+	ss_queue_leave(&ss_ledgers.queue);
+}
+
+static void ss_ledger_end(struct ss_ledger *);
+
+/* Nobody refers to it any more: what was not closed is closed now. */
 SS_API void
 ss_ledger_free(struct ss_ledger *ledger)
 {
 	if (ledger == NULL)
 		return;
+	ss_ledgers_remove(ledger);
+	ss_ledger_end(ledger);
 	explicit_bzero(ledger->secrets, sizeof(*ledger->secrets));
 	(void)munmap(ledger->secrets, (size_t)sysconf(_SC_PAGESIZE));
 	ss_ring_free(&ledger->ring);
@@ -165,27 +215,38 @@ ss_ledger_free(struct ss_ledger *ledger)
 	(void)munmap(ledger, sizeof(*ledger));
 }
 
-/* Take over the descriptors and begin the chain. Writes no record. */
+static int
+ss_ledger_take_files(struct ss_ledger *ledger, const struct ss_setup *setup)
+{
+	struct stat seen, state;
+
+	if (fstat(setup->file->fd, &seen) || (setup->state != NULL && fstat(setup->state->fd, &state)))
+		return -errno;
+	ss_ledger_set_file(ledger, setup->file, &seen);
+	if (setup->state != NULL)
+		ledger->state_same = ss_same_of(&state);
+	ledger->state_fd = ss_handle_take(setup->state);
+	return 0;
+}
+
+/*
+ * Take over the descriptors and begin the chain; the caller frees the ledger also after an error. Writes
+ * no record.
+ */
 SS_API int
 ss_ledger_open(struct ss_setup *setup, struct ss_ledger **ret_ledger)
 {
 	struct ss_ledger *ledger = NULL;
-	struct stat seen;
 	int error;
 
-	if (fstat(setup->fd, &seen))
-		return -errno;
 	if ((error = ss_ledger_map(&ledger)))
 		return error;
-	if (!strcmp(setup->mode, "durable") && !(ledger->unsynced = malloc(SS_UNSYNCED_BYTES))) {
-		ss_ledger_free(ledger);
+	*ret_ledger = ledger;
+	if (!strcmp(setup->mode, "durable") && !(ledger->unsynced = malloc(SS_UNSYNCED_BYTES)))
 		return -ENOMEM;
-	}
-	ledger->fd = setup->fd;
-	ledger->state_fd = setup->state_fd;
-	ledger->device = (uint64_t)seen.st_dev;
-	ledger->inode = (uint64_t)seen.st_ino;
-	ledger->size = (uint64_t)seen.st_size;
+	if ((error = ss_ledger_take_files(ledger, setup)))
+		return error;
+	ss_ledgers_add(ledger);
 	ledger->reserve = setup->reserve;
 	ledger->reserves = setup->reserve > 0;
 	ledger->limit = setup->limit;
@@ -195,28 +256,20 @@ ss_ledger_open(struct ss_setup *setup, struct ss_ledger **ret_ledger)
 	memcpy(ledger->boot, setup->boot, sizeof(ledger->boot));
 	memcpy(ledger->mode, setup->mode, sizeof(ledger->mode));
 	ss_chain_begin(ledger, &setup->origin);
+	(void)ss_ledger_book(ledger, 2); /* so that record 0 can tell whether there is a reserve */
 	/* The slot comes before the registry's record: see docs/audit-format.md. */
-	if (ledger->keyed && ledger->state_fd >= 0 && (error = ss_state_claim(ledger))) {
-		ss_ledger_free(ledger);
-		return error;
-	}
-	*ret_ledger = ledger;
-	return 0;
+	return ledger->keyed && ledger->state_fd >= 0 ? ss_state_claim(ledger) : 0;
 }
 
 /* Close the descriptors and forget the keys. The caller keeps everybody out, or is alone. */
 static void
 ss_ledger_end(struct ss_ledger *ledger)
 {
-	struct ss_kept kept;
-
 	if (ledger->closed)
 		return;
 	ledger->closed = 1;
-	if (ss_ledger_look(ledger, &kept) != -EBADF)
-		(void)close(ledger->fd);
-	if (ledger->state_fd >= 0)
-		(void)close(ledger->state_fd);
+	ss_close_same(ledger->fd, &ledger->same);
+	ss_close_same(ledger->state_fd, &ledger->state_same);
 	ledger->fd = ledger->state_fd = -1;
 	explicit_bzero(ledger->secrets->record_key, 32);
 	explicit_bzero(ledger->secrets->aggregate_key, 32);
@@ -251,65 +304,144 @@ ss_put_fork(struct ss_text *text, const void *about)
 	ss_say(text, "\"", 1);
 }
 
-/*
- * Before a fork: derive the child's key, write the record that names its chain, and keep
- * everybody out until ss_ledger_forked. In the child nobody is in the middle of a line then.
- * heir has the child's chain id; its key goes to both processes, which wipe it at once.
- */
-SS_API int
-ss_ledger_fork(struct ss_ledger *ledger, struct ss_heir *heir)
+/* Derive the child's key and write the record that names its chain; without that record it has none. */
+static int
+ss_ledger_bequeath(struct ss_ledger *ledger)
 {
-	struct ss_record record = { SS_EV_CHAIN_FORK, 0, NULL, ss_put_fork, heir->origin.chain };
-	struct ss_origin *origin = &heir->origin;
-	struct ss_kept kept = { 0 };
+	struct ss_origin *heir = &ledger->heir;
+	struct ss_record record = { SS_EV_CHAIN_FORK, 0, NULL, ss_put_fork, heir->chain };
 	int error;
 
-	heir->held = 0;
-	if ((error = ss_ledger_enter(ledger)))
+	if ((error = ss_ledger_ready(ledger, &record)) || (error = ss_ledger_tell_loss(ledger)))
 		return error;
-	heir->held = 1;
 	/* The loss is told first: it may take the number that the child's key goes with. */
-	error = ss_ledger_ready(ledger, 0, &kept);
-	if (!error)
-		error = ss_ledger_tell_loss(ledger);
+	if ((error = ss_uuid7(heir->chain)))
+		return error;
+	memcpy(heir->parent, ledger->chain, SS_ID_BYTES);
+	heir->keyed = heir->forked = ledger->keyed;
+	heir->epoch = ledger->epoch;
 	heir->n = ledger->next;
-	origin->keyed = ledger->keyed;
-	origin->epoch = ledger->epoch;
 	if (ledger->keyed)
-		ss_derive(ledger->secrets->record_key, "safespawn fork", origin->chain, SS_ID_BYTES, origin->key);
-	if (error || ss_ledger_put(ledger, &record))
-		ss_ledger_lose(ledger);
-	return 0;
+		ss_derive(ledger->secrets->record_key, "safespawn fork", heir->chain, SS_ID_BYTES, heir->key);
+	return ss_ledger_put(ledger, &record);
 }
 
-/* After it, in the parent. */
-SS_API void
-ss_ledger_forked(struct ss_ledger *ledger, struct ss_heir *heir)
+static void
+ss_ledger_take_over(struct ss_ledger *ledger, struct ss_origin *origin)
 {
-	explicit_bzero(heir->origin.key, sizeof(heir->origin.key));
-	if (heir->held)
-		ss_ledger_leave(ledger);
-	heir->held = 0;
-}
-
-/*
- * Begin another chain in the same file: in a forked child, with what it inherited, or with a
- * key of its own. claim: take the slot now; else with the first record, because most children
- * never write one.
- */
-SS_API int
-ss_ledger_inherit(struct ss_ledger *ledger, struct ss_origin *origin, int32_t claim)
-{
-	if (ledger->closed)
-		return -ESHUTDOWN;
-	if (__atomic_load_n(&ledger->secrets->alive, __ATOMIC_ACQUIRE))
-		return -EBUSY; /* no child: this chain goes on */
 	(void)mlock(ledger->secrets, (size_t)sysconf(_SC_PAGESIZE)); /* locks are not inherited */
 	ss_ring_reset(&ledger->ring);
 	ledger->unsynced_bytes = 0;
 	ledger->synced = ledger->written = 0;
 	ss_chain_begin(ledger, origin);
-	return claim && ledger->keyed && ledger->state_fd >= 0 ? ss_state_claim(ledger) : 0;
+}
+
+/*
+ * Before a fork of libc's (pthread_atfork): nobody is in the middle of a line when it comes, and the
+ * child's chain is settled. Here, and not in Python's hooks, because a signal handler could come
+ * between them, and would wait for ever or leave all others waiting.
+ */
+static void
+ss_ledgers_hold(void)
+{
+	ss_queue_enter(&ss_ledgers.queue);
+	for (struct ss_ledger *ledger = ss_ledgers.first; ledger != NULL; ledger = ledger->other) {
+		ss_queue_enter(&ledger->secrets->writing);
+		explicit_bzero(&ledger->heir, sizeof(ledger->heir));
+		if (!ledger->secrets->alive || ledger->closed || ledger->ended || ledger->next == 0)
+			continue; /* it has no chain that a child could come from */
+		if (ss_ledger_bequeath(ledger)) {
+			ss_ledger_lose(ledger);
+			explicit_bzero(&ledger->heir, sizeof(ledger->heir));
+		}
+	}
+}
+
+static void
+ss_ledgers_release(void)
+{
+	for (struct ss_ledger *ledger = ss_ledgers.first; ledger != NULL; ledger = ledger->other) {
+		explicit_bzero(&ledger->heir, sizeof(ledger->heir));
+		ss_queue_leave(&ledger->secrets->writing);
+	}
+	ss_queue_leave(&ss_ledgers.queue);
+}
+
+/* In the child, whose page of secrets is empty. Its slot is claimed with its first record: most write none. */
+static void
+ss_ledgers_inherit(void)
+{
+	explicit_bzero(&ss_ledgers.queue, sizeof(ss_ledgers.queue));
+	for (struct ss_ledger *ledger = ss_ledgers.first; ledger != NULL; ledger = ledger->other)
+		if (ledger->heir.chain[0] != '\0')
+			ss_ledger_take_over(ledger, &ledger->heir);
+}
+
+SS_API void ss_ledger_disown(struct ss_ledger *);
+
+/* Called before any ledger is opened, by each interpreter. Answers an errno of pthread_atfork(3). */
+SS_API int
+ss_ledger_hook_forks(void)
+{
+	static int32_t is_hooked;
+
+	if (__atomic_exchange_n(&is_hooked, 1, __ATOMIC_SEQ_CST))
+		return 0;
+	return pthread_atfork(ss_ledgers_hold, ss_ledgers_release, ss_ledgers_inherit);
+}
+
+/*
+ * Begin another chain in the same file, in a child that was forked past libc: with a key of its own.
+ * -EBUSY: this chain goes on, it is no such child.
+ */
+SS_API int
+ss_ledger_inherit(struct ss_ledger *ledger, struct ss_origin *origin)
+{
+	int error;
+
+	if (ledger->closed)
+		return -ESHUTDOWN;
+	if (__atomic_load_n(&ledger->secrets->alive, __ATOMIC_ACQUIRE))
+		return -EBUSY;
+	memcpy(origin->parent, ledger->chain, SS_ID_BYTES);
+	ss_ledger_take_over(ledger, origin);
+	if (!ledger->keyed || ledger->state_fd < 0 || !(error = ss_state_claim(ledger)))
+		return 0;
+	ss_ledger_disown(ledger);
+	return error;
+}
+
+/* Whether its chain is this process's. */
+SS_API int
+ss_ledger_is_ours(const struct ss_ledger *ledger)
+{
+	return __atomic_load_n(&ledger->secrets->alive, __ATOMIC_ACQUIRE) != 0;
+}
+
+/* What was begun came to nothing: no record may be written in it. */
+SS_API void
+ss_ledger_disown(struct ss_ledger *ledger)
+{
+	explicit_bzero(ledger->secrets->record_key, 32);
+	explicit_bzero(ledger->secrets->aggregate_key, 32);
+	__atomic_store_n(&ledger->secrets->alive, 0, __ATOMIC_RELEASE);
+}
+
+/* Where its chain begins; for its first record. */
+SS_API void
+ss_ledger_birth(const struct ss_ledger *ledger, struct ss_origin *ret_origin)
+{
+	*ret_origin = ledger->birth;
+}
+
+/* Whether a path is still the file that is written: somebody may have renamed or replaced it. */
+SS_API int
+ss_ledger_is_at(const struct ss_ledger *ledger, const char *path)
+{
+	struct stat seen;
+
+	return !lstat(path, &seen) && (uint64_t)seen.st_dev == ledger->same.device &&
+	    (uint64_t)seen.st_ino == ledger->same.inode;
 }
 
 /* Which file system a descriptor is on (statfs(2)), 0 if it does not say. */

@@ -63,6 +63,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -1479,6 +1480,8 @@ ss_memory_shared(uint64_t proof, uint64_t epoch)
 #include "_text.c"
 
 #include "_ring.c"
+
+#include "_ledger_file.c"
 
 #include "_ledger_keys.c"
 

@@ -80,6 +80,7 @@ SOURCES = (
     "_ledger.h",
     "_text.c",
     "_ring.c",
+    "_ledger_file.c",
     "_ledger_keys.c",
     "_ledger.c",
     "_ledger_open.c",

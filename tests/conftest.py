@@ -17,8 +17,9 @@ import helpers
 if helpers.CORE is not None:  # another build of the package is to be tested: tests/sanitize.sh
     sys.path.insert(0, helpers.CORE)
 
-pytest.register_assert_rewrite("child_state")  # it compares, and is to show what differs
+pytest.register_assert_rewrite("child_state", "ledger_check")  # they compare, and are to show what differs
 import child_state  # noqa: E402 - after the place of the package is settled
+import faulting  # noqa: E402 - as above
 from safespawn import _launcher  # noqa: E402 - as above
 
 #: The keys of the machine that runs the tests are not ours to use up.
@@ -90,6 +91,18 @@ def whole() -> str:
 def probe(whole: str, request: pytest.FixtureRequest) -> child_state.Probe:
     """Return that probe, run by each strategy that can give a child other privileges than ours."""
     return child_state.Probe(whole, request.param)
+
+
+@pytest.fixture(scope="session")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the library that has system calls fail, and return its path; see tests/faulting.py."""
+    return faulting.build_library(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="session")
+def mark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the program that makes the file that its last argument names, and return its path."""
+    return faulting.build_mark(tmp_path_factory.mktemp("mark"))
 
 
 @pytest.fixture

@@ -204,14 +204,20 @@ def wait_until_alone() -> None:
 
 
 def run_snippet(
-    snippet: str, *, path: Path | None = None, timeout: float = 60, armed: bool = True, **values: object
+    snippet: str,
+    *,
+    path: Path | None = None,
+    timeout: float = 60,
+    armed: bool = True,
+    preload: Path | None = None,
+    **values: object,
 ) -> dict[str, Any]:
     """Run Python text in a fresh process and return the dict ``out`` that it fills.
 
     Everything that changes a whole process (ids, limits, signals, closed descriptors,
     threads) belongs in one. ``path`` goes in front of sys.path; ``values`` become
-    globals. Without ``armed`` the credential lock is left alone. A snippet that dies fails
-    the test with its stderr.
+    globals. Without ``armed`` the credential lock is left alone. ``preload`` is a library for it
+    (ld.so(8)). A snippet that dies fails the test with its stderr.
     """
     # The interpreter's start must not look at the tree's own safespawn first.
     place = path or CORE
@@ -220,6 +226,7 @@ def run_snippet(
     read, write = os.pipe()
     text = _PRELUDE.format(insert=insert, tests=str(TESTS), values=json.dumps(values)) + textwrap.dedent(snippet)
     text += f"\nos.write({write}, json.dumps(out).encode())\n"
+    libraries = " ".join(str(one) for one in (PRELOAD, preload) if one)
     try:
         done = subprocess.run(
             [sys.executable, "-c", text],
@@ -229,7 +236,7 @@ def run_snippet(
             check=False,
             env={
                 **os.environ,
-                **({"LD_PRELOAD": PRELOAD} if PRELOAD else {}),
+                **({"LD_PRELOAD": libraries} if libraries else {}),
                 **({} if armed else {"SAFESPAWN_ARM": "0"}),
             },
         )

@@ -1026,7 +1026,7 @@ def test_short_write_spoils_no_later_line(path: Path, room: int) -> None:
         """
         opened = audit.open(ledger)
         limit(room)
-        out["kept"] = opened.append("guard.config", None, lambda: {"pad": "x" * 1000})
+        out["kept"] = opened.append("spawn.exit", None, lambda: {"pad": "x" * 1000}, settles=1)
         unlimit()
         safespawn.run(["/bin/true", "after"])
         opened.close()

@@ -39,8 +39,6 @@ def _is_allowed() -> bool:
 
 def tell(text: str) -> None:
     """Tell the kernel's log and syslog, as far as they listen; neither is waited for."""
-    import socket  # noqa: PLC0415 - for a day that may never come
-
     line = f"safespawn[{os.getpid()}]: {text}".encode("ascii", "backslashreplace")
     with contextlib.suppress(OSError):
         fd = os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -48,6 +46,9 @@ def tell(text: str) -> None:
             os.write(fd, b"<%d>%s\n" % (_PRIORITY, line[:900]))  # printk cuts at about 1 KB
         finally:
             os.close(fd)
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
-        sock.sendto(b"<%d>%s" % (_PRIORITY, line), "/dev/log")
+    with contextlib.suppress(OSError, ImportError):
+        import socket  # noqa: PLC0415 - for a day that may never come, and which may have no descriptor left
+
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.sendto(b"<%d>%s" % (_PRIORITY, line), "/dev/log")

@@ -17,8 +17,8 @@ _ffi = _binding.ffi
 _SETUP = _ffi.typeof("struct ss_setup *")
 _KEPT = _ffi.typeof("struct ss_kept *")
 _ENTRY = _ffi.typeof("struct ss_entry *")
-_HEIR = _ffi.typeof("struct ss_heir *")
 _ORIGIN = _ffi.typeof("struct ss_origin *")
+_FILE = _ffi.typeof("struct ss_handle *")
 _INTENT = _ffi.typeof("struct ss_intent *")
 _FDS = _ffi.typeof("struct ss_fd[]")
 _COUNTS = _ffi.typeof("struct ss_ledger_counts *")
@@ -36,13 +36,76 @@ CLOSES: int = _LIB.SS_ENTRY_CLOSES
 MANY: int = _LIB.SS_KEPT_MANY
 LATE: int = _LIB.SS_KEPT_LATE
 FULL: int = _LIB.SS_KEPT_FULL
-SHRUNK: int = _LIB.SS_KEPT_SHRUNK
 UNFLUSHED: int = _LIB.SS_KEPT_UNFLUSHED
+
+_AT_FDCWD = -100  # openat(2)
 
 #: How many bytes of lines are kept for mirrors that are behind.
 RING_BYTES = 4 << 20
 #: What one look at them takes at most.
 TAKE_BYTES = 256 << 10
+
+
+if error := _LIB.ss_ledger_hook_forks():
+    raise OSError(error, os.strerror(error))
+
+
+def _check(answer: int) -> None:
+    if answer < 0:
+        raise OSError(-answer, os.strerror(-answer))
+
+
+class File:
+    """An open file, closed when nothing refers to this any more.
+
+    The descriptor is never a number of Python's that a signal handler which raises could lose.
+    """
+
+    __slots__ = ("raw",)
+
+    def __init__(self) -> None:
+        """Nothing is open."""
+        raw = _ffi.new(_FILE)
+        raw.fd = -1
+        # Only now: what is collected before the number is set would close any descriptor.
+        self.raw = _ffi.gc(raw, _LIB.ss_handle_close)
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor; -1 when it is closed, or another's."""
+        return int(self.raw.fd)
+
+    def open(self, path: str, flags: int, mode: int = 0o600, beside: File | None = None) -> File:
+        """Open a file, relative to the directory ``beside``. Raises OSError."""
+        where = _AT_FDCWD if beside is None else beside.fd
+        error = _LIB.ss_handle_open(self.raw, where, os.fsencode(path), flags, mode)
+        if error:
+            raise OSError(-error, os.strerror(-error), path)
+        return self
+
+    def lift(self, least: int) -> None:
+        """Give it a number of ``least`` or above, where the limit of open files allows."""
+        _LIB.ss_handle_lift(self.raw, least)
+
+    def close(self) -> None:
+        """Close it; doing it twice is no error."""
+        _LIB.ss_handle_close(self.raw)
+
+    def append(self, data: bytes) -> None:
+        """Write all of it at the end, whatever limit and signal there may be. Raises OSError."""
+        _check(_LIB.ss_handle_append(self.raw, data, len(data)))
+
+    def put(self, data: bytes) -> None:
+        """Write over the beginning: all of it, or nothing. Raises OSError."""
+        _check(_LIB.ss_handle_put(self.raw, data, len(data)))
+
+    def __enter__(self) -> File:
+        """Return it."""
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """Close it."""
+        self.close()
 
 
 class Counts(NamedTuple):
@@ -61,8 +124,6 @@ class Counts(NamedTuple):
 
 
 def new_setup(
-    fd: int,
-    state_fd: int,
     *,
     chain: str,
     mode: str,
@@ -73,7 +134,6 @@ def new_setup(
     seconds: float,
 ) -> Any:
     setup = _ffi.new(_SETUP)
-    setup.fd, setup.state_fd = fd, state_fd
     setup.mode, setup.boot = mode.encode("ascii"), boot.encode("ascii")
     setup.origin.chain = chain.encode("ascii")
     setup.reserve, setup.limit = reserve, limit
@@ -88,19 +148,21 @@ def new_origin(chain: str) -> Any:
     return origin
 
 
-def origin_of(holder: Any) -> Any:
-    """Return where a chain begins, by the setup or the heir that holds it."""
-    return _ffi.addressof(holder, "origin")
+def origin_of(setup: Any) -> Any:
+    """Return where the chain begins that a setup is for."""
+    return _ffi.addressof(setup, "origin")
 
 
-def chain_of(origin: Any) -> str:
-    """Return the chain that begins there."""
-    return bytes(_ffi.buffer(origin.chain)).decode("ascii")
+def _name(chain: Any) -> str:
+    return bytes(_ffi.buffer(chain)).decode("ascii").rstrip("\0")
 
 
-def new_heir() -> Any:
-    """Return room for what a forked child inherits."""
-    return _ffi.new(_HEIR)
+class Birth(NamedTuple):
+    """Where a chain began: its id, its parent's, and where its key comes from, as its first record has it."""
+
+    chain: str
+    parent: str | None
+    keys: dict[str, Any] | None
 
 
 def new_kept() -> Any:
@@ -108,27 +170,43 @@ def new_kept() -> Any:
     return _ffi.new(_KEPT)
 
 
+def _free(made: Any) -> None:
+    _LIB.ss_ledger_free(made[0])
+
+
 class Core:
-    """One ledger in C. Its memory goes when nothing refers to this any more."""
+    """One ledger in C. Its memory and its files go when nothing refers to this any more."""
 
-    __slots__ = ("raw",)
+    __slots__ = ("_made", "raw")
 
-    def __init__(self, setup: Any) -> None:
-        """Take the descriptors over and begin the chain. Raises OSError; then they are still ours."""
-        made = _ffi.new("struct ss_ledger **")
-        error = _LIB.ss_ledger_open(setup, made)
-        if error:
-            raise OSError(-error, os.strerror(-error))
-        self.raw = _ffi.gc(made[0], _LIB.ss_ledger_free)
+    def __init__(self, setup: Any, file: File, state: File | None) -> None:
+        """Take the files over and begin the chain. Raises OSError."""
+        self._made = _ffi.gc(_ffi.new("struct ss_ledger **"), _free)
+        setup.file, setup.state = file.raw, state.raw if state else _ffi.NULL
+        _check(_LIB.ss_ledger_open(setup, self._made))
+        self.raw = self._made[0]
 
-    def append(self, event: str, sid: str | None, members: bytes, flags: int, kept: Any) -> int:
-        """Write one record; answers 0 or a negative errno."""
+    @property
+    def is_ours(self) -> bool:
+        """Whether the chain is this process's: not in one that was forked past libc."""
+        return bool(_LIB.ss_ledger_is_ours(self.raw))
+
+    def birth(self) -> Birth:
+        """Return where its chain began."""
+        origin = _ffi.new(_ORIGIN)
+        _LIB.ss_ledger_birth(self.raw, origin)
+        parent = _name(origin.parent)
+        keys = {"parent": parent, "n": origin.n} if origin.forked else {"epoch": origin.epoch}
+        return Birth(_name(origin.chain), parent or None, keys if origin.keyed else None)
+
+    def append(self, event: str, sid: str | None, members: bytes, flags: int, kept: Any = None) -> int:
+        """Write one record; answers 0 or a negative errno. Without ``kept`` nobody is told what is due."""
         entry = _ffi.new(_ENTRY)
         hold = [_ffi.from_buffer("char[]", members), sid and _ffi.new("char[]", sid.encode("ascii"))]
         entry.event, entry.flags, entry.body, entry.body_bytes = EVENTS[event], flags, hold[0], len(members)
         if sid:
             entry.sid = hold[1]
-        answer: int = _LIB.ss_ledger_append(self.raw, entry, kept)
+        answer: int = _LIB.ss_ledger_append(self.raw, entry, _ffi.NULL if kept is None else kept)
         return answer
 
     def lose(self) -> None:
@@ -144,9 +222,13 @@ class Core:
         answer: int = _LIB.ss_ledger_flush(self.raw)
         return answer
 
-    def move(self, fd: int) -> int:
-        """Go on in another file; takes ``fd`` over. Answers 0 or a negative errno."""
-        answer: int = _LIB.ss_ledger_move(self.raw, fd, new_kept())
+    def is_at(self, path: str) -> bool:
+        """Return whether a path is still the file that is written."""
+        return bool(_LIB.ss_ledger_is_at(self.raw, os.fsencode(path)))
+
+    def move(self, file: File) -> int:
+        """Go on in another file; takes it over. Answers 0 or a negative errno."""
+        answer: int = _LIB.ss_ledger_move(self.raw, file.raw)
         return answer
 
     def close(self) -> None:
@@ -160,18 +242,14 @@ class Core:
         events = {_NAMES[i]: n for i, n in enumerate(c.events) if n}
         return Counts(events, c.lost, c.next, c.booked, c.reserved, bool(c.reserves), bool(c.poisoned))
 
-    def fork(self, heir: Any) -> None:
-        """Before a fork: derive what the child inherits, and hold all writers."""
-        _LIB.ss_ledger_fork(self.raw, heir)
-
-    def forked(self, heir: Any) -> None:
-        """After it, in the parent: let them go on."""
-        _LIB.ss_ledger_forked(self.raw, heir)
-
-    def inherit(self, origin: Any, *, claim: bool) -> int:
-        """Begin another chain, in a forked child; answers 0 or a negative errno."""
-        answer: int = _LIB.ss_ledger_inherit(self.raw, origin, claim)
+    def inherit(self, origin: Any) -> int:
+        """Begin another chain, in a child that was forked past libc; answers 0 or a negative errno."""
+        answer: int = _LIB.ss_ledger_inherit(self.raw, origin)
         return answer
+
+    def disown(self) -> None:
+        """Give up a chain that was begun, before its first record."""
+        _LIB.ss_ledger_disown(self.raw)
 
 
 class Teller(NamedTuple):
@@ -236,11 +314,9 @@ class Feed:
 
     def __init__(self, core: Core) -> None:
         """Begin with the next line. Raises OSError when there is no memory to keep lines in."""
-        error = _LIB.ss_ledger_keep(core.raw, RING_BYTES)
-        if error:
-            raise OSError(-error, os.strerror(-error))
         self._core = core
         self._reader = _ffi.new("struct ss_reader *")
+        _check(_LIB.ss_ledger_keep(core.raw, RING_BYTES, self._reader))
         self._room = _ffi.new("char[]", TAKE_BYTES)
 
     def take(self, timeout: float) -> tuple[list[bytes], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 
 from .._errors import AuditError
 from . import _core, _record
+from ._core import File
 
 #: Daemons close or reuse low numbers by rote, and our lines must not land in their files.
 LOW_FD = 512
@@ -39,31 +41,32 @@ def judge_directory(path: str) -> None:
     Every directory on the way to ``path``, links included, must belong to root or to us, and only
     those two may write there; a sticky directory such as /tmp is fine.
     """
-    todo = _parts(os.path.join(os.getcwd(), os.path.dirname(path)))
-    here, shown, links = os.open("/", os.O_PATH | os.O_CLOEXEC), "/", 0
+    here, shown, links = File(), "/", 0
     try:
-        _judge(os.fstat(here), "/", path)
+        # Not abspath: a directory of ours may be gone, or out of reach, where the path is absolute.
+        todo = _parts(os.path.dirname(path if os.path.isabs(path) else os.path.join(os.getcwd(), path)))
+        here.open("/", os.O_PATH)
+        _judge(os.fstat(here.fd), "/", path)
         while todo:
             name = todo.pop()
-            seen = os.stat(name, dir_fd=here, follow_symlinks=False)
+            seen = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
             at = os.path.join(shown, name)
             _judge(seen, at, path)
             if stat.S_ISLNK(seen.st_mode):
                 links += 1
                 if links > _LINKS_MAX:
                     raise AuditError(errno.ELOOP, "too many links on the way to the ledger", path)
-                to = os.readlink(name, dir_fd=here)
+                to = os.readlink(name, dir_fd=here.fd)
                 todo += _parts(to)
                 name, at = ("/", "/") if to.startswith("/") else (".", shown)
-            next_one = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=here)
-            os.close(here)
-            here, shown = next_one, at
+            here.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, beside=here)
+            shown = at
     except AuditError:
         raise
     except OSError as problem:
         raise AuditError(problem.errno, f"cannot open the ledger: {problem.strerror}", path) from problem
     finally:
-        os.close(here)
+        here.close()
 
 
 def _parts(path: str) -> list[str]:
@@ -85,55 +88,48 @@ def _judge(seen: os.stat_result, at: str, path: str) -> None:
         )
 
 
-def open_segment(path: str, *, strict: bool) -> int:
+def open_segment(path: str, *, strict: bool) -> File:
     """Open or create the file that is to be written; its descriptor is high where the limit allows.
 
     ``strict``: no file system of the network. Raises AuditError.
     """
     judge_directory(path)
-    fd = _opened(path, os.O_APPEND)
-    try:
-        if strict and (kind := NETWORK.get(_core.file_system(fd))):
+    file = _opened(path, os.O_APPEND)
+    with _closed_if_refused(file, path):
+        if strict and (kind := NETWORK.get(_core.file_system(file.fd))):
             raise AuditError(errno.EMEDIUMTYPE, f"a ledger cannot be kept on {kind}, the network", path)
-        _is_ledger(fd, path)
-        _end_line(fd)
-    except AuditError:
-        os.close(fd)
-        raise
-    except OSError as problem:
-        os.close(fd)
-        raise AuditError(problem.errno, f"cannot use the ledger: {problem.strerror}", path) from problem
-    return lifted(fd)
+        _is_ledger(file.fd, path)
+    file.lift(LOW_FD)
+    return file
 
 
-def open_beside(path: str) -> int:
+def open_beside(path: str) -> File:
     """Open or create a file that belongs to a ledger, by the same rules. Raises AuditError."""
-    return lifted(_opened(path, 0))
+    file = _opened(path, 0)
+    file.lift(LOW_FD)
+    return file
 
 
-def lifted(fd: int) -> int:
-    """Return the descriptor under a high number."""
-    try:
-        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOW_FD)
-    except OSError:  # the limit of open files is lower than that
-        return fd
-    os.close(fd)
-    return high
-
-
-def _opened(path: str, more: int) -> int:
+def _opened(path: str, more: int) -> File:
     # O_NONBLOCK: a FIFO must be refused below, not waited for.
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK | more
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK | more
+    file = File()
+    with _closed_if_refused(file, path):
+        file.open(path, flags)
+        _suitable(file.fd, path)
+    return file
+
+
+@contextlib.contextmanager
+def _closed_if_refused(file: File, path: str) -> Iterator[None]:
+    """Close it before an exception leaves, which may be kept for long. Raises AuditError for any OSError."""
     try:
-        fd = os.open(path, flags, 0o600)
-    except OSError as problem:
-        raise AuditError(problem.errno, f"cannot open the ledger: {problem.strerror}", path) from problem
-    try:
-        _suitable(fd, path)
-    except BaseException:
-        os.close(fd)
+        yield
+    except BaseException as problem:
+        file.close()
+        if isinstance(problem, OSError) and not isinstance(problem, AuditError):
+            raise AuditError(problem.errno, f"cannot open the ledger: {problem.strerror}", path) from problem
         raise
-    return fd
 
 
 def _suitable(fd: int, path: str) -> None:
@@ -146,20 +142,26 @@ def _suitable(fd: int, path: str) -> None:
             f"others can write this ledger (uid {seen.st_uid}, mode {seen.st_mode & 0o7777:o})",
             path,
         )
+    if seen.st_size == 0 and seen.st_mode & 0o600 != 0o600:  # made under a umask that takes even ours
+        os.fchmod(fd, seen.st_mode & 0o7777 | 0o600)
 
 
 def _is_ledger(fd: int, path: str) -> None:
-    """A path from the environment must not make us write into just any file of ours."""
-    start = os.pread(fd, len(_record.START), 0)
-    if start and start != _record.START:
-        raise AuditError(errno.EEXIST, "the file is not empty, and no ledger", path)
+    """A path from the environment must not make us write into just any file of ours.
+
+    Before the first record there may be beginnings of it, where a process was killed or the disk was full.
+    """
+    for line in os.pread(fd, 100, 0).removesuffix(b"\n").split(b"\n"):
+        if line.startswith(_record.START):
+            return
+        if not _record.START.startswith(line):
+            raise AuditError(errno.EEXIST, "the file is not empty, and no ledger", path)
 
 
-def _end_line(fd: int) -> None:
-    """A process that died in a write leaves half a line: the next record starts a new one."""
-    size = os.fstat(fd).st_size
-    if size and os.pread(fd, 1, size - 1) != b"\n":
-        os.write(fd, b"\n")
+def flush_directory(path: str) -> None:
+    """Wait until the disk has the entries of a directory: fsync(2). Raises OSError."""
+    with File().open(path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        os.fsync(directory.fd)
 
 
 # ------------------------------------------------------------------ segments
@@ -178,15 +180,6 @@ def identity(path: str) -> tuple[int, int]:
     """Return device and inode of what a path leads to. Raises OSError."""
     seen = os.stat(path)
     return seen.st_dev, seen.st_ino
-
-
-def is_at(path: str, fd: int) -> bool:
-    """Return whether ``path`` is still the file of that descriptor."""
-    try:
-        there, ours = os.stat(path, follow_symlinks=False), os.fstat(fd)
-    except OSError:
-        return False
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 #: ioctl_iflags(2): may only be appended to. Not even root cuts, renames or deletes such a file.

@@ -15,8 +15,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import _probe
@@ -40,6 +41,8 @@ CHECKPOINT_SECONDS = 60.0
 MIRROR_GRACE = 2.0
 #: Bytes that are put by beyond the end of the file.
 RESERVE = 1 << 20
+#: Seconds between two new segments, at most, while no segment can be flushed.
+PAUSE_MAX = 60
 
 #: Writes one record from C: called with the ledger and room for what came of it; answers an errno.
 Native = Callable[[_core.Teller, Any], int]
@@ -75,44 +78,37 @@ class Ledger:
         self.options = options
         self._place = os.path.abspath(self.path)
         self._lock = threading.RLock()
-        self._attending = threading.Lock()
         self._closed = False
         self._teller: _core.Teller | None = None
         self._broken = 0
         self._segment_began = time.monotonic()
-        self._heir = _core.new_heir()
         self._runner: Runner | None = None
         self._early: list[tuple[str, Mapping[str, Any]]] = []
+        self._is_stuck = False
+        self._failed_flushes, self._no_segment_before = 0, 0.0
         self._begin()
         _open_ledgers.add(self)
 
     # -------------------------------------------------------------- opening
 
     def _begin(self) -> None:
-        keys = keys_of.find(self.options.keys)
-        opened: list[int] = []
+        strict = self.mode != "best_effort"
         try:
-            self.redaction = keys.redaction() if keys else _redaction.own_key()
-            opened.append(_files.open_segment(self._place, strict=self.mode != "best_effort"))
-            if keys:
-                opened.append(_open_state(self._place + ".state"))
-            self._open_core(opened, keys)
-        except BaseException as problem:
-            for fd in opened:
-                os.close(fd)
-            if isinstance(problem, OSError):
-                raise self._error(problem) from problem
-            raise
-        finally:
-            if keys:
-                keys.close()
-        try:
-            self._set_append_only()
+            with contextlib.ExitStack() as stack:
+                keys = keys_of.find(self.options.keys)
+                if keys:
+                    stack.callback(keys.close)
+                self.redaction = keys.redaction() if keys else _redaction.own_key()
+                file = stack.enter_context(_files.open_segment(self._place, strict=strict))
+                state = stack.enter_context(_open_state(self._place + ".state")) if keys else None
+                self._home = _files.identity(os.path.dirname(self._place))
+                self._core = self._open_core(keys, file, state)
             self._mirror()
             self._opened()
             _redaction.use_key(self.redaction)
         except BaseException as problem:
-            self._end()
+            if hasattr(self, "_core"):
+                self._end()
             if isinstance(problem, OSError):
                 raise self._error(problem) from problem
             raise
@@ -131,12 +127,11 @@ class Ledger:
             idle_seconds=self.options.checkpoint_seconds or CHECKPOINT_SECONDS,
         )
 
-    def _open_core(self, opened: list[int], keys: keys_of.Keys | None) -> None:
-        self._chain = _ids.uuid7()
+    def _open_core(self, keys: keys_of.Keys | None, file: _core.File, state: _core.File | None) -> _core.Core:
+        self._set_append_only(file)
+        chain = _ids.uuid7()
         setup = _core.new_setup(
-            opened[0],
-            opened[1] if keys else -1,
-            chain=self._chain,
+            chain=chain,
             mode=self.mode,
             boot=_probe.boot_id(),
             reserve=RESERVE,
@@ -145,21 +140,13 @@ class Ledger:
             seconds=self.options.checkpoint_seconds,
         )
         if keys is None:
-            self._core = _core.Core(setup)
-        else:
-            self._register(keys, _core.origin_of(setup), lambda: setattr(self, "_core", _core.Core(setup)))
-        self._fd, self._is_keyed = opened[0], keys is not None
-        self._home = _files.identity(os.path.dirname(self._place))
-        opened.clear()  # the core's from here on
-        self._due: dict[str, Any] | None = self._opening(None, _origin(setup.origin))
+            return _core.Core(setup, file, state)
+        with keys.opening(chain, self._place, _core.origin_of(setup)):
+            return _core.Core(setup, file, state)
 
-    def _register(self, keys: keys_of.Keys, origin: Any, claim: Callable[[], None]) -> None:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(keys.opening(self._chain, self._place, origin))
-            claim()
-
-    def _opening(self, parent: str | None, keys: dict[str, Any] | None) -> dict[str, Any]:
-        """Return what record 0 of a chain tells, beside who writes it."""
+    def _opening(self) -> dict[str, Any]:
+        """Return what record 0 of the chain tells."""
+        birth = self._core.birth()
         config = {
             "reserve": RESERVE if self._core.counts().reserves else 0,
             "max_bytes": self.options.max_bytes,
@@ -169,65 +156,59 @@ class Ledger:
             "mirrors": [mirror.name for mirror in self.options.mirrors],
             "redaction": self.redaction.label,
         }
-        return {"library": _version(), "parent": parent, "keys": keys, "config": config}
+        who = _probe.who(_probe.look().credentials)
+        told = {"library": _version(), "parent": birth.parent, "keys": birth.keys, "config": config}
+        return {"who": who, **told, **self.describe()}
 
     def _opened(self) -> None:
         error = self._open_chain()
         if not error and self.mode == "durable":
             error = self._core.flush()
-            self._flush_directory()
+            _files.flush_directory(os.path.dirname(self._place))
         if error:
             raise OSError(-error, os.strerror(-error))
 
     def _open_chain(self) -> int:
-        """Write record 0, unless another thread was faster."""
+        """Write record 0, unless another thread was faster. Answers 0 or an errno."""
         with self._lock:
-            if self._due is None:
-                return 0
             if self._runner is not None:  # in a forked child its threads are gone
                 self._runner.start()
-            who = _probe.who(_probe.look().credentials)
-            opening = {"who": who, **self._due, **self.describe()}
-            error = self._core.append("chain.open", None, _record.members(opening), 0, _core.new_kept())
-            if not error:
-                self._due = None
-                while self._early:
-                    self._append_own(*self._early.pop(0))
-            return error
+            self._teller = None  # what it says of the process is another's in a forked child
+            error = self._core.append("chain.open", None, _record.members(self._opening()), 0)
+            while error in (0, -errno.EISCONN) and self._early:
+                self._append_own(*self._early.pop(0))
+            return 0 if error == -errno.EISCONN else error
 
     def _tell(self, event: str, fields: Mapping[str, Any]) -> None:
         """Write what a mirror has to tell; not before the chain is opened."""
-        with self._lock:
-            if self._due is not None:
-                self._early.append((event, fields))
-                return
-        self._append_own(event, fields)
+        if not self._core.counts().next:
+            self._early.append((event, fields))
+        else:
+            self._append_own(event, fields)
 
-    def _flush_directory(self) -> None:
-        """A new file is as durable as its directory entry: fsync(2)."""
-        fd = os.open(os.path.dirname(self._place), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def _set_append_only(self) -> None:
+    def _set_append_only(self, file: _core.File) -> None:
         if self.options.append_only:
-            _files.set_append_only(self._fd, on=True)
+            _files.set_append_only(file.fd, on=True)
 
     # -------------------------------------------------------------- closing
 
     def close(self) -> None:
         """Write the closing record and close the file; doing it twice is no error."""
         with self._lock:
-            if self._closed:
-                return
-            if self._due is None:
-                self._append_own("chain.close", {**self._standing()}, _core.AGGREGATE | _core.CLOSES)
-                if self.mode == "durable":
-                    self._core.flush()
+            if not self._closed:
+                self._write_end()
             self._closed = True
-        self._end()  # without the lock: a mirror's thread may want it
+        self._end()  # without the lock, which the threads of mirrors may wait for
+
+    def _write_end(self) -> None:
+        flags = _core.AGGREGATE | _core.CLOSES
+        if self.mode == "durable":
+            flags |= _core.FLUSH
+            if error := self._core.flush():
+                self._flush_elsewhere(error)
+        told = _record.members(self._standing())
+        # Not _append_own: a chain in which nothing was written stays empty.
+        self._core.append("chain.close", None, told, flags)
 
     def _end(self) -> None:
         try:
@@ -307,46 +288,58 @@ class Ledger:
     def _write(
         self, event: str, sid: str | None, make: Make, flags: int, native: Native | None, kept: Any
     ) -> int:
-        error = 0
-        for _ in range(3):  # each of the remedies helps once
-            if self._due is not None and (error := self._open_chain()):
-                break
+        for _ in range(4):  # each of the remedies helps once
             error = -errno.EMSGSIZE if native is None else native(self._teller or self._make_teller(), kept)
             if error == -errno.EMSGSIZE:
                 error = self._core.append(event, sid, _record.members(make()), flags, kept)
-            if not error:
-                return 0
-            if kept.flags & _core.UNFLUSHED:
-                return self._flush_elsewhere(error)
-            if not self._remedied(error):
+            if error and kept.flags & _core.UNFLUSHED:
+                return self._unflushed(error, flags)
+            if error not in _REMEDIABLE:
+                return error
+            if failure := self._remedied(error):
+                error = failure
                 break
-        if self._due is not None or error in (-errno.ESTALE, -errno.ECHILD):
-            self._core.lose()  # the core has not counted it: there might have been a remedy
+        self._core.lose()  # the core has not counted it: there might have been a remedy
         return error
 
-    def _remedied(self, error: int) -> bool:
-        """Do what can be done about a failure; whether the record is to be tried again."""
+    def _remedied(self, error: int) -> int:
+        """Do what can be done about a failure. Answers 0: the record is to be tried again, or an errno."""
+        if error == -errno.ENOTCONN:
+            return self._open_chain()
         if error == -errno.ECHILD:
-            return self._begin_anew()
-        if error == -errno.ESTALE:  # deleted: nobody would read what we write there
-            return self._follow()
-        return False
+            return 0 if self._begin_anew() else error
+        return 0 if self._follow() else error  # deleted: nobody would read what we write there
+
+    def _unflushed(self, error: int, flags: int) -> int:
+        """Only what announces something must be on the disk by now; the others are in the file."""
+        if (error := self._flush_elsewhere(error)) and flags & _core.BOOKS:
+            self._core.unbook()
+            return error
+        return 0
 
     def _flush_elsewhere(self, error: int) -> int:
         """The disk has failed under a record that is in the file: go on in another segment.
 
-        There the core writes again what the disk may have lost. Answers 0 or an errno.
+        There the core writes again what the disk may have lost. Answers 0 or an errno. While the disk
+        goes on failing, a new segment is begun every few seconds only.
         """
         with self._lock:
-            if self._core.counts().poisoned and not self._leave_segment("fdatasync failed"):
-                self._core.unbook()
-                return error
-        if error := self._core.flush():
-            self._core.unbook()
-        return error
+            if self._core.counts().poisoned:
+                if time.monotonic() < self._no_segment_before or not self._leave_segment("fdatasync failed"):
+                    return error
+                if error := self._core.flush():
+                    self._no_segment_before = time.monotonic() + min(self._failed_flushes, PAUSE_MAX)
+                    self._failed_flushes += 1
+                    return error
+            self._failed_flushes = 0
+        return self._core.flush()
 
     def _append_own(self, event: str, fields: Mapping[str, Any], flags: int = 0) -> int:
-        return self._core.append(event, None, _record.members(fields), flags, _core.new_kept())
+        told = _record.members(fields)
+        error = self._core.append(event, None, told, flags)
+        if error == -errno.ENOTCONN and not (error := self._open_chain()):
+            error = self._core.append(event, None, told, flags)
+        return error
 
     def _error(self, problem: OSError) -> AuditError:
         if isinstance(problem, AuditError):
@@ -370,29 +363,25 @@ class Ledger:
         return {"counts": counts.events, "lost": counts.lost, **past, **mirrors, **broken}
 
     def _attend(self, flags: int) -> None:
-        """Do what the core says is due. Whoever comes meanwhile leaves it to the one who is at it."""
-        if not self._attending.acquire(blocking=False):
+        """Do what the core says is due; it tells one writer only."""
+        if flags & _core.FULL and self.rotate():
             return
-        try:
-            if flags & _core.SHRUNK:
-                self._append_own("audit.degraded", {"lost": 0, "why": "somebody has cut the file"})
-            if flags & _core.FULL or self._is_old():
-                self.rotate()
-            elif flags & (_core.MANY | _core.LATE):
-                self.checkpoint("count" if flags & _core.MANY else "time")
-        finally:
-            self._attending.release()
+        if flags & (_core.MANY | _core.LATE):
+            if self._is_old() and self.rotate():
+                return
+            self.checkpoint("count" if flags & _core.MANY else "time")
 
     def checkpoint(self, why: str = "asked") -> None:
         """Write a checkpoint: how many records there are, what was lost, and the aggregate."""
-        if not self._is_at_place():
-            self._follow()
-        flags = _core.AGGREGATE | (_core.FLUSH if self.mode == "durable" else 0)
-        self._append_own("checkpoint", {"why": why, **self._standing()}, flags)
+        with self._lock:
+            if not self._core.is_at(self._place) and self._follow():
+                return  # that has written one
+            flags = _core.AGGREGATE | (_core.FLUSH if self.mode == "durable" else 0)
+            self._append_own("checkpoint", {"why": why, **self._standing()}, flags)
 
     def flush(self) -> None:
         """Wait until the disk has every record. Raises AuditError."""
-        if error := self._core.flush():
+        if (error := self._core.flush()) and (error := self._flush_elsewhere(error)):
             raise self._error(OSError(-error, os.strerror(-error)))
 
     def rotate(self) -> bool:
@@ -400,7 +389,7 @@ class Ledger:
 
         False if that cannot be done (after a drop of privileges, say): the old one is written on.
         """
-        return self._leave_segment(None)
+        return self._leave_segment("segment")
 
     def _is_old(self) -> bool:
         limit = self.options.max_seconds
@@ -413,150 +402,136 @@ class Ledger:
         except OSError:
             return False
 
-    def _is_at_place(self) -> bool:
-        return _files.is_at(self._place, self._fd)
-
-    def _leave_segment(self, why: str | None) -> bool:
+    def _leave_segment(self, why: str) -> bool:
         with self._lock:
             try:
-                with _held(self._place, self._fd) as is_ours:
-                    if is_ours:  # else another process has done it
-                        self._rename()
+                self._step_aside()
             except OSError as problem:
-                self._append_own("audit.degraded", {"lost": 0, "why": f"no new segment: {problem.strerror}"})
+                self._tell_stuck(problem)
                 return False
-            return self._follow("segment" if why is None else why)
+            return self._follow(why)
 
-    def _rename(self) -> None:
+    def _step_aside(self) -> None:
+        """Rename our segment, unless another process has done that, or is at it. Raises OSError."""
+        with _core.File() as held:
+            try:
+                held.open(self._place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                fcntl.flock(held.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (FileNotFoundError, BlockingIOError):
+                return
+            if self._core.is_at(self._place):
+                self._rename(held)
+
+    def _rename(self, held: _core.File) -> None:
         number = max(_files.numbers(self._place), default=0) + 1
         if self.options.append_only:
-            _files.set_append_only(self._fd, on=False)
-        os.rename(self._place, f"{self._place}.{number}")
-        if self.options.append_only:
-            _files.set_append_only(self._fd, on=True)
+            _files.set_append_only(held.fd, on=False)
+        try:
+            os.rename(self._place, f"{self._place}.{number}")
+        finally:
+            self._set_append_only(held)
+
+    def _tell_stuck(self, problem: OSError) -> None:
+        """Tell once that there can be no new segment; it is tried again at times."""
+        if not self._is_stuck:
+            why = f"no new segment: {problem.strerror}"
+            self._is_stuck = not self._append_own("audit.degraded", {"lost": 0, "why": why})
 
     def _follow(self, why: str = "segment") -> bool:
         """Go on in the file that is at our place now, or in a new one."""
         with self._lock:
             try:
                 if not self._is_home():
-                    return False
-                fd = _files.open_segment(self._place, strict=self.mode != "best_effort")
-            except AuditError:
-                return False
-            if self._core.move(fd):
-                return False
-            self._fd, self._segment_began = fd, time.monotonic()
-            with contextlib.suppress(OSError):
-                self._set_append_only()
-            with contextlib.suppress(OSError):
+                    raise OSError(errno.EXDEV, "the path leads to another directory now")
+                with _files.open_segment(self._place, strict=self.mode != "best_effort") as file:
+                    with contextlib.suppress(OSError):
+                        self._set_append_only(file)
+                    if error := self._core.move(file):
+                        raise OSError(-error, os.strerror(-error))
                 if self.mode == "durable":
-                    self._flush_directory()
+                    _files.flush_directory(os.path.dirname(self._place))
+            except OSError as problem:
+                self._tell_stuck(problem)
+                return False
+            self._is_stuck, self._segment_began = False, time.monotonic()
             self._append_own("checkpoint", {"why": why, **self._standing()}, _core.AGGREGATE)
             return True
 
     # -------------------------------------------------------------- fork
 
     def _begin_anew(self) -> bool:
-        """Begin a chain in a process that was forked past Python's hooks: the keys stayed behind."""
+        """Begin a chain in a process that was forked past libc: the keys stayed behind."""
         with self._lock:
+            if self._core.is_ours:
+                return True  # another thread was faster
             _ids.reseed()
-            self._teller = None
-            parent, self._chain = self._chain, _ids.uuid7()
-            origin = _core.new_origin(self._chain)
+            chain = _ids.uuid7()
+            origin = _core.new_origin(chain)
             try:
-                keys = keys_of.find(self.options.keys) if self._is_keyed else None
-                if keys is None and self._is_keyed:
+                if self._core.birth().keys is None:
+                    return not self._core.inherit(origin)
+                return self._register_anew(chain, origin)
+            except BaseException as problem:
+                self._core.disown()  # what nobody has registered must not be written
+                if isinstance(problem, OSError):
                     return False
-                error = self._claim_anew(keys, origin)
-            except OSError:
-                return False
-            if error not in (0, -errno.EBUSY):
-                return False
-            if not error:
-                self._due = self._opening(parent, _origin(origin))
-            return True
+                raise
 
-    def _claim_anew(self, keys: keys_of.Keys | None, origin: Any) -> int:
-        answer: list[int] = []
+    def _register_anew(self, chain: str, origin: Any) -> bool:
+        keys = keys_of.find(self.options.keys)
         if keys is None:
-            return self._core.inherit(origin, claim=False)
-        try:
-            self._register(keys, origin, lambda: answer.append(self._core.inherit(origin, claim=True)))
-        finally:
-            keys.close()
-        return answer[0]
+            return False
+        with contextlib.closing(keys), keys.opening(chain, self._place, origin):
+            if error := self._core.inherit(origin):
+                raise OSError(-error, os.strerror(-error))
+        return True
 
     def _before_fork(self) -> None:
-        if not self._closed:
-            self._heir.origin.chain = _ids.uuid7().encode("ascii")
-            self._core.fork(self._heir)
-
-    def _after_fork_here(self) -> None:
-        self._core.forked(self._heir)
+        """A child's chain comes from a record of ours, and none goes before the first."""
+        if not self._closed and self._core.is_ours and not self._core.counts().next:
+            with contextlib.suppress(OSError):  # then the child begins one of its own
+                self._open_chain()
 
     def _after_fork_there(self) -> None:
-        """Begin the child's chain. Its first record is written with its first spawn."""
-        self._lock, self._attending = threading.RLock(), threading.Lock()
-        self._teller = None
+        """Locks may be held by threads that are not here. The core has begun the child's chain itself."""
+        self._lock = threading.RLock()
+        self._broken = 0
         if self._runner is not None:
             self._runner.after_fork()
-        heir, parent = self._heir, self._chain
-        if self._closed or not heir.held:
-            return
-        origin = _core.origin_of(heir)
-        chain = _core.chain_of(origin)
-        keys = {"parent": parent, "n": heir.n} if origin.keyed else None
-        if self._core.inherit(origin, claim=False) == 0:
-            self._chain = chain
-            self._due = self._opening(parent, keys)
 
+
+#: Errors of the core that there is a remedy for.
+_REMEDIABLE = (-errno.ENOTCONN, -errno.ECHILD, -errno.ESTALE)
 
 _WHY = {
     errno.EBADF: "somebody closed the ledger's descriptor",
     errno.ESTALE: "somebody deleted the ledger, and it cannot be made anew",
-    errno.ECHILD: "this process was forked past os.fork, and the keys are out of its reach",
+    errno.ECHILD: "this process was forked, and it can have no chain: the keys are out of its reach",
     errno.ESHUTDOWN: "the process is ending, the ledger is closed",
 }
 
 
-def _origin(origin: Any) -> dict[str, Any] | None:
-    return {"epoch": origin.epoch} if origin.keyed else None
-
-
-@contextlib.contextmanager
-def _held(path: str, ours: int) -> Iterator[bool]:
-    """Keep other processes from rotating; whether ``path`` is still the file that we write."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # somebody is at it: we follow at the next checkpoint
-            yield False
-            return
-        yield _files.is_at(path, ours)
-    finally:
-        os.close(fd)
-
-
-def _open_state(path: str) -> int:
+def _open_state(path: str) -> _core.File:
     """Open or create the state file; its first unit is there when this returns. Raises AuditError."""
-    fd = _files.open_beside(path)
+    file = _files.open_beside(path)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        fcntl.flock(file.fd, fcntl.LOCK_EX)
         try:
-            head = os.pread(fd, 8, 0)
-            if not head:
-                os.pwrite(fd, b"SSSTATE1" + bytes(120), 0)
-            elif head != b"SSSTATE1":
+            head = os.pread(file.fd, _STATE_UNIT, 0)
+            if not head.startswith(_STATE_MAGIC[: len(head)]):
                 raise AuditError(errno.EEXIST, "the file is no state of a ledger", path)
+            if len(head) < _STATE_UNIT:
+                file.put(_STATE_MAGIC.ljust(_STATE_UNIT, b"\0"))
         finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            fcntl.flock(file.fd, fcntl.LOCK_UN)
     except BaseException:
-        os.close(fd)
+        file.close()
         raise
-    return fd
+    return file
 
+
+#: docs/audit-format.md, the state file.
+_STATE_MAGIC, _STATE_UNIT = b"SSSTATE1", 128
 
 _open_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 
@@ -571,11 +546,11 @@ def _each(verb: Callable[[Ledger], None]) -> Callable[[], None]:
 
 os.register_at_fork(
     before=_each(Ledger._before_fork),  # noqa: SLF001 - of this module
-    after_in_parent=_each(Ledger._after_fork_here),  # noqa: SLF001
     after_in_child=_each(Ledger._after_fork_there),  # noqa: SLF001
 )
 
 
+@lru_cache(maxsize=1)
 def _version() -> str:
     # Here, because it takes as long to import as all of ours.
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415

@@ -19,6 +19,7 @@ from typing import Any
 from .. import _binding, _probe
 from .._errors import AuditError
 from . import _files, _ids, _record
+from ._core import File
 from ._redact import RedactionKey
 
 _LIB: Any = _binding.lib
@@ -58,14 +59,9 @@ def initialise(directory: str | os.PathLike[str] | None = None) -> str:
         try:
             _create(where, _REDACTION, os.urandom(32))
             _create(where, _REGISTRY, _registered(epoch, _ids.text(registry), _NO_HASH, "registry.init", {}))
-            fd = os.open(
-                os.path.join(where, _EPOCH), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
-            try:
-                _check(_LIB.ss_epoch_write(fd, epoch))
-            finally:
-                os.close(fd)
-            _flush_directory(where)
+            with File().open(os.path.join(where, _EPOCH), os.O_RDWR | os.O_CREAT | os.O_EXCL) as file:
+                _check(_LIB.ss_epoch_write(file.raw, epoch))
+            _files.flush_directory(where)
         except OSError as problem:
             raise AuditError(problem.errno, f"cannot make the keys: {problem.strerror}", where) from problem
     return secret.hex()
@@ -92,22 +88,17 @@ class Keys:
         """Open it. Raises AuditError."""
         self.where = where
         _files.judge_directory(os.path.join(where, _EPOCH))
-        opened: list[int] = []
+        self._epoch = _opened(where, _EPOCH)
         try:
-            opened.append(_opened(where, _EPOCH))
-            opened.append(_opened(where, _REGISTRY))
+            self._registry = _opened(where, _REGISTRY)
         except BaseException:
-            for fd in opened:
-                os.close(fd)
+            self._epoch.close()
             raise
-        self._epoch, self._registry = opened
 
     def close(self) -> None:
         """Close its files; doing it twice is no error."""
-        for fd in (self._epoch, self._registry):
-            if fd >= 0:
-                os.close(fd)
-        self._epoch = self._registry = -1
+        self._epoch.close()
+        self._registry.close()
 
     @contextlib.contextmanager
     def opening(self, chain: str, ledger: str, origin: Any) -> Iterator[None]:
@@ -117,7 +108,7 @@ class Keys:
         the registry without a slot means that somebody has taken it away.
         """
         with self._locked(), _wiped() as epoch:
-            self._check(_LIB.ss_epoch_read(self._epoch, epoch))
+            self._check(_LIB.ss_epoch_read(self._epoch.raw, epoch))
             previous = self._catch_up(epoch)
             _LIB.ss_epoch_chain(epoch, origin)
             yield
@@ -125,18 +116,18 @@ class Keys:
             told = {"chain": chain, "ledger": _record.path(os.fsencode(ledger)), "pid": os.getpid()}
             line = _registered(epoch, name, previous, "registry.chain", told)
             try:
-                _write(self._registry, line)
-                os.fsync(self._registry)
+                self._registry.append(line)
+                os.fsync(self._registry.fd)
             except OSError as problem:
                 raise self._error(problem.errno or errno.EIO) from problem
-            self._check(_LIB.ss_epoch_write(self._epoch, epoch))
+            self._check(_LIB.ss_epoch_write(self._epoch.raw, epoch))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         until = time.monotonic() + PATIENCE
         while True:
             try:
-                fcntl.flock(self._epoch, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._epoch.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() >= until:
@@ -145,18 +136,18 @@ class Keys:
         try:
             yield
         finally:
-            fcntl.flock(self._epoch, fcntl.LOCK_UN)
+            fcntl.flock(self._epoch.fd, fcntl.LOCK_UN)
 
     def _catch_up(self, epoch: Any) -> str:
         """Return the hash of the registry's last line; step over an epoch that was used already.
 
         Whoever is killed after the registry was written, and before the epoch was, leaves that.
         """
-        size = os.fstat(self._registry).st_size
+        size = os.fstat(self._registry.fd).st_size
         start = max(0, size - 2 * 8000)
-        tail = os.pread(self._registry, size - start, start)
+        tail = os.pread(self._registry.fd, size - start, start)
         if tail and not tail.endswith(b"\n"):  # killed within the write: that one does not count
-            os.write(self._registry, b"\n")
+            self._registry.append(b"?\n" if tail.endswith(b"}") else b"\n")
         whole = [line for line in tail.split(b"\n")[:-1] if _number(line) is not None]
         if not whole:
             raise self._error(errno.EBADMSG)
@@ -175,15 +166,12 @@ class Keys:
         if bytes(mac).hex().encode("ascii") + b'"}' != rest:
             raise self._error(errno.EBADMSG)
         _LIB.ss_epoch_step(epoch, mac)
-        self._check(_LIB.ss_epoch_write(self._epoch, epoch))
+        self._check(_LIB.ss_epoch_write(self._epoch.raw, epoch))
 
     def redaction(self) -> RedactionKey:
         """Return the host's key for MACs of what is not written. Raises AuditError."""
-        fd = _opened(self.where, _REDACTION)
-        try:
-            key = os.read(fd, 33)
-        finally:
-            os.close(fd)
+        with _opened(self.where, _REDACTION) as file:
+            key = os.read(file.fd, 33)
         if len(key) != 32:
             raise self._error(errno.EBADMSG)
         return RedactionKey("hk1", key)
@@ -201,11 +189,11 @@ class Keys:
 
 
 def _number(line: bytes) -> int | None:
+    """Return the number of a record; None for what is none, such as the first part of one."""
     head, _, rest = line.partition(b',"n":')
     digits = rest.partition(b",")[0]
-    return (
-        int(digits) if head.startswith(_record.START) and digits.isdigit() and line.endswith(b"}") else None
-    )
+    whole = head.startswith(_record.START) and line[-72:-66] == b',"m":"' and line.endswith(b'"}')
+    return int(digits) if whole and digits.isdigit() else None
 
 
 def _registered(epoch: Any, registry: str, previous: str, event: str, told: dict[str, Any]) -> bytes:
@@ -233,27 +221,24 @@ def _check(answer: int) -> None:
         raise OSError(-answer, os.strerror(-answer))
 
 
-def _write(fd: int, data: bytes) -> None:
-    if (taken := os.write(fd, data)) != len(data):
-        raise OSError(errno.ENOSPC, f"only {taken} of {len(data)} bytes were taken")
-
-
-def _opened(where: str, name: str) -> int:
+def _opened(where: str, name: str) -> File:
     path = os.path.join(where, name)
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_APPEND if name == _REGISTRY else 0)
+    file = File()
     try:
-        fd = os.open(path, flags | (os.O_APPEND if name == _REGISTRY else 0))
+        seen = os.fstat(file.open(path, flags).fd)
     except OSError as problem:
+        file.close()
         raise AuditError(problem.errno, f"cannot open the keys: {problem.strerror}", path) from problem
-    seen = os.fstat(fd)
     if not stat.S_ISREG(seen.st_mode) or seen.st_uid not in (0, os.geteuid()) or seen.st_mode & 0o077:
-        os.close(fd)
+        file.close()
         raise AuditError(
             errno.EPERM,
             f"others can use these keys (uid {seen.st_uid}, mode {seen.st_mode & 0o7777:o})",
             path,
         )
-    return _files.lifted(fd)
+    file.lift(_files.LOW_FD)
+    return file
 
 
 def _make_directory(where: str) -> None:
@@ -269,17 +254,6 @@ def _make_directory(where: str) -> None:
 
 
 def _create(where: str, name: str, data: bytes) -> None:
-    fd = os.open(os.path.join(where, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        _write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _flush_directory(where: str) -> None:
-    fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with File().open(os.path.join(where, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+        file.append(data)
+        os.fsync(file.fd)

@@ -1,0 +1,748 @@
+"""Many writers at once, forks of every kind, and processes that do odd things to themselves."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import faulting
+import helpers
+import ledger_check
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+#: What the scenes share: ways to fork, and threads that wait where they can be seen to wait.
+TOOLS = """
+import threading
+
+libc = ctypes.CDLL(None, use_errno=True)
+CLONE = 56 if os.uname().machine == "x86_64" else 220
+
+def clone():
+    '''A fork past libc: clone(2) with SIGCHLD and nothing else.'''
+    return libc.syscall(CLONE, signal.SIGCHLD, None, None, None, None)
+
+FORKS = dict(python=os.fork, libc=lambda: libc.fork(), clone=clone)
+
+def child(do, how="python"):
+    '''Fork, have the child do that, return its pid. It ends with 0, or 1 and a traceback.'''
+    pid = FORKS[how]()
+    if pid:
+        return pid
+    code = 1
+    try:
+        do()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+def ended(*pids):
+    return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+
+def all_at_once(*functions):
+    threads = [threading.Thread(target=function) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+def tell(opened, **fields):
+    assert opened.append("guard.config", None, lambda: fields, gate=True)
+
+def waits(thread):
+    '''Whether a thread is asleep in the kernel.'''
+    with open(f"/proc/self/task/{thread.native_id}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "S"
+
+def asleep(thread):
+    while thread.native_id is None or not waits(thread):
+        os.sched_yield()
+"""
+
+
+def play(
+    scene: str, where: Path, faults: Path, *, keyed: bool = True, **case: Any
+) -> tuple[dict[str, Any], ledger_check.Ledger]:
+    """Play a scene in a process of its own; return what it says, and the ledger after a look at every chain."""
+    text = TOOLS + "\n" + textwrap.dedent(scene)
+    text += """
+def scene(case):
+    case["keys"] = case["where"] + "/keys" if case["keyed"] else None
+    key = keys_of.initialise(case["keys"]) if case["keyed"] else None
+    arm(case["where"])
+    case["ledger"] = case["where"] + "/ledger"
+    return dict(played(case) or {}, key=key)
+"""
+    (out,) = faulting.run(text, [{"where": str(where), "keyed": keyed, **case}], where, faults)
+    assert "key" in out, out
+    return out, ledger_check.check(where / "ledger", out["key"], where / "keys")
+
+
+# ------------------------------------------------------------------ many at once
+
+
+def test_processes_threads_and_forks(tmp_path: Path, faults: Path) -> None:
+    """Four processes with four threads each that append, spawn and fork: each chain has exactly its records."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+
+            def thread(process, number):
+                for i in range(30):
+                    tell(opened, process=process, thread=number, i=i, pad="x" * (i * 97 % 5000))
+                    if i % 10 == 3:
+                        safespawn.run(["/bin/true", f"{process}-{number}-{i}"])
+                    if i % 10 == 7:
+                        assert ended(child(lambda: tell(opened, process=process, thread=number, forked=i))) == [0]
+
+            def process(number):
+                all_at_once(*(lambda n=n: thread(number, n) for n in range(4)))
+                opened.close()
+
+            codes = ended(*[child(lambda: process(number)) for number in range(4)])
+            opened.close()
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+    )
+    told = Counter(
+        (r["process"], r["thread"], r.get("i"), r.get("forked")) for r in ledger.records if "process" in r
+    )
+    by_chain = [[r for r in chain.records if "i" in r] for chain in ledger.chains.values()]
+
+    assert out["codes"] == [0] * 4
+    expected = {(p, t, i, None) for p in range(4) for t in range(4) for i in range(30)}
+    expected |= {(p, t, None, i) for p in range(4) for t in range(4) for i in (7, 17, 27)}
+    assert told == dict.fromkeys(expected, 1)
+    for records in by_chain:
+        for thread in range(4):
+            assert [r["i"] for r in records if r["thread"] == thread] == list(range(len(records) // 4))
+    assert len(ledger.of("spawn.exit")) == 4 * 4 * 3
+    assert len(ledger.chains) == 1 + 4 + 4 * 4 * 3
+    assert ledger.torn == []
+
+
+def test_first_come_first_served(tmp_path: Path, faults: Path) -> None:
+    """Threads that come while another is in the middle of its write are served in the order in which they came."""
+    _, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+            parked, go_on = os.pipe()
+            arm(case["where"], rule("write", park=parked))
+            threads = []
+            for i in range(40):
+                threads.append(threading.Thread(target=tell, args=(opened,), kwargs=dict(i=i)))
+                threads[-1].start()
+                asleep(threads[-1])
+            os.write(go_on, b".")
+            for thread in threads:
+                thread.join()
+            opened.close()
+            os.close(parked)
+            os.close(go_on)
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert [r["i"] for r in ledger.of("guard.config")] == list(range(40))
+
+
+# ------------------------------------------------------------------ forks
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+@pytest.mark.parametrize("how", ["python", "libc", "clone"])
+def test_fork_in_the_middle_of_a_write(tmp_path: Path, faults: Path, how: str, keyed: bool) -> None:
+    """A child that is forked while another thread is in its write can write at once, and so can the parent."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+            parked, go_on = os.pipe()
+            arm(case["where"], rule("write", park=parked))
+            writer = threading.Thread(target=tell, args=(opened,), kwargs=dict(who="writer"))
+            writer.start()
+            asleep(writer)
+            codes = []
+
+            def fork():
+                codes.extend(ended(child(lambda: (disarm(), tell(opened, who="child")), case["how"])))
+
+            if case["how"] == "clone":  # that waits for nobody
+                fork()
+            else:
+                forker = threading.Thread(target=fork)
+                forker.start()
+                asleep(forker)
+            os.write(go_on, b".")
+            if case["how"] != "clone":
+                forker.join()
+            writer.join()
+            tell(opened, who="parent")
+            opened.close()
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+        keyed=keyed,
+        how=how,
+    )
+    parent, child = ledger.chains.values()
+
+    assert out["codes"] == [0]
+    assert sorted(r["who"] for r in ledger.of("guard.config")) == ["child", "parent", "writer"]
+    assert child.records[0]["parent"] == parent.id
+    assert bool(child.records[0]["keys"] and "parent" in child.records[0]["keys"]) == (keyed and how != "clone")
+    assert [r["child"] for r in ledger.of("chain.fork")] == [child.id] * (how != "clone")
+
+
+@root_only
+@pytest.mark.parametrize("how", ["python", "libc"])
+def test_threads_that_fork_at_once(tmp_path: Path, faults: Path, how: str) -> None:
+    """Threads that fork at the same moment, children without privileges: each has the chain that was meant for it."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+
+            def write(number, i):
+                os.setresuid(65534, 65534, 65534)
+                safespawn.run(["/bin/true", f"{number}-{i}"])
+                opened.close()
+
+            codes = []
+            def fork(number):
+                for i in range(10):
+                    codes.extend(ended(child(lambda: write(number, i), case["how"])))
+
+            all_at_once(*(lambda n=n: fork(n) for n in range(4)))
+            opened.close()
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+        how=how,
+    )
+    first, *others = ledger.chains.values()
+
+    assert out["codes"] == [0] * 40
+    assert len(others) == 40
+    assert ledger.programs("spawn.exit") == {f"{n}-{i}" for n in range(4) for i in range(10)}
+    assert {chain.records[0]["keys"]["parent"] for chain in others} == {first.id}
+    assert sorted(r["child"] for r in first.records if r["ev"] == "chain.fork") == sorted(c.id for c in others)
+    assert {chain.records[1]["who"]["euid"] for chain in others} == {65534}
+
+
+def test_daemon_that_forks_twice(tmp_path: Path, faults: Path) -> None:
+    """A process between that writes nothing has its chain all the same: the last one's comes from it."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+
+            def daemon():
+                tell(opened, who="daemon")
+                opened.close()
+
+            between = child(lambda: os._exit(ended(child(daemon))[0]))
+            opened.close()
+            return dict(codes=ended(between))
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["codes"] == [0]
+    assert [[r["ev"] for r in chain.records] for chain in ledger.chains.values()] == [
+        ["chain.open", "chain.fork", "chain.close"],
+        ["chain.open", "chain.fork"],
+        ["chain.open", "guard.config", "chain.close"],
+    ]
+
+
+@root_only
+@pytest.mark.parametrize("mode", ["require", "best_effort"])
+def test_fork_past_libc_without_the_keys(tmp_path: Path, mark: Path, faults: Path, mode: str) -> None:
+    """A child of clone(2) that cannot read the keys is refused, or counts what it loses in best_effort."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"], mode=case["mode"])
+            told = os.memfd_create("told")
+
+            def write():
+                os.setresuid(65534, 65534, 65534)
+                raised = []
+                for _ in range(2):
+                    try:
+                        safespawn.run([case["program"], case["where"] + "/mark"])
+                    except AuditError as problem:
+                        raised.append([problem.errno, problem.filename == case["ledger"], problem.guard])
+                os.pwrite(told, json.dumps([raised, opened.lost]).encode(), 0)
+                opened.close()
+
+            os.chmod(case["where"], 0o777)  # where the mark would be
+            codes = ended(child(write, "clone"))
+            raised, lost = json.loads(os.pread(told, 4096, 0))
+            opened.close()
+            os.chmod(case["where"], 0o700)
+            return dict(codes=codes, raised=raised, lost=lost)
+        """,
+        tmp_path,
+        faults,
+        mode=mode,
+        program=str(mark),
+    )
+
+    assert out["codes"] == [0]
+    assert out["raised"] == ([[errno.ECHILD, True, "intent-first"]] * 2 if mode == "require" else [])
+    assert out["lost"] == (2 if mode == "require" else 6)
+    assert ledger.events() == ["chain.open", "chain.close"]
+
+
+@root_only
+def test_fork_past_libc_that_may_not_register(tmp_path: Path, faults: Path) -> None:
+    """A child of clone(2) whose chain cannot be registered writes nothing, also not when it is tried again."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+
+            def write():
+                for only, call in (("registry.jsonl", "write"), ("registry.jsonl", "fsync"), ("epoch", "pwrite")):
+                    arm(case["where"], rule(call, "ENOSPC", only=only))
+                    for _ in range(2):
+                        try:
+                            tell(opened, tried=only)
+                        except AuditError:
+                            continue
+                        return
+                    raise AssertionError(only)
+
+            codes = ended(*[child(write, "clone") for _ in range(3)])
+            opened.close()
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["codes"] == [0] * 3
+    assert [[r["ev"] for r in chain.records] for chain in ledger.chains.values()] == [
+        ["chain.open", "chain.close"],
+        *[["chain.open", "audit.degraded", "guard.config"]] * 3,
+    ]
+
+
+def test_threads_of_a_child_past_libc(tmp_path: Path, faults: Path) -> None:
+    """Threads of a child of clone(2) that write their first record at once begin one chain, not several."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+
+            def write():
+                start = threading.Barrier(8)
+                all_at_once(*(lambda n=n: (start.wait(), tell(opened, thread=n)) for n in range(8)))
+                opened.close()
+
+            codes = ended(*[child(write, "clone") for _ in range(10)])
+            opened.close()
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["codes"] == [0] * 10
+    assert len(ledger.chains) == 11
+    assert len((tmp_path / "keys" / "registry.jsonl").read_bytes().splitlines()) == 1 + 11
+    assert len(ledger.of("guard.config")) == 80
+
+
+def test_ids_of_children_past_libc_differ(tmp_path: Path, faults: Path) -> None:
+    """Children of clone(2) that start a program at the same moment give it an id of its own."""
+    out, ledger = play(
+        """
+        def played(case):
+            from safespawn.audit import _ids
+            sys.modules["time"].time_ns = lambda: 1_795_000_000_000_000_000  # all in the same millisecond
+            opened = audit.open(case["ledger"], keys=case["keys"])
+            codes = ended(*[child(lambda: safespawn.run(["/bin/true"]), "clone") for _ in range(8)])
+            opened.close()
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["codes"] == [0] * 8
+    assert len({r["sid"] for r in ledger.of("spawn.intent")}) == 8
+
+
+def test_storm_of_vforks(tmp_path: Path, faults: Path) -> None:
+    """Children that share our memory, by others and by us, while threads append: they touch no chain."""
+    out, ledger = play(
+        """
+        import subprocess
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+            appended = threading.Event()
+
+            def append():
+                for i in range(200):
+                    tell(opened, i=i)
+
+            def others():
+                for _ in range(15):
+                    subprocess.run(["/bin/true"], check=True)  # vfork, without hooks
+                    os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+                    os.system("true")
+
+            def ours():
+                for _ in range(15):
+                    safespawn.run(["/bin/true"])
+
+            all_at_once(append, append, others, ours)
+            opened.close()
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert len(ledger.chains) == 1
+    assert len(ledger.of("guard.config")) == 400
+    assert len(ledger.of("spawn.exit")) == 15
+
+
+def test_fork_that_cannot_be_recorded(tmp_path: Path, faults: Path) -> None:
+    """A child whose fork has no record in its parent's chain says nothing of one: it begins on its own."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+            arm(case["where"], rule("write", "ENOSPC"))
+            first = child(lambda: tell(opened, who="lost"))
+            second = child(lambda: tell(opened, who="kept"))
+            codes = ended(first, second)
+            opened.close()
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+    )
+    parent, *children = ledger.chains.values()
+
+    assert out["codes"] == [0, 0]
+    assert [r["lost"] for r in parent.records if r["ev"] == "audit.degraded"] == [1]
+    assert sorted(sorted(chain.records[0]["keys"]) for chain in children) == [["epoch"], ["n", "parent"]]
+
+
+def test_ledger_that_is_gone_when_the_child_begins(tmp_path: Path, faults: Path) -> None:
+    """The file is deleted between the fork and the child's first record: the child begins in a new one."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"])
+            os.rename(case["ledger"], case["ledger"] + ".1")  # kept for the check, gone for the child
+            os.link(case["ledger"] + ".1", case["where"] + "/kept")
+            go, ready = os.pipe()
+
+            def write():
+                os.read(go, 1)
+                safespawn.run(["/bin/true", "child"])
+                opened.close()
+
+            pid = child(write)
+            os.rename(case["where"] + "/kept", case["where"] + "/aside")
+            data = open(case["ledger"] + ".1", "rb").read()
+            os.unlink(case["ledger"] + ".1")
+            os.unlink(case["where"] + "/aside")
+            os.write(ready, b".")
+            codes = ended(pid)
+            opened.close()
+            with open(case["ledger"] + ".1", "xb") as file:
+                file.write(data)
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+        keyed=False,
+    )
+
+    assert out["codes"] == [0]
+    assert ledger.programs("spawn.exit") == {"child"}
+
+
+# ------------------------------------------------------------------ descriptors
+
+
+@pytest.mark.parametrize("mode", ["require", "durable", "best_effort"])
+@pytest.mark.parametrize("which", ["/ledger", "/ledger.state"])
+@pytest.mark.threat("T-33")
+def test_descriptor_that_becomes_another_file(tmp_path: Path, faults: Path, which: str, mode: str) -> None:
+    """Somebody puts a file of theirs under one of our numbers: nothing is written to it, nor is it closed."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"], mode=case["mode"])
+            safespawn.run(["/bin/true"])
+            (ours,) = [fd for fd, name in fds().items() if name == case["where"] + case["which"]]
+            theirs = os.open(case["where"] + "/theirs", os.O_RDWR | os.O_CREAT)
+            os.write(theirs, b"theirs")
+            os.dup2(theirs, ours)
+            refused = 0
+            for _ in range(3):
+                try:
+                    safespawn.run(["/bin/true"])
+                except AuditError as problem:
+                    refused += problem.errno == errno.EBADF
+            opened.close()
+            os.fstat(ours)
+            content = os.pread(theirs, 1000, 0).decode()
+            os.close(ours)
+            os.close(theirs)
+            return dict(refused=refused, content=content)
+        """,
+        tmp_path,
+        faults,
+        mode=mode,
+        which=which,
+    )
+
+    assert out["content"] == "theirs"
+    # The last record that was kept may have been the one before the slot could not be written.
+    assert out["refused"] in ({0} if mode == "best_effort" else {2, 3} if "state" in which else {3})
+
+
+def test_low_numbers_are_closed_by_rote(tmp_path: Path, faults: Path) -> None:
+    """closerange(3, 512), as daemons do, and also up to 1024: the ledger is out of the first one's way, and says
+    of the second that its descriptor is gone."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+            told = os.memfd_create("told")
+
+            def daemon(most):
+                kept = os.dup2(told, 2000)
+                os.closerange(3, most)
+                try:
+                    code = safespawn.run(["/bin/true"]).returncode
+                except AuditError as problem:
+                    code = problem.errno
+                opened.close()
+                os.pwrite(2000, bytes([code]), most // 512)
+
+            codes = ended(child(lambda: daemon(512)), child(lambda: daemon(1024)))
+            opened.close()
+            return dict(codes=codes, came=list(os.pread(told, 3, 0)))
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["codes"] == [0, 0]
+    assert out["came"] == [0, 0, errno.EBADF]
+
+
+def test_few_descriptors(tmp_path: Path, faults: Path) -> None:
+    """With fewer descriptors than our high numbers a ledger is opened under low ones; with none it is refused."""
+    out, ledger = play(
+        """
+        import resource
+        def played(case):
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            came, most = [], max(fds())
+            first = next(n for n in range(most + 100) if n not in fds())
+            for room in range(12):
+                before = fds()
+                resource.setrlimit(resource.RLIMIT_NOFILE, (first + room, hard))
+                try:
+                    with audit.open(case["ledger"], keys=case["keys"]) as opened:
+                        tell(opened, room=room)
+                    came.append(0)
+                except AuditError as problem:
+                    came.append(problem.errno)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+                assert fds() == before
+            return dict(came=came)
+        """,
+        tmp_path,
+        faults,
+    )
+    enough = out["came"].index(0)
+
+    assert 1 < enough < 8
+    assert out["came"] == [errno.EMFILE] * enough + [0] * (12 - enough)
+
+
+@pytest.mark.parametrize("strategy", ["vfork", "fork", "launcher"])
+def test_programs_get_no_descriptor_of_ours(tmp_path: Path, faults: Path, strategy: str) -> None:
+    """A program has its three standard descriptors and none of ledger, state or keys."""
+    out, _ = play(
+        """
+        def played(case):
+            options = dict(user="nobody") if case["strategy"] == "launcher" else dict()
+            with audit.open(case["ledger"], keys=case["keys"]):
+                seen = safespawn.run(case["probe"], stdin=safespawn.DEVNULL, stdout=safespawn.PIPE,
+                                     stderr=safespawn.DEVNULL, strategy=case["strategy"], **options)
+            return dict(fds=sorted(json.loads(seen.stdout)["fds"]))
+        """,
+        tmp_path,
+        faults,
+        strategy=strategy,
+        probe=helpers.probe_argv("state"),
+    )
+
+    assert out["fds"] == ["0", "1", "2"]
+
+
+# ------------------------------------------------------------------ sandboxes and places
+
+
+@pytest.mark.parametrize("mode", ["require", "durable"])
+@pytest.mark.parametrize("call", ["fdatasync", "fallocate"])
+def test_sandbox_that_denies(tmp_path: Path, faults: Path, mode: str, call: str) -> None:
+    """A seccomp filter that denies a call: what the mode promises is kept, or refused; nothing is pretended."""
+    out, ledger = play(
+        """
+        import sandbox
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"], mode=case["mode"])
+            arm("")  # calls go to the kernel from here on
+            def inside():
+                sandbox.answer({case["call"]: errno.EPERM})
+                came = []
+                for _ in range(5):
+                    try:
+                        came.append(safespawn.run(["/bin/true"]).returncode)
+                    except AuditError as problem:
+                        came.append(problem.errno)
+                os.write(told, json.dumps(came).encode())
+                opened.close()
+            heard, told = os.pipe()
+            codes = ended(child(inside))
+            opened.close()
+            return dict(codes=codes, came=json.loads(os.read(heard, 1000)))
+        """,
+        tmp_path,
+        faults,
+        mode=mode,
+        call=call,
+    )
+    denied = mode == "durable" and call == "fdatasync"
+
+    assert out["codes"] == [0]
+    assert out["came"] == [errno.EPERM if denied else 0] * 5
+    assert len(ledger_check.segments(ledger.path)) <= (4 if denied else 1)
+
+
+@root_only
+def test_other_directories(tmp_path: Path, faults: Path) -> None:
+    """chdir, a directory that is gone and chroot take nothing away from a ledger that is open."""
+    out, ledger = play(
+        """
+        def played(case):
+            os.chdir(case["where"])
+            opened = audit.open("ledger", keys=case["keys"])
+            os.mkdir("away")
+            os.chdir("away")
+            os.rmdir("../away")
+            tell(opened, step="gone")
+            assert opened.rotate()
+            audit.open(case["ledger"], keys=case["keys"]).close()  # by its absolute path, from nowhere
+            opened = audit.open(case["ledger"], keys=case["keys"])
+            os.mkdir(case["where"] + "/root")
+
+            def inside():
+                os.chroot(case["where"] + "/root")
+                os.chdir("/")
+                tell(opened, step="chroot")
+                assert not opened.rotate()
+                opened.checkpoint()
+                pid = child(lambda: (tell(opened, step="child"), opened.close()))
+                assert ended(pid) == [0]
+                opened.close()
+
+            codes = ended(child(inside))
+            opened.close()
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["codes"] == [0]
+    assert [r["step"] for r in ledger.of("guard.config")] == ["gone", "chroot", "child"]
+
+
+@pytest.mark.parametrize("mask", [0, 0o777])
+def test_umask(tmp_path: Path, faults: Path, mask: int) -> None:
+    """Whatever the umask, ledger, segments and state can be written by their owner and read by nobody else."""
+    out, _ = play(
+        """
+        def played(case):
+            os.umask(case["mask"])
+            with audit.open(case["ledger"], keys=case["keys"]) as opened:
+                opened.rotate()
+            os.umask(0o22)
+            names = ["ledger", "ledger.1", "ledger.state"]
+            return dict(modes=[os.stat(case["where"] + "/" + name).st_mode & 0o777 for name in names])
+        """,
+        tmp_path,
+        faults,
+        mask=mask,
+    )
+
+    assert out["modes"] == [0o600] * 3
+
+
+def test_interpreters_in_one_process(tmp_path: Path, faults: Path) -> None:
+    """A second interpreter has a ledger of its own on the same file; forks of the process go on."""
+    out, ledger = play(
+        """
+        def played(case):
+            try:
+                import _interpreters as interpreters
+                run = interpreters.exec
+            except ImportError:
+                import _xxsubinterpreters as interpreters
+                run = interpreters.run_string
+            opened = audit.open(case["ledger"], keys=case["keys"])
+            inside = interpreters.create()
+            text = f'''
+import sys
+sys.path[:] = {sys.path!r}
+import safespawn
+from safespawn import audit
+with audit.open({case["ledger"]!r}, keys={case["keys"]!r}):
+    safespawn.run(["/bin/true", "inside"])
+'''
+            run(inside, text)
+            codes = ended(child(lambda: tell(opened, who="child")))
+            interpreters.destroy(inside)
+            safespawn.run(["/bin/true", "outside"])
+            opened.close()
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["codes"] == [0]
+    assert ledger.programs("spawn.exit") == {"inside", "outside"}
+    assert len(ledger.chains) == 3

@@ -1,0 +1,144 @@
+"""kill -9 at every moment of a writer's life: what was kept is there, and nothing looks tampered with."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import faulting
+import ledger_check
+
+
+@pytest.fixture(params=["disk", "memory"])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Return an empty directory, on a disk and in memory: writes are torn at other places there."""
+    if request.param == "disk":
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="safespawn-test-", dir="/dev/shm") as name:
+        yield Path(name)
+
+
+#: Lives one life after the other; each is killed at its next call, until one gets to its end.
+LIVES = """
+def life(case, where, keys, number):
+    opened = audit.open(where + "/ledger", mode=case["mode"], keys=keys)
+    safespawn.run([case["program"], where + "/mark-" + number])
+    opened.append("guard.config", None, lambda: dict(pad="x" * 7000))
+    pid = os.fork()
+    if not pid:
+        safespawn.run([case["program"], where + "/mark-child-" + number])
+        opened.close()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    opened.rotate()
+    opened.checkpoint()
+    opened.close()
+
+def scene(case):
+    where, keys = case["where"], case["where"] + "/keys" if case["keyed"] else None
+    arm(where)
+    key = keys_of.initialise(keys) if keys else None
+    alive, dead = os.pipe()
+    killed, odd = 0, []
+    for which, how in enumerate(case["hows"]):
+        number, status = 0, -1
+        while status:
+            number += 1
+            pid = os.fork()
+            if not pid:
+                arm(where, rule(at=number, **how))
+                life(case, where, keys, f"{which}-{number}")
+                os._exit(0)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            killed += status == -9
+            if status not in (0, -9) or number > 300:
+                odd.append([how, number, status])
+                break
+    os.close(dead)
+    os.read(alive, 1)  # the children of the dead have ended
+    disarm()
+    life(case, where, keys, "last")
+    return dict(key=key, killed=killed, odd=odd)
+"""
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+def test_killed_at_each_call(where: Path, mark: Path, faults: Path, keyed: bool) -> None:
+    """Killed before and after each system call, and in the middle of each write: the next writer goes on.
+
+    That is between slot, registry, epoch and opening of a chain too.
+    """
+    hows = [
+        {"kill": 1},
+        *({"call": call, "kill": 2} for call in ("open", "fallocate", "fsync", "pwrite", "rename")),
+        *({"call": "write", "kill": 2, "take": take} for take in (0, 1, 100, -1)),
+    ]
+    case = {"where": str(where), "program": str(mark), "keyed": keyed, "mode": "require", "hows": hows}
+    (out,) = faulting.run(LIVES, [case], where, faults)
+    assert "crashed" not in out, out["crashed"]
+    ledger = ledger_check.check(where / "ledger", out["key"], where / "keys")
+    marks = {str(path) for path in where.glob("mark-*")}
+
+    assert out["odd"] == []
+    assert out["killed"] > (120 if keyed else 60)
+    assert len(marks) > 50
+    assert marks <= ledger.programs()
+    assert all(line.startswith(b'{"v":1,"c":"'[: len(line)]) for line in ledger.torn)
+    assert len(ledger.torn) >= 10
+
+
+#: Writers with two threads each, killed whenever the one who looks has seen enough.
+WRITERS = """
+import mmap, random, struct, threading
+
+def write(case, opened, seen, run, thread, chance):
+    for i in range(10**6):
+        told = dict(run=run, thread=thread, i=i, pad="x" * chance.randrange(case["most"]))
+        assert opened.append("guard.config", None, lambda: told, gate=not i % 2)
+        seen[thread] = i + 1
+
+def writer(case, where, keys, seen, run):
+    opened = audit.open(where + "/ledger", keys=keys, max_bytes=run % 2 << 20)
+    for thread in range(2):
+        threading.Thread(target=write, args=(case, opened, seen, run, thread, random.Random(2 * run + thread))).start()
+    signal.pause()
+
+def scene(case):
+    where, keys = case["where"], case["where"] + "/keys"
+    arm(where)
+    key, kept, statuses, chance = keys_of.initialise(keys), [], set(), random.Random(case["seed"])
+    for run in range(case["kills"]):
+        seen = memoryview(mmap.mmap(-1, 4096)).cast("Q")
+        enough = chance.randrange(1, 30)
+        pid = os.fork()
+        if not pid:
+            writer(case, where, keys, seen, run)
+        while sum(seen[:2]) < enough:
+            os.sched_yield()
+        os.kill(pid, signal.SIGKILL)
+        statuses.add(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        kept.append(list(seen[:2]))
+    opened = audit.open(where + "/ledger", keys=keys)
+    opened.close()
+    return dict(key=key, kept=kept, statuses=list(statuses))
+"""
+
+
+def test_killed_at_random(where: Path, faults: Path) -> None:
+    """Writers with threads and records of any size, killed 160 times: what was kept is there, in whole chains."""
+    case = {"where": str(where), "kills": 160, "seed": 20_261_129, "most": 7400}
+    (out,) = faulting.run(WRITERS, [case], where, faults)
+    ledger = ledger_check.check(where / "ledger", out["key"], where / "keys")
+    there = {(r["run"], r["thread"], r["i"]) for r in ledger.of("guard.config")}
+    kept = {(run, t, i) for run, seen in enumerate(out["kept"]) for t in (0, 1) for i in range(seen[t])}
+
+    assert out["statuses"] == [-9]
+    assert kept <= there
+    # What came to the file and was not known to be kept is what each thread was at.
+    assert len(there - kept) <= 2 * case["kills"]
+    assert len(ledger.chains) == case["kills"] + 1
+    assert len(ledger_check.segments(ledger.path)) > 3

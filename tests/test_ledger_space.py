@@ -1,0 +1,352 @@
+"""Full disks, limits of file sizes, and going on all the same: on ext4 in a file and in memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import helpers
+import ledger_check
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it mounts")
+
+KINDS = pytest.mark.parametrize("kind", ["ext4", "tmpfs"])
+
+#: A small disk of our own in a mount namespace of our own, and how to fill it.
+DISK = """
+import ctypes, errno, subprocess
+from safespawn import audit, AuditError
+from safespawn.audit import keys as keys_of
+
+def namespace():
+    assert ctypes.CDLL(None).unshare(0x20000) == 0  # CLONE_NEWNS
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+def mount():
+    how = ["-o", "loop", image] if kind == "ext4" else ["-t", "tmpfs", "-o", f"size={mib}m,mode=700", "none"]
+    subprocess.run(["mount", *how, where], check=True)
+    os.chmod(where, 0o700)
+
+def fill():
+    '''Until there is not a byte left; what ext4 gives back at its next commit is taken too.'''
+    taken = 1
+    with open(where + "/filler", "ab", buffering=0) as filler:
+        while taken:
+            taken = 0
+            for size in (1 << 16, 1 << 10, 1):
+                try:
+                    while True:
+                        taken += filler.write(bytes(size))
+                except OSError as problem:
+                    assert problem.errno == errno.ENOSPC, problem
+            os.fsync(filler.fileno())
+
+def start():
+    '''A program that runs until its standard input ends; or why it does not.'''
+    try:
+        return safespawn.spawn(["/bin/cat"], stdin=safespawn.PIPE, stdout=safespawn.DEVNULL)
+    except AuditError as problem:
+        return problem.errno
+
+def end(process):
+    process.stdin.close()
+    return process.wait()
+
+def keep():
+    '''The ledger outlives the disk.'''
+    with open(copy, "wb") as file:
+        file.write(open(ledger, "rb").read())
+
+namespace()
+mount()
+ledger = where + "/ledger"
+keys = os.path.dirname(where) + "/keys" if keyed else None
+out["key"] = keys_of.initialise(keys) if keys else None
+"""
+
+
+def on_disk(
+    text: str, kind: str, tmp_path: Path, *, keyed: bool = False, mib: int = 8, **values: Any
+) -> tuple[dict[str, Any], Any]:
+    """Run a snippet on a small disk; return what it says, and the ledger that it has kept."""
+    where, copy, image = tmp_path / "disk", tmp_path / "copy", tmp_path / "image"
+    where.mkdir()
+    if kind == "ext4":
+        with open(image, "wb") as file:
+            file.truncate(mib << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", image], check=True)
+    names = {"kind": kind, "where": where, "copy": copy, "image": image}
+    texts = {name: str(value) for name, value in names.items()}
+    out = helpers.run_snippet(DISK + textwrap.dedent(text), keyed=keyed, mib=mib, **texts, **values)
+    return out, ledger_check.check(copy) if copy.exists() and not keyed else None
+
+
+@KINDS
+@pytest.mark.threat("T-34")
+def test_what_was_accepted_is_told_to_its_end(kind: str, tmp_path: Path) -> None:
+    """On a full disk programs start until nothing can be put by; how each of them ended is recorded."""
+    out, ledger = on_disk(
+        """
+        opened = audit.open(ledger)
+        early = [start() for _ in range(3)]
+        fill()
+        later = []
+        while not isinstance(now := start(), int):
+            later.append(now)
+        out["errno"] = now
+        # What was never to have room of its own must not take theirs.
+        for _ in range(2000):
+            opened.append("spawn.denied", None, lambda: dict(pad="x" * 1500))
+        out["codes"] = [end(process) for process in [*early, *later]]
+        out["lost"] = opened.lost
+        os.remove(where + "/filler")
+        out["again"] = end(start())
+        opened.close()
+        out["started"] = len(early + later)
+        keep()
+        """,
+        kind,
+        tmp_path,
+    )
+    degraded = ledger.of("audit.degraded")
+
+    assert out["errno"] == errno.ENOSPC
+    assert out["codes"] == [0] * out["started"]
+    assert out["again"] == 0
+    assert out["started"] > 20
+    for event in ("spawn.intent", "spawn.started", "spawn.exit"):
+        assert len(ledger.of(event)) == out["started"] + 1
+    # One intent was refused; the rest is what of the denials did not fit.
+    assert sum(told["lost"] for told in degraded) == 1 + 2000 - len(ledger.of("spawn.denied"))
+
+
+@KINDS
+@pytest.mark.parametrize(("reserve", "least", "most"), [(1 << 20, 400, 1100), (0, 0, 8)])
+def test_how_much_is_put_by(kind: str, tmp_path: Path, reserve: int, least: int, most: int) -> None:
+    """With a reserve hundreds of records fit on a disk that is full; without one, what the last page has left."""
+    out, ledger = on_disk(
+        """
+        sys.modules["safespawn.audit._ledger"].RESERVE = reserve
+        opened = audit.open(ledger)
+        fill()
+        out["fit"] = 0
+        while opened.append("spawn.exit", None, lambda: dict(pad="x" * 1000), settles=1):
+            out["fit"] += 1
+        out["config"] = json.loads(open(ledger).readline())["config"]["reserve"]
+        """,
+        kind,
+        tmp_path,
+        reserve=reserve,
+    )
+
+    assert least <= out["fit"] <= most
+    assert out["config"] == reserve
+
+
+@KINDS
+def test_reserve_grows_with_those_that_run(kind: str, tmp_path: Path) -> None:
+    """A hundred programs run when the disk becomes full, more than 1 MiB is for: the end of each is recorded."""
+    out, ledger = on_disk(
+        """
+        opened = audit.open(ledger)
+        running = [start() for _ in range(100)]
+        counts = opened._core.counts()
+        out["booked"], out["reserved"] = counts.booked, counts.reserved
+        fill()
+        out["codes"] = [end(process) for process in running]
+        out["lost"] = opened.lost
+        out["left"] = opened._core.counts().booked
+        keep()
+        """,
+        kind,
+        tmp_path,
+    )
+
+    assert out["codes"] == [0] * 100
+    assert (out["lost"], out["left"]) == (0, 0)
+    assert out["reserved"] >= out["booked"] == 100 * 8000  # each has told that it started
+    assert len(ledger.of("spawn.exit")) == 100
+
+
+@KINDS
+def test_full_disk_with_keys(kind: str, tmp_path: Path) -> None:
+    """The slots of the state file have their room too: a forked child goes on on a full disk."""
+    out, _ = on_disk(
+        """
+        audit.open(ledger, keys=keys)
+        process = start()
+        fill()
+        out["codes"] = [end(process), end(start())]
+        pid = os.fork()
+        if not pid:
+            os._exit(end(start()) if not isinstance(start(), int) else 77)
+        out["child"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        """,
+        kind,
+        tmp_path,
+        keyed=True,
+    )
+
+    assert out["codes"] == [0, 0]
+    assert out["child"] == 0
+
+
+@KINDS
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+def test_limit_of_file_size_ends_no_process(kind: str, tmp_path: Path, keyed: bool) -> None:
+    """RLIMIT_FSIZE with SIGXFSZ at its default, which ends a process: every record survives it, and so do we."""
+    out, _ = on_disk(
+        """
+        import resource
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        none = resource.RLIM_INFINITY
+        codes = set()
+        for room in (0, 1, 50, 100, 127, 128, 200, 1000, 5000, 20_000, 70_000, 300_000):
+            opened = audit.open(ledger, keys=keys)
+            limit = os.path.getsize(ledger) + room if room != 50 else room
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, none))
+            for _ in range(4):
+                process = start()
+                codes.add(process if isinstance(process, int) else end(process))
+            opened.append("guard.config", None, lambda: dict(pad="x" * 6000))
+            opened.checkpoint()
+            pid = os.fork()
+            if not pid:
+                start()
+                os._exit(0)
+            codes.add(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            opened.rotate()
+            opened.close()
+            for size in (0, 100, limit):  # an opening, with all its files
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, none))
+                try:
+                    audit.open(ledger, keys=keys).close()
+                except AuditError as problem:
+                    codes.add(problem.errno)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (none, none))
+        out["codes"] = sorted(codes)
+        with audit.open(ledger, keys=keys):
+            out["at last"] = end(start())
+        out["pending"] = signal.SIGXFSZ in signal.sigpending()
+        """,
+        kind,
+        tmp_path,
+        keyed=keyed,
+        mib=40,  # each segment keeps what was put by for it
+    )
+
+    assert {0, errno.EFBIG} <= set(out["codes"]) <= {0, errno.EFBIG, errno.ENOSPC}  # the last of a short write
+    assert out["at last"] == 0
+    assert out["pending"] is False
+
+
+# ------------------------------------------------------------------ break-glass
+
+#: /etc and the kernel's log are our own here.
+GLASS = """
+etc = os.path.dirname(where) + "/etc"
+subprocess.run(["cp", "-a", "/etc/.", etc], check=True)
+subprocess.run(["mount", "--bind", etc, "/etc"], check=True)
+kmsg = os.path.dirname(where) + "/kmsg"
+open(kmsg, "w").close()
+subprocess.run(["mount", "--bind", kmsg, "/dev/kmsg"], check=True)
+os.mkdir("/etc/safespawn", 0o755)
+allowed = "/etc/safespawn/allow-breakglass"
+
+def consent(state):
+    subprocess.run(["rm", "-rf", allowed])
+    os.chmod("/etc/safespawn", 0o755)
+    if state == "directory":
+        os.mkdir(allowed)
+    elif state == "link":
+        open("/etc/safespawn/other", "w").close()
+        os.symlink("other", allowed)
+    elif state is not None:
+        open(allowed, "w").close()
+        os.chmod(allowed, 0o666 if state == "others write" else 0o620 if state == "group writes" else 0o644)
+        if state == "of another":
+            os.chown(allowed, 65534, 0)
+        if state == "in their directory":
+            os.chmod("/etc/safespawn", 0o777)
+
+def tried(state, reason):
+    consent(state)
+    os.environ.pop("SAFESPAWN_BREAKGLASS", None)
+    if reason is not None:
+        os.environ["SAFESPAWN_BREAKGLASS"] = reason
+    process = start()
+    return process if isinstance(process, int) else end(process)
+
+def until_refused():
+    fill()
+    while not isinstance(process := start(), int):
+        end(process)
+"""
+
+
+@pytest.mark.parametrize("mode", ["require", "durable"])
+def test_glass_is_broken(tmp_path: Path, mode: str) -> None:
+    """With root's consent and a reason the program runs; ledger, checkpoint and the kernel's log tell of it."""
+    out, ledger = on_disk(
+        GLASS
+        + """
+opened = audit.open(ledger, mode=mode)
+until_refused()
+out["codes"] = [tried("yes", "disk is full" + chr(10) + chr(0xDCFF)), tried("yes", "again")]
+out["kmsg"] = open(kmsg, errors="replace").read()
+os.environ.pop("SAFESPAWN_BREAKGLASS")
+os.remove(where + "/filler")
+opened.checkpoint()
+opened.close()
+keep()
+""",
+        "tmpfs",
+        tmp_path,
+        mode=mode,
+    )
+    told = ledger.of("breakglass")
+
+    assert out["codes"] == [0, 0]
+    assert [r["reason"] for r in told] == [{"hex": "6469736b2069732066756c6c0aff"}, "again"]
+    assert "No space left" in told[0]["why"]
+    assert "spawn.intent was not kept" in out["kmsg"]
+    assert out["kmsg"].startswith("<82>safespawn[")
+    assert ledger.of("checkpoint")[-1]["breakglass"] == ledger.of("chain.close")[0]["breakglass"] == 2
+
+
+def test_glass_holds(tmp_path: Path) -> None:
+    """Without consent of root, or without a reason, it is refused as ever; in best_effort nothing is broken."""
+    out, ledger = on_disk(
+        GLASS
+        + """
+opened = audit.open(ledger)
+until_refused()
+states = [None, "others write", "group writes", "of another", "link", "directory", "in their directory"]
+out["codes"] = {str(state): tried(state, "a reason") for state in states}
+out["codes"]["no reason"] = tried("yes", None)
+out["codes"]["empty reason"] = tried("yes", "")
+out["kmsg"] = open(kmsg).read()
+opened.close()
+keep()
+os.remove(ledger)
+os.environ["SAFESPAWN_BREAKGLASS"] = "a reason"
+audit.open(ledger, mode="best_effort")
+fill()
+out["best"] = [end(start()) for _ in range(50)]
+out["told"] = open(kmsg).read()
+""",
+        "tmpfs",
+        tmp_path,
+    )
+
+    assert set(out["codes"].values()) == {errno.ENOSPC}
+    assert len(out["codes"]) == 9
+    assert ledger.of("breakglass") == []
+    assert out["best"] == [0] * 50
+    assert (out["kmsg"], out["told"]) == ("", "")
