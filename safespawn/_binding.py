@@ -116,6 +116,7 @@ class _Lib(Protocol):
     SS_CHAIN_ANY_HASH: int
     SS_CHAIN_EXPECTED: int
     SS_CHAIN_COMPARED: int
+    SS_CHAIN_SLOT_FORGED: int
 
     def ss_stage_name(self, stage: int) -> Any: ...
     def ss_launcher_digest(self) -> Any: ...

@@ -29,16 +29,19 @@ def add(commands: Any) -> None:
 def _init(given: argparse.Namespace) -> int:
     where = given.dir or audit.keys.default_directory()
     try:
-        key = audit.keys.initialise(where)
-    except AuditError as problem:
+        audit.keys.initialise(where, show=_show)
+    except (AuditError, OSError) as problem:
         return _fail(problem)
     print(
-        f"Keys are in {where}. The next line is the verification key. It is shown once and kept nowhere:\n"
+        f"Keys are in {where}. The line above is the verification key. It is shown once and kept nowhere:\n"
         "store it away from this host, for `safespawn audit verify --key-file`.",
         file=sys.stderr,
     )
-    print(key)
     return 0
+
+
+def _show(key: str) -> None:
+    print(key, flush=True)
 
 
 def _retire(given: argparse.Namespace) -> int:

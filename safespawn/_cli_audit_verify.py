@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from safespawn._cli_progress import Progress
 from safespawn.audit import keys, verifier
 
 #: Exit codes.
@@ -55,6 +57,9 @@ def add(commands: Any) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Verify, print what was found, and return the exit code."""
+    progress = Progress(sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may have what the terminal has not
     try:
         made = verifier.verify(
             given.ledger,
@@ -64,12 +69,14 @@ def run(given: argparse.Namespace) -> int:
             registry=given.keys or _registry_here(given),
             witness=given.witness,
             dedupe=given.dedupe,
-            progress=_progress() if sys.stderr.isatty() else None,
+            progress=progress,
         )
+        progress.clear()
+        _say(_as_json(made) if given.json else "\n".join(_lines(made)))
     except (OSError, ValueError) as problem:
+        progress.clear()
         sys.stderr.write(f"safespawn audit verify: {problem}\n")
         return CANNOT
-    _say(_as_json(made) if given.json else "\n".join(_lines(made)))
     return CLEAN if made.ok else FINDINGS
 
 
@@ -94,21 +101,6 @@ def _key(path: str) -> bytes:
         return verifier.key_from(sys.stdin.buffer.read(KEY_FILE_BYTES))
     with open(path, "rb") as file:
         return verifier.key_from(file.read(KEY_FILE_BYTES))
-
-
-def _progress() -> Callable[[int, int], None]:
-    """Return what shows how far it is, in place."""
-    shown = -1
-
-    def show(done: int, total: int) -> None:
-        nonlocal shown
-        percent = 100 * done // (total or 1)
-        if percent != shown:
-            shown = percent
-            sys.stderr.write(f"\r{percent} %" if percent < 100 else "\r     \r")
-            sys.stderr.flush()
-
-    return show
 
 
 def _as_json(made: verifier.Verification) -> str:

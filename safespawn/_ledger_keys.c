@@ -123,7 +123,7 @@ ss_uuid_bytes(const char text[SS_ID_BYTES], uint8_t ret_bytes[16])
 static int
 ss_state_write(struct ss_ledger *ledger)
 {
-	uint8_t slot[SS_SLOT_BYTES] = { 0 };
+	uint8_t slot[SS_SLOT_BYTES] = { 0 }, seal[SS_DIGEST_BYTES];
 	uint32_t half = (uint32_t)(ledger->next & 1), flags = ledger->ended != 0;
 	struct stat seen;
 	int error;
@@ -135,9 +135,11 @@ ss_state_write(struct ss_ledger *ledger)
 	memcpy(slot + 4, &flags, 4);
 	(void)ss_uuid_bytes(ledger->chain, slot + 8);
 	memcpy(slot + 24, &ledger->epoch, 8);
+	/* Not the aggregate itself, which checkpoints tell: this key is gone with the next record. */
+	ss_derive(ledger->secrets->aggregate_key, "safespawn state", ledger->aggregate, SS_DIGEST_BYTES, seal);
 	for (int i = 0; i < 2; i++) {
 		memcpy(slot + 32 + 40 * i, &ledger->next, 8);
-		memcpy(slot + 40 + 40 * i, ledger->aggregate, 32);
+		memcpy(slot + 40 + 40 * i, seal, SS_DIGEST_BYTES);
 	}
 	error = ss_pwrite_whole(ledger->state_fd, slot, sizeof(slot), ledger->slot * SS_SLOT_BYTES);
 	ledger->slot_behind = error != 0;

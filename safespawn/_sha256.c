@@ -168,6 +168,8 @@ ss_sha256_add(struct ss_sha256 *hash, const void *data, size_t bytes)
 	const uint8_t *at = data;
 	size_t held = hash->bytes % 64;
 
+	if (bytes == 0)
+		return; /* there may be no data then, and memcpy must not get NULL */
 	hash->bytes += bytes;
 	if (held > 0) { /* fill up the block that was begun */
 		size_t part = 64 - held < bytes ? 64 - held : bytes;

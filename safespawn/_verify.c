@@ -55,6 +55,7 @@ enum {
 	SS_CHAIN_ANY_HASH = 8,	/* the record before is not there, or was changed */
 	SS_CHAIN_EXPECTED = 16, /* the state file has it */
 	SS_CHAIN_COMPARED = 32, /* its aggregate was held against the state file */
+	SS_CHAIN_SLOT_FORGED = 64, /* the state file says that it has no record, with a seal that is not its own */
 };
 
 struct ss_verify_chain {
@@ -69,7 +70,7 @@ struct ss_verify_chain {
 	uint32_t found; /* how many records there were */
 	uint8_t hash[SS_DIGEST_BYTES]; /* of the last record */
 	uint8_t record_key[SS_DIGEST_BYTES], agg_key[SS_DIGEST_BYTES];
-	uint8_t agg[SS_DIGEST_BYTES], expected_agg[SS_DIGEST_BYTES];
+	uint8_t agg[SS_DIGEST_BYTES], expected_seal[SS_DIGEST_BYTES];
 };
 
 struct ss_verify {
@@ -483,6 +484,16 @@ ss_verify_make(struct ss_verify *v, const uint8_t id[16])
 	return chain;
 }
 
+/* What the slot of a chain has for these records: a key that is gone with the next one made it. */
+static int
+ss_has_right_seal(const struct ss_verify_chain *chain)
+{
+	uint8_t seal[SS_DIGEST_BYTES];
+
+	ss_hmac(chain->agg_key, "safespawn state", 15, chain->agg, SS_DIGEST_BYTES, seal);
+	return !memcmp(seal, chain->expected_seal, SS_DIGEST_BYTES);
+}
+
 /* Gives a chain its keys. */
 static void
 ss_verify_begin(struct ss_verify_chain *chain, const uint8_t *key)
@@ -493,14 +504,16 @@ ss_verify_begin(struct ss_verify_chain *chain, const uint8_t *key)
 	chain->flags |= SS_CHAIN_KEYED | SS_CHAIN_AGG;
 	ss_hmac(key, "safespawn record", 16, "", 0, chain->record_key);
 	ss_hmac(key, "safespawn aggregate", 19, "", 0, chain->agg_key);
+	if (chain->flags & SS_CHAIN_EXPECTED && chain->expected == 0 && !ss_has_right_seal(chain))
+		chain->flags |= SS_CHAIN_SLOT_FORGED;
 }
 
 /*
- * A chain that the state file tells of: so many records, and their aggregate. Returns its place
+ * A chain that the state file tells of: so many records, and the seal over them. Returns its place
  * in the table, or -ENOSPC; -EEXIST when it was told before.
  */
 SS_API int64_t
-ss_verify_expect(struct ss_verify *v, const uint8_t *id, uint64_t records, const uint8_t *agg)
+ss_verify_expect(struct ss_verify *v, const uint8_t *id, uint64_t records, const uint8_t *seal)
 {
 	struct ss_verify_chain *chain = ss_verify_make(v, id);
 
@@ -510,7 +523,7 @@ ss_verify_expect(struct ss_verify *v, const uint8_t *id, uint64_t records, const
 		return -EEXIST;
 	chain->flags |= SS_CHAIN_EXPECTED;
 	chain->expected = records;
-	memcpy(chain->expected_agg, agg, SS_DIGEST_BYTES);
+	memcpy(chain->expected_seal, seal, SS_DIGEST_BYTES);
 	return chain - v->chains;
 }
 
@@ -533,10 +546,11 @@ ss_verify_open(struct ss_verify *v, const uint8_t *id, const uint8_t *key)
 SS_API uint64_t
 ss_verify_reach(struct ss_verify *v, uint32_t place, uint64_t n, uint64_t steps)
 {
-	struct ss_verify_chain *chain = &v->chains[place];
+	struct ss_verify_chain *chain;
 
-	if (place >= v->used || chain->next >= n)
+	if (place >= v->used || v->chains[place].next >= n)
 		return 0;
+	chain = &v->chains[place];
 	chain->flags |= SS_CHAIN_ANY_HASH;
 	chain->flags &= ~(uint32_t)SS_CHAIN_AGG;
 	if (!(chain->flags & SS_CHAIN_KEYED))
@@ -782,7 +796,7 @@ ss_compare_state(struct ss_verify_chain *chain, struct ss_verify_record *r)
 	    !(chain->flags & SS_CHAIN_AGG))
 		return;
 	chain->flags |= SS_CHAIN_COMPARED;
-	if (memcmp(chain->agg, chain->expected_agg, SS_DIGEST_BYTES))
+	if (!ss_has_right_seal(chain))
 		r->flags |= SS_BAD_STATE;
 }
 

@@ -69,14 +69,14 @@ class Chain:
             key = form.sha256(key)
         return key
 
-    def aggregate(self, records: int) -> bytes | None:
-        """Return the aggregate of so many records; None if one of them is not here."""
+    def seal(self, records: int) -> bytes | None:
+        """Return what the state file must have for so many records; None if one of them is not here."""
         key, agg = form.mac(self.key, b"safespawn aggregate"), form.ZERO
         for told in self.macs[:records]:
             if told is None:
                 return None
             agg, key = form.mac(key, agg, told), form.sha256(key)
-        return agg
+        return form.mac(key, b"safespawn state" + agg)
 
 
 def beginnings_end(text: str) -> Iterator[str]:
@@ -315,8 +315,8 @@ class Checker:
         slots = {}
         for byte in range(128, len(data), 128):
             which, _, chain = struct.unpack_from("<II16s", data, byte)
-            number, agg = struct.unpack_from("<Q32s", data, byte + 32 + 40 * which)
-            slots[str(uuid.UUID(bytes=chain))] = byte, number, agg
+            number, seal = struct.unpack_from("<Q32s", data, byte + 32 + 40 * which)
+            slots[str(uuid.UUID(bytes=chain))] = byte, number, seal
         return slots
 
     def _compare(self) -> None:
@@ -332,11 +332,13 @@ class Checker:
             if name not in slots:
                 self._end(chain.last, name, chain.next - 1, "state-missing")
                 continue
-            _, number, agg = slots[name]
+            _, number, seal = slots[name]
             if chain.next < number:
                 self._was_torn(name, chain.next)
                 self._end(chain.last, name, chain.next - 1, "tail-truncated")
-            elif number and chain.aggregate(number) not in (None, agg):
+            elif not number and chain.seal(0) != seal:
+                self._end(chain.last, name, chain.next - 1, "aggregate-mismatch")
+            elif number and chain.seal(number) not in (None, seal):
                 self.found(name, chain.places[number - 1], name, number - 1, "aggregate-mismatch")
         for name, (byte, number, _) in slots.items():
             if number and (name not in self.chains or self.chains[name].last is None):

@@ -47,6 +47,11 @@ def epoch_key(verification_key: bytes, epoch: int) -> bytes:
     return key
 
 
+def first_seal(key: bytes) -> bytes:
+    """Return the seal over no record of a chain with that key."""
+    return mac(mac(key, b"safespawn aggregate"), b"safespawn state" + ZERO)
+
+
 def chain_key(epoch: bytes, chain: str) -> bytes:
     """Return C of a chain that was opened with an epoch key."""
     return mac(epoch, b"safespawn chain", chain.encode())
@@ -133,6 +138,10 @@ class Chain:
         if self.record_key is not None and self.aggregate_key is not None:
             self.agg = mac(self.aggregate_key, self.agg, bytes.fromhex(line[-67:-3].decode()))
             self.record_key, self.aggregate_key = sha256(self.record_key), sha256(self.aggregate_key)
+
+    def seal(self) -> bytes:
+        """Return what the state file has for the records so far; its key is gone with the next one."""
+        return mac(self.aggregate_key, b"safespawn state" + self.agg) if self.aggregate_key else ZERO
 
     def aggregate(self) -> dict[str, str]:
         """Return the member ``agg`` of a record that is about to be made; none without keys."""
@@ -224,17 +233,17 @@ class StateFile:
             file.seek(at)
             file.write(data)
 
-    def claim(self, chain: str, epoch: int) -> int:
+    def claim(self, chain: str, epoch: int, seal: bytes = ZERO) -> int:
         """Give out a slot."""
         self.slots += 1
-        unit = struct.pack("<II16sQ", 0, 0, uuid.UUID(chain).bytes, epoch)
+        unit = struct.pack("<II16sQQ32s", 0, 0, uuid.UUID(chain).bytes, epoch, 0, seal)
         self._put(self.slots * UNIT, unit.ljust(UNIT, b"\0"))
         self._put(8, struct.pack("<Q", self.slots))
         return self.slots
 
-    def half(self, slot: int, number: int, agg: bytes) -> None:
+    def half(self, slot: int, number: int, seal: bytes) -> None:
         """Fill the half that does not count; the process may die before :meth:`switch`."""
-        self._put(slot * UNIT + (72 if self._which(slot) == 0 else 32), struct.pack("<Q32s", number, agg))
+        self._put(slot * UNIT + (72 if self._which(slot) == 0 else 32), struct.pack("<Q32s", number, seal))
 
     def switch(self, slot: int) -> None:
         """Let the other half count."""
@@ -244,9 +253,9 @@ class StateFile:
         data = self.path.read_bytes()
         return int(struct.unpack_from("<I", data, slot * UNIT)[0])
 
-    def store(self, slot: int, number: int, agg: bytes) -> None:
-        """Write how many records there are, and their aggregate."""
-        self.half(slot, number, agg)
+    def store(self, slot: int, number: int, seal: bytes) -> None:
+        """Write how many records there are, and the seal over them."""
+        self.half(slot, number, seal)
         self.switch(slot)
 
     def close(self, slot: int) -> None:
@@ -281,7 +290,7 @@ class Ledger:
     def store(self, chain: Chain) -> None:
         """Write the state of a chain."""
         if self.state is not None:
-            self.state.store(chain.slot, chain.n, chain.agg)
+            self.state.store(chain.slot, chain.n, chain.seal())
 
     def append(self, chain: Chain, event: str, fields: Mapping[str, Any] = {}, sid: str | None = None) -> bytes:
         """Write a record and then the state, and return the line."""
@@ -298,7 +307,7 @@ class Ledger:
         name = next(self.ids)
         if self.keys:
             assert self.state is not None
-            slot = self.state.claim(name, self.keys.epoch)
+            slot = self.state.claim(name, self.keys.epoch, first_seal(chain_key(self.keys.key, name)))
             made = self.keys.open_chain(name, str(self.path))
             made.slot = slot
         else:
@@ -307,6 +316,8 @@ class Ledger:
         return made
 
     def _opened(self, chain: Chain, parent: str | None, who: Mapping[str, Any]) -> None:
+        if chain.slot >= 0:
+            self.store(chain)  # the seal of no record: nobody can make it later
         told = {"who": {"pid": 4_000_000, "start": 1, **who}, "library": "0", "parent": parent, "keys": chain.keys}
         self.append(chain, "chain.open", {**told, "config": {}})
 
@@ -319,7 +330,7 @@ class Ledger:
     def open_fork(self, child: Chain, parent: Chain) -> Chain:
         """Let a forked child write its first record."""
         if self.state is not None:
-            child.slot = self.state.claim(child.chain, child.epoch)
+            child.slot = self.state.claim(child.chain, child.epoch, child.seal())
         self._opened(child, parent.chain, {})
         return child
 

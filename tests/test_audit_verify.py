@@ -252,23 +252,53 @@ def stolen(tmp_path: Path) -> tuple[Ledger, Chain]:
     return made, chain
 
 
-def fix_state(made: Ledger, chain: Chain, number: int, agg: bytes) -> None:
+def fix_state(made: Ledger, chain: Chain, number: int, seal: bytes) -> None:
     """Write into the state file what suits the thief."""
     assert made.state is not None
-    made.state.store(chain.slot, number, agg)
+    made.state.store(chain.slot, number, seal)
 
 
-@pytest.mark.parametrize("agg", ["now", "zero", "stepped"])
-def test_thief_cuts_and_fixes_the_state(stolen: tuple[Ledger, Chain], agg: str) -> None:
-    """Whoever cuts a chain with stolen keys cannot tell the aggregate of what is left."""
+@pytest.mark.parametrize("seal", ["now", "zero", "stepped", "agg"])
+def test_thief_cuts_and_fixes_the_state(stolen: tuple[Ledger, Chain], seal: str) -> None:
+    """Whoever cuts a chain with stolen keys cannot make the seal of what is left."""
     made, chain = stolen
     assert chain.aggregate_key is not None
     os.truncate(made.path, offsets(made.path)[20])
-    told_agg = {"now": chain.agg, "zero": form.ZERO, "stepped": form.mac(chain.aggregate_key, chain.agg, form.ZERO)}
-    fix_state(made, chain, 20, told_agg[agg])
+    seals = {
+        "now": chain.seal(),
+        "zero": form.ZERO,
+        "stepped": form.mac(chain.aggregate_key, chain.agg, form.ZERO),
+        "agg": chain.agg,
+    }
+    fix_state(made, chain, 20, seals[seal])
 
     found = first(look(made), made, 20, 19, "aggregate-mismatch")
     assert found.chain == chain.chain
+
+
+@pytest.mark.parametrize("told", ["checkpoint", "close"])
+def test_thief_cuts_before_a_record_that_tells_the_aggregate(tmp_path: Path, told: str) -> None:
+    """A checkpoint and a close tell the aggregate so far: that does not help to seal what is before them."""
+    made = Ledger(tmp_path)
+    chain = made.chain()
+    made.spawn(chain)
+    agg, upto = chain.agg, chain.n
+    (made.checkpoint if told == "checkpoint" else made.close)(chain)
+    os.truncate(made.path, offsets(made.path)[upto])
+    for seal in (agg, form.mac(agg, b"safespawn state" + agg)):
+        fix_state(made, chain, upto, seal)
+        assert first(look(made), made, upto, upto - 1, "aggregate-mismatch").chain == chain.chain
+
+
+def test_thief_empties_the_slot(stolen: tuple[Ledger, Chain]) -> None:
+    """A slot without records has a seal too: nobody can take a chain back to its beginning."""
+    made, chain = stolen
+    os.truncate(made.path, offsets(made.path)[1])
+    for seal in (form.ZERO, chain.seal(), chain.agg):
+        fix_state(made, chain, 0, seal)
+        assert told(look(made)) == [("ledger.jsonl", 1, "aggregate-mismatch")]
+    os.truncate(made.path, 0)
+    assert [finding.reason for finding in look(made).findings] == ["chain-missing"]
 
 
 def test_thief_removes_the_state(stolen: tuple[Ledger, Chain]) -> None:
@@ -480,6 +510,7 @@ def test_every_step_of_an_opening_may_be_the_last(tmp_path: Path, step: str) -> 
     name = next(made.ids)
     slot = made.state.claim(name, made.keys.epoch)
     chain = Chain(name, form.chain_key(made.keys.key, name), {"epoch": made.keys.epoch}, made.keys.epoch, slot)
+    made.store(chain)
     if step != "slot":
         made.keys.append("registry.chain", {"chain": name, "ledger": str(made.path)})
     if step not in ("slot", "registry"):
@@ -489,7 +520,7 @@ def test_every_step_of_an_opening_may_be_the_last(tmp_path: Path, step: str) -> 
         made.write(line)
         chain.took(line)
     if step == "half":
-        made.state.half(slot, chain.n, chain.agg)
+        made.state.half(slot, chain.n, chain.seal())
     if step in ("stored", "closing"):
         made.store(chain)
     if step == "closing":
@@ -1113,6 +1144,37 @@ def test_records_that_are_sent_again_with_other_bytes(ledger: tuple[Ledger, Chai
     assert "ledger.jsonl.1:" in found.text
 
 
+def test_records_that_are_sent_again_after_a_retirement(ledger: tuple[Ledger, Chain]) -> None:
+    """When the segment with the first ones is retired, those that came again stay, and are no replay."""
+    made, chain = ledger
+    resend(made, chain, 7)
+    made.checkpoint(chain)
+    made.retire(made.path.with_name("ledger.jsonl.1"), chain)
+
+    result = look(made)
+    assert result.ok, result.findings
+    assert result.counts["repeats"] == 7
+
+
+def test_process_that_ends_during_the_look(tmp_path: Path) -> None:
+    """A chain that is closed while its ledger is read is no crash, though its process is gone at the end."""
+    made = Ledger(tmp_path)
+    assert made.keys
+    chain = made.keys.open_chain(next(made.ids), str(made.path), boot=_probe.boot_id())
+    chain.slot = made.state.claim(chain.chain, chain.epoch)  # type: ignore[union-attr]
+    made._opened(chain, None, {"pid": 2**22 + 1})
+    made.spawn(chain, upto="intent")
+
+    def end(done: int, total: int) -> None:
+        if chain.n == 2:
+            made.close(chain)
+
+    result = look(made, progress=end)
+    assert result.ok
+    assert result.notices == ()
+    assert result.counts["running"] == 1
+
+
 def test_repeat_in_another_segment_than_told(ledger: tuple[Ledger, Chain]) -> None:
     """Nothing is excused in a segment that no record speaks of."""
     made, chain = ledger
@@ -1300,14 +1362,14 @@ def test_chain_without_keys_in_the_place_of_one_with(ledger: tuple[Ledger, Chain
 
 
 def test_older_state_file(ledger: tuple[Ledger, Chain]) -> None:
-    """A state file that is behind by more than a record is noticed; in the same boot it is a finding."""
+    """A state file that is behind by more than a record is a finding; the host may have lost its power."""
     made, chain = ledger
     kept = made.path.with_name("ledger.jsonl.state").read_bytes()
     made.spawn(chain)
     made.path.with_name("ledger.jsonl.state").write_bytes(kept)
     result = look(made)
-    assert result.ok
-    assert noticed(result) == {"state-after-boot"}
+    assert told(result) == [("ledger.jsonl", len(lines_of(made.path)), "state-behind")]
+    assert "the power was lost" in result.findings[0].text
 
 
 def test_older_state_file_of_this_boot(tmp_path: Path) -> None:
@@ -1589,6 +1651,54 @@ def test_library_writes_what_the_reference_reads(tmp_path: Path) -> None:
     key = bytes.fromhex(helpers.run_snippet(snippet, where=str(tmp_path))["key"])
 
     assert reference_checker.Checker(tmp_path / "ledger.jsonl", key).check() == []
+
+
+def test_retirements_of_the_library(tmp_path: Path) -> None:
+    """Segments go one after the other, with their records of older ones: no chain is missed at the end."""
+    key = bytes.fromhex(audit.keys.initialise(tmp_path / "keys"))
+    path = tmp_path / "ledger.jsonl"
+    for _ in range(3):
+        for _ in range(40):  # more chains than one record can tell of
+            with audit.open(path, keys=tmp_path / "keys"):
+                pass
+        with audit.open(path, keys=tmp_path / "keys") as ledger:
+            ledger.rotate()
+        audit.retention.retire(path, keep=0, keys=tmp_path / "keys")
+        made = verify(path, key=key, registry=tmp_path / "keys")
+        assert made.ok, made.findings
+
+
+RETIRED_CHILD = """
+from safespawn import audit, run
+key = audit.keys.initialise(where + "/keys")
+path = where + "/ledger.jsonl"
+ledger = audit.open(path, keys=where + "/keys")
+(told, tell), (heard, go) = os.pipe(), os.pipe()
+if (pid := os.fork()) == 0:
+    run(["/bin/true", "before"])
+    os.write(tell, b".")
+    os.read(heard, 1)
+    ledger.checkpoint()
+    run(["/bin/true", "after"])
+    os._exit(0)
+os.read(told, 1)
+ledger.rotate()
+os.write(go, b".")
+os.waitpid(pid, 0)
+audit.retention.retire(path, keep=0, keys=where + "/keys")
+ledger.close()
+out["key"] = key
+"""
+
+
+def test_child_of_the_library_whose_opening_was_retired(tmp_path: Path) -> None:
+    """A forked child goes on after the segment with its opening is gone, and its records are checked."""
+    key = bytes.fromhex(helpers.run_snippet(RETIRED_CHILD, where=str(tmp_path))["key"])
+    made = verify(tmp_path / "ledger.jsonl", key=key, registry=tmp_path / "keys")
+
+    assert made.ok, made.findings
+    assert made.counts["retired"] == 1
+    assert made.counts["keyed"] == made.counts["chains"] == 3
 
 
 SPAWNER = """

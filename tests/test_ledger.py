@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextvars
 import errno
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -168,6 +170,31 @@ def test_keys_are_made_once(tmp_path: Path) -> None:
     with pytest.raises(AuditError) as caught:
         audit.keys.initialise(tmp_path / "keys")
     assert caught.value.errno == errno.EEXIST
+
+
+def test_keys_whose_verification_key_nobody_sees_are_not_made(tmp_path: Path) -> None:
+    """When the key cannot be shown there are no keys, and a second try is none."""
+    command = [sys.executable, "-m", "safespawn", "audit", "keys", "init", "--dir", str(tmp_path / "keys")]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2 and b"No space left" in done.stderr
+    assert list((tmp_path / "keys").iterdir()) == []
+
+    again = subprocess.run(command, capture_output=True, check=True)
+    assert len(bytes.fromhex(again.stdout.decode().strip())) == 32
+
+
+def test_retiring_takes_the_keys(path: Path, tmp_path: Path) -> None:
+    """Segments of a ledger with keys are not deleted on the word of a chain without."""
+    audit.keys.initialise(tmp_path / "keys")
+    with audit.open(path, keys=tmp_path / "keys") as ledger:
+        ledger.rotate()
+    with pytest.raises(AuditError) as caught:
+        audit.retention.retire(path, keep=0)
+
+    assert caught.value.errno == errno.ENOKEY
+    assert path.with_name("ledger.jsonl.1").exists()
+    assert audit.retention.retire(path, keep=0, keys=tmp_path / "keys") == [f"{path}.1"]
 
 
 def test_verification_key_is_in_no_file(tmp_path: Path, path: Path) -> None:

@@ -56,7 +56,7 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
         "path, *, key=None, without_key=False, state=True, registry=None, witness=(), dedupe=False",
     ),
     (audit.redact, "*patterns"),
-    (audit.keys.initialise, "directory=None"),
+    (audit.keys.initialise, "directory=None, *, show=None"),
     (audit.retention.retire, "path, *, keep, keys=None"),
     (audit.context, "**tags"),
     (audit.Ledger.close, "self"),

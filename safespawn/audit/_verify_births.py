@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
+
+from . import _verify_keys as keys
 from ._verify_done import Done, Told
 from ._verify_findings import REGISTRY, SEGMENTS
 from ._verify_registry import Registry
@@ -111,9 +114,19 @@ def _unwritten(done: Done, chain: bytes, epoch: int, known: Registry) -> None:
                 "; with the state file it would be known whether its process was killed before it wrote one"
             )
         done.found(("end", chain), (REGISTRY, 0, epoch), Told(chain, None, "chain-missing", text), known.path)
-    elif not slot.records:
+    elif not slot.records and _never_wrote(done, chain, epoch, slot.seal):
         text += ": its process is opening the ledger, or was killed while it did"
         done.noticed(chain, (REGISTRY, 0, epoch), Told(chain, None, "chain-empty", text), known.path)
+    elif not slot.records:
+        text += ", and its slot was emptied"
+        done.found(("end", chain), (REGISTRY, 0, epoch), Told(chain, None, "chain-missing", text), known.path)
+
+
+def _never_wrote(done: Done, chain: bytes, epoch: int, seal: bytes) -> bool:
+    """Whether the slot's seal is that of no record: its key is gone once there is one."""
+    epochs = done.means.epochs
+    key = epochs.key(epoch) if epochs else None
+    return key is None or keys.seal(keys.chain_key(key, str(uuid.UUID(bytes=chain)))) == seal
 
 
 def strangers(done: Done, known: Registry) -> list[bytes]:

@@ -47,7 +47,6 @@ EXPLAINED: Mapping[str, str] = {
     "chain-empty": "a process was killed while it opened the ledger",
     "fork-untold": "the disk was full, or failed, when a process forked",
     "unkeyed-before": "from before the keys were set up: nothing protects it",
-    "state-after-boot": "a loss of power, or an older state file that was put back",
     "aggregate-unchecked": "the next checkpoint of the chain will allow it",
     "ledger-absent": "a rotation was interrupted; the next process that opens the ledger begins a new file",
     "other-ledger": "the file was moved, or lines were copied from another ledger",

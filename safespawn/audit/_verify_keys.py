@@ -45,6 +45,11 @@ def chain_key(epoch_key: bytes, chain: str) -> bytes:
     return mac(epoch_key, b"safespawn chain" + chain.encode("ascii"))
 
 
+def seal(key: bytes) -> bytes:
+    """Return what the slot of a chain with that key has while it has no record."""
+    return mac(mac(key, b"safespawn aggregate"), b"safespawn state" + bytes(32))
+
+
 def fork_key(record_key: bytes, child: str) -> bytes:
     """Return C of a child, from B(n) of the parent's record that tells of the fork."""
     return mac(record_key, b"safespawn fork" + child.encode("ascii"))

@@ -15,6 +15,9 @@ def tell(done: Done, *, dedupe: bool) -> None:
     firsts = _firsts(done)
     for repeat in done.walk.repeats:
         first, place = firsts.get((repeat.id, repeat.n), (b"", repeat.place))
+        if place == repeat.place and _was_retired(done, repeat) and _is_resent(done, repeat):
+            done.counts["repeats"] += 1  # the first one is not here any more, so nobody can compare them
+            continue
         if place == repeat.place:
             text = f"record {repeat.n} comes too late"
         elif first != repeat.hash:
@@ -37,6 +40,11 @@ def _is_resent(done: Done, repeat: Repeat) -> bool:
         (chain, file) == (repeat.id, repeat.place[0]) and first <= repeat.n <= last
         for chain, first, last, file in done.walk.resent
     )
+
+
+def _was_retired(done: Done, repeat: Repeat) -> bool:
+    head = done.walk.heads.get(repeat.id)
+    return head is not None and repeat.n <= head.n
 
 
 def _firsts(done: Done) -> dict[Key, tuple[bytes, Place]]:

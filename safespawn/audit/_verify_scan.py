@@ -104,6 +104,7 @@ class Standing(NamedTuple):
     t: int
     is_keyed: bool
     is_compared: bool
+    is_slot_forged: bool
     last: tuple[int, int, int]
     before: tuple[int, int, int]
 
@@ -152,9 +153,9 @@ class Scanner:
 
     # -- chains
 
-    def expect(self, chain: bytes, records: int, agg: bytes) -> bool:
+    def expect(self, chain: bytes, records: int, seal: bytes) -> bool:
         """Tell what the state file says of a chain; False when it was told before."""
-        return lib.ss_verify_expect(self._room(), chain, records, agg) >= 0
+        return lib.ss_verify_expect(self._room(), chain, records, seal) >= 0
 
     def open(self, chain: bytes, key: bytes | None) -> int:
         """Give a chain its key, or none; return its place."""
@@ -191,6 +192,7 @@ class Scanner:
             c.t,
             bool(c.flags & lib.SS_CHAIN_KEYED),
             bool(c.flags & lib.SS_CHAIN_COMPARED),
+            bool(c.flags & lib.SS_CHAIN_SLOT_FORGED),
             (c.last_file, c.last_line, c.last_at),
             (c.before_file, c.before_line, c.before_at),
         )

@@ -25,7 +25,7 @@ class Slot(NamedTuple):
     chain: bytes
     epoch: int
     records: int
-    agg: bytes
+    seal: bytes
     is_closed: bool
 
 
@@ -78,7 +78,7 @@ def _twice(fd: int) -> bytes:
 
 
 def _add(state: State, byte: int, unit: bytes) -> None:
-    which, closed, chain, epoch, first, first_agg, second, second_agg, rest = _SLOT.unpack(unit)
+    which, closed, chain, epoch, first, first_seal, second, second_seal, rest = _SLOT.unpack(unit)
     if not any(unit):
         return  # given out, and its process was killed at once
     if which > 1 or closed > 1 or any(rest):
@@ -87,5 +87,5 @@ def _add(state: State, byte: int, unit: bytes) -> None:
     if chain in state.slots:
         state.faults.append((byte, f"a second slot of the chain at byte {state.slots[chain].byte}"))
         return
-    records, agg = (second, second_agg) if which else (first, first_agg)
-    state.slots[chain] = Slot(byte, chain, epoch, records, agg, bool(closed))
+    records, seal = (second, second_seal) if which else (first, first_seal)
+    state.slots[chain] = Slot(byte, chain, epoch, records, seal, bool(closed))

@@ -98,13 +98,14 @@ def _counted(done: Done, seen: Seen, standing: scan.Standing, slot: Slot | None,
     if slot is None:
         text = "the state file has no slot of this chain: records that were cut off are not seen"
         _end(done, seen.id, standing, "state-missing", text)
+    elif standing.is_slot_forged:
+        text = "the state file says that this chain wrote nothing, with a seal that it never had"
+        _end(done, seen.id, standing, "aggregate-mismatch", text)
     elif standing.next > slot.records + 1 and seen.id not in done.walk.findings:
         text = f"an older state file was put back: it says {slot.records} records, here are {standing.next}"
-        if seen.process is not None and seen.process[2] == boot:
-            _end(done, seen.id, standing, "state-behind", text)
-            return
-        text += ", or the power was lost before it was on the disk"
-        done.noticed(seen.id, standing.last, Told(seen.id, standing.next - 1, "state-after-boot", text))
+        if seen.process is None or seen.process[2] != boot:
+            text += "; or the power was lost before it was on the disk"
+        _end(done, seen.id, standing, "state-behind", text)
 
 
 def _goes_on(done: Done, seen: Seen, standing: scan.Standing, slot: Slot | None) -> None:

@@ -12,7 +12,7 @@ from .._errors import AuditError
 from . import _verify_scan as scan
 from ._verify_findings import Collector, Finding, Place
 from ._verify_keys import Epochs, chain_key, fork_key
-from ._verify_registry import Registry, parsed
+from ._verify_registry import Registry, parsed, path_of
 from ._verify_segments import Segment
 from ._verify_state import State
 from ._verify_witness import Witness
@@ -330,7 +330,7 @@ class Walk:
             self.means.sources[record.id] = source
 
     def _retired(self, told: Mapping[str, Any]) -> None:
-        self.retired.add(str(told.get("segment")))
+        self.retired.add(path_of(told.get("segment")))
         for chain, head in heads_of(told).items():
             known = self.heads.get(chain)
             if known is None or known.n < head[0]:

@@ -13,7 +13,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import _binding, _probe
@@ -43,17 +43,22 @@ def default_directory() -> str:
     return named or DIRECTORY
 
 
-def initialise(directory: str | os.PathLike[str] | None = None) -> str:
+def initialise(
+    directory: str | os.PathLike[str] | None = None, *, show: Callable[[str], None] | None = None
+) -> str:
     """Make the keys of this host and return the verification key, which is kept nowhere.
 
-    It is 64 hex digits. ``directory`` is made with mode 700. Raises AuditError, EEXIST when there
-    are keys already: making them anew would cut all chains off from what they can be checked with.
+    It is 64 hex digits; ``show`` gets it before anything is made, so that no host has keys whose
+    verification key nobody has seen. ``directory`` is made with mode 700. Raises AuditError, EEXIST
+    when there are keys already: making them anew would cut all chains off from what they can be checked with.
     """
     where = os.fspath(directory or default_directory())
     _make_directory(where)
     if any(os.path.lexists(os.path.join(where, name)) for name in (_EPOCH, _REGISTRY, _REDACTION)):
-        raise AuditError(errno.EEXIST, "there are keys in this directory", where)
+        raise AuditError(errno.EEXIST, "there are keys in this directory, or parts of some", where)
     secret, registry = os.urandom(32), os.urandom(16)
+    if show is not None:
+        show(secret.hex())
     with _wiped() as epoch:
         _LIB.ss_epoch_begin(secret, registry, epoch)
         try:

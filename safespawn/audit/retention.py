@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-from functools import partial
 from typing import Any
 
 from .._errors import AuditError
 from . import _files, _record
 from ._ledger import Ledger, Options
+from .keys import find
+
+#: Of so many chains one record tells: each takes up to 200 bytes of 8000.
+HEADS = 30
 
 
 def retire(
@@ -30,37 +34,76 @@ def retire(
     names = [f"{where}.{number}" for number in numbers[: max(0, len(numbers) - keep)]]
     if not names:
         return []
+    if os.path.exists(where + ".state") and not _has_keys(keys):
+        raise AuditError(
+            errno.ENOKEY, "the ledger has keys: without them nothing vouches for what is deleted", where
+        )
     with Ledger(where, "durable", Options(keys)) as ledger:
         for name in names:
-            if not ledger.append("segment.retired", None, partial(_summary, name)):
-                raise AuditError(None, "the record of a retired segment was not kept", name)
+            for told in _summaries(name):
+                if not ledger.append("segment.retired", None, told.copy):
+                    raise AuditError(None, "the record of a retired segment was not kept", name)
             ledger.flush()
             _delete(name)
     return names
 
 
-def _summary(name: str) -> dict[str, Any]:
-    digest, heads, size = hashlib.sha256(), dict[str, list[Any]](), 0
+def _has_keys(keys: str | os.PathLike[str] | None) -> bool:
+    found = find(keys)
+    if found is not None:
+        found.close()
+    return found is not None
+
+
+def _summaries(name: str) -> list[dict[str, Any]]:
+    """Return what the records about a segment tell: each has as many heads as fit into it."""
+    digest, heads, size = hashlib.sha256(), _Heads(), 0
     with open(name, "rb") as file:
         for line in file:
             digest.update(line)
             size += len(line)
-            if (told := _head(line)) is not None:
-                heads[told[0]] = [told[1], hashlib.sha256(line.rstrip(b"\n")).hexdigest()]
-    return {
+            heads.add(line.rstrip(b"\n"))
+    whole = {
         "segment": _record.path(os.fsencode(os.path.basename(name))),
         "sha256": digest.hexdigest(),
         "bytes": size,
-        "heads": heads,
     }
+    items = list(heads.known.items())
+    parts = [items[at : at + HEADS] for at in range(0, len(items), HEADS)] or [[]]
+    return [{**whole, "heads": dict(part)} for part in parts]
 
 
-def _head(line: bytes) -> tuple[str, int] | None:
-    try:
-        record = json.loads(line)
-        return record["c"], record["n"]
-    except (ValueError, KeyError, TypeError):
-        return None  # part of a line: no record
+class _Heads:
+    """The last record of every chain: number, hash, and where the keys of the chain come from.
+
+    With those that records about older segments tell: such a record goes with the segment that it is in,
+    and what it accounts for would be missed. And with the keys, because ``chain.open`` goes too, and
+    nothing else tells where those of a forked child come from.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[str, list[Any]] = {}
+
+    def add(self, line: bytes) -> None:
+        try:
+            record = json.loads(line)
+            chain, number, event = record["c"], record["n"], record["ev"]
+            older = record["heads"].items() if event == "segment.retired" else ()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return  # part of a line: no record
+        for name, head in older:
+            self._put(name, *head)
+        self._put(
+            chain,
+            number,
+            hashlib.sha256(line).hexdigest(),
+            *([record.get("keys")] if event == "chain.open" else []),
+        )
+
+    def _put(self, chain: str, number: int, digest: str, *keys: Any) -> None:
+        number_then, digest_then, *keys_then = self.known.get(chain, [-1, ""])
+        newest = [number, digest] if number >= number_then else [number_then, digest_then]
+        self.known[chain] = [*newest, *(keys or keys_then)]
 
 
 def _delete(name: str) -> None:

@@ -96,7 +96,7 @@ def verify(
         if not segments and not (slots and slots.slots):
             raise AuditError(errno.ENOENT, "cannot verify: no ledger is there", path)
         for slot in slots.slots.values() if slots else ():
-            scanner.expect(slot.chain, slot.records, slot.agg)
+            scanner.expect(slot.chain, slot.records, slot.seal)
         walk = Walk(segments, scanner, means, findings, notices)
         walk.go(progress)
         done = Done(walk, path, state_path)
