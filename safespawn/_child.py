@@ -34,6 +34,8 @@ class Child:
         self.started_ns = time.monotonic_ns()
         self.unrecorded = unrecorded
         self.lost = False
+        #: Whether the ledger has put room by for the record of its end.
+        self.booked = True
         self.timeout_killed = False
         self._room = _binding.exit_room()
         self._elsewhere: Exit | None = None
@@ -130,6 +132,7 @@ class Child:
             elif answer == -errno.EBADF and not self.done:
                 # Somebody closed our descriptor: its number may be another's by now.
                 self.lost, self._room.pid, self._room.pidfd = True, -1, -1
+                self._finish("somebody closed its pidfd")
         finally:
             self._lock.release()
 
@@ -140,7 +143,7 @@ class Child:
         self._elsewhere = _probe.exit_by_pidfd(self.pidfd, self.pid)
         self.lost = self._elsewhere is None
         self._room.pid = -1
-        self._finish("pidfd_info")
+        self._finish("reaped elsewhere" if self.lost else "pidfd_info")
 
     def _finish(self, reaped_by: str) -> None:
         with self._lock:
@@ -163,11 +166,12 @@ class Child:
         if self.unrecorded:
             return
         if self.lost:
-            told = {"pid": self.pid, "why": "reaped elsewhere"}
-            audit.emit("exit.unknown", self.sid, lambda: told, settles=1)
+            told = {"pid": self.pid, "why": reaped_by}
+            audit.emit("exit.unknown", self.sid, lambda: told, settles=int(self.booked))
             return
-        native = self._tell if self._elsewhere is None else None
-        audit.emit("spawn.exit", self.sid, lambda: self._fields(reaped_by), settles=1, native=native)
+        native = self._tell if self._elsewhere is None and self.booked else None
+        settles = int(self.booked)
+        audit.emit("spawn.exit", self.sid, lambda: self._fields(reaped_by), settles=settles, native=native)
 
     def _tell(self, teller: Teller, kept: Any) -> int:
         took = time.monotonic_ns() - self.started_ns

@@ -92,7 +92,7 @@ class _Job:
     launcher: _launcher.Held | None = None
     outcome: _binding.Outcome | None = None
     executable: Executable | None = None
-    #: Whether its intent was recorded.
+    #: Whether its intent was recorded, and so has booked room for what is still to be told.
     announced: bool = False
 
     def how(self) -> bytes:
@@ -245,6 +245,7 @@ def _open_window(job: _Job, plan: _binding.Plan, streams: _streams.Streams) -> P
     """Run the window, and let no exception of a signal handler lose what came of it."""
     slot, child, made = _binding.Slot(), _child.Child(job.sid), list[Process]()
     report = partial(job.report, "exec", "exec")
+    child.booked = job.announced
     try:
         outcome = job.outcome = _native(job, plan, slot)
         if outcome.outcome != "exec":
@@ -274,8 +275,8 @@ def _record_start(
         "spawn.started",
         job.sid,
         lambda: Records.started(report(), slot.outcome(), child),
-        settles=1,
-        native=partial(_tell_start, job, slot, child),
+        settles=int(job.announced),
+        native=partial(_tell_start, job, slot, child) if job.announced else None,
     )
     if not kept and audit.kills_unrecorded():
         child.send_signal(signal.SIGKILL)
@@ -364,14 +365,13 @@ def _apart(
 def _announce(job: _Job, plan: _binding.Plan) -> None:
     """intent-first (T-11): what cannot be recorded is not started."""
     try:
-        audit.emit(
+        job.announced = audit.emit(
             "spawn.intent",
             job.sid,
             lambda: Records.intent(job.request, job.report("intent"), job.env, plan.fds),
             gate=True,
             native=partial(_tell_intent, job, plan),
         )
-        job.announced = True
     except AuditError as problem:
         problem.report = job.report("refused")
         raise

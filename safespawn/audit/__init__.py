@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .. import _binding
 from .._errors import AuditError
-from . import _bypass, _record, keys, retention
+from . import _bypass, _record, _redaction, keys, retention
 from ._ids import uuid7
 from ._ledger import Describe, LateFailure, Ledger, Make, Mode, Native, Options
 from ._redaction import redact
@@ -94,6 +94,7 @@ def open(  # noqa: A001
     with _Current.lock:
         opened = Ledger(path, mode, options)
         before, _Current.ledger = _Current.ledger, opened
+        _redaction.use_key(opened.redaction)
         _Current.asked_environment = True
     if before is not None:
         before.close()

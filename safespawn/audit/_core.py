@@ -137,7 +137,7 @@ def new_setup(
     setup.mode, setup.boot = mode.encode("ascii"), boot.encode("ascii")
     setup.origin.chain = chain.encode("ascii")
     setup.reserve, setup.limit = reserve, limit
-    setup.checkpoint_records, setup.checkpoint_ns = records, int(seconds * 1e9)
+    setup.checkpoint_records, setup.checkpoint_ns = records, int(min(seconds, 1e9) * 1e9)
     return setup
 
 

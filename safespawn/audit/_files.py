@@ -172,7 +172,8 @@ def numbers(path: str) -> Iterator[int]:
     head = os.path.basename(path) + "."
     for name in os.listdir(os.path.dirname(path) or "."):
         tail = name[len(head) :]
-        if name.startswith(head) and tail.isdecimal() and tail == str(int(tail)):
+        # Nobody has a thousand million segments; whoever makes such a name wants no other to fit.
+        if name.startswith(head) and tail.isdecimal() and len(tail) < 10 and tail == str(int(tail)):
             yield int(tail)
 
 

@@ -105,7 +105,6 @@ class Ledger:
                 self._core = self._open_core(keys, file, state)
             self._mirror()
             self._opened()
-            _redaction.use_key(self.redaction)
         except BaseException as problem:
             if hasattr(self, "_core"):
                 self._end()
@@ -134,7 +133,8 @@ class Ledger:
             chain=chain,
             mode=self.mode,
             boot=_probe.boot_id(),
-            reserve=RESERVE,
+            # What is put by stays with the old segment: of small ones it must not be most.
+            reserve=min(RESERVE, self.options.max_bytes or RESERVE),
             limit=self.options.max_bytes,
             records=CHECKPOINT_RECORDS,
             seconds=self.options.checkpoint_seconds,
@@ -148,7 +148,7 @@ class Ledger:
         """Return what record 0 of the chain tells."""
         birth = self._core.birth()
         config = {
-            "reserve": RESERVE if self._core.counts().reserves else 0,
+            "reserve": min(RESERVE, self.options.max_bytes or RESERVE) if self._core.counts().reserves else 0,
             "max_bytes": self.options.max_bytes,
             "max_seconds": int(self.options.max_seconds),
             "append_only": self.options.append_only,

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from typing import Any
 
 from .._errors import AuditError
@@ -58,7 +59,10 @@ def _has_keys(keys: str | os.PathLike[str] | None) -> bool:
 def _summaries(name: str) -> list[dict[str, Any]]:
     """Return what the records about a segment tell: each has as many heads as fit into it."""
     digest, heads, size = hashlib.sha256(), _Heads(), 0
-    with open(name, "rb") as file:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with open(name, "rb", opener=lambda path, _: os.open(path, flags)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise AuditError(errno.EINVAL, "a segment must be a regular file", name)
         for line in file:
             digest.update(line)
             size += len(line)
@@ -89,10 +93,13 @@ class _Heads:
             record = json.loads(line)
             chain, number, event = record["c"], record["n"], record["ev"]
             older = record["heads"].items() if event == "segment.retired" else ()
-        except (ValueError, KeyError, TypeError, AttributeError):
+            older = [(str(name), int(head[0]), str(head[1]), *head[2:3]) for name, head in older]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return  # part of a line: no record
-        for name, head in older:
-            self._put(name, *head)
+        if not (isinstance(chain, str) and isinstance(number, int)):
+            return
+        for head in older:
+            self._put(*head)
         self._put(
             chain,
             number,
