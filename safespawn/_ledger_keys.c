@@ -128,8 +128,6 @@ ss_state_write(struct ss_ledger *ledger)
 	struct stat seen;
 	int error;
 
-	if ((error = ss_still(ledger->state_fd, &ledger->state_same, &seen)))
-		return error;
 	/* Both halves: the one that does not count stays what it was for a reader of a torn sector. */
 	memcpy(slot, &half, 4);
 	memcpy(slot + 4, &flags, 4);
@@ -141,7 +139,9 @@ ss_state_write(struct ss_ledger *ledger)
 		memcpy(slot + 32 + 40 * i, &ledger->next, 8);
 		memcpy(slot + 40 + 40 * i, seal, SS_DIGEST_BYTES);
 	}
-	error = ss_pwrite_whole(ledger->state_fd, slot, sizeof(slot), ledger->slot * SS_SLOT_BYTES);
+	error = ss_still(ledger->state_fd, &ledger->state_same, &seen);
+	if (!error)
+		error = ss_pwrite_whole(ledger->state_fd, slot, sizeof(slot), ledger->slot * SS_SLOT_BYTES);
 	ledger->slot_behind = error != 0;
 	return error;
 }

@@ -51,12 +51,17 @@ class Chain:
     records: list[dict[str, Any]] = field(default_factory=list)
     record_keys: list[bytes] = field(default_factory=list)
     aggregates: list[bytes] = field(default_factory=lambda: [ZERO])
+    seals: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Derive B(0) and A(0)."""
         if self.key:
             self.record_keys.append(mac(self.key, b"safespawn record"))
             self._aggregate_key = mac(self.key, b"safespawn aggregate")
+            self._seal()
+
+    def _seal(self) -> None:
+        self.seals.append(mac(self._aggregate_key, b"safespawn state" + self.aggregates[-1]))
 
     @property
     def is_closed(self) -> bool:
@@ -95,6 +100,7 @@ class Chain:
         self.aggregates.append(mac(self._aggregate_key, self.aggregates[-1], made))
         self.record_keys.append(sha256(self.record_keys[-1]))
         self._aggregate_key = sha256(self._aggregate_key)
+        self._seal()
 
 
 @dataclass
@@ -263,7 +269,7 @@ def _check_state(ledger: Ledger, registered: dict[str, int]) -> None:
         if not any(slot):
             continue
         half, closed, chain, epoch = struct.unpack_from("<II16sQ", slot)
-        number, aggregate = struct.unpack_from("<Q32s", slot, 32 + 40 * half)
+        number, seal = struct.unpack_from("<Q32s", slot, 32 + 40 * half)
         name = str(uuid.UUID(bytes=chain))
         assert name not in slots, "two slots of one chain"
         slots[name] = number, epoch
@@ -272,7 +278,7 @@ def _check_state(ledger: Ledger, registered: dict[str, int]) -> None:
             continue
         known = ledger.chains[name]
         assert number in (len(known.records), len(known.records) - 1), f"slot {number}, {len(known.records)} records"
-        assert aggregate == known.aggregates[number]
+        assert seal == known.seals[number]
         assert epoch == known.epoch
         assert closed == known.is_closed or (known.is_closed and number < len(known.records))
     for name, chain in ledger.chains.items():

@@ -196,8 +196,8 @@ class Ledger:
         """Write the closing record and close the file; doing it twice is no error."""
         with self._lock:
             if not self._closed:
+                self._closed = True  # first: whoever looks must not find one open that takes no record
                 self._write_end()
-            self._closed = True
         self._end()  # without the lock, which the threads of mirrors may wait for
 
     def _write_end(self) -> None:
@@ -304,8 +304,8 @@ class Ledger:
 
     def _remedied(self, error: int) -> int:
         """Do what can be done about a failure. Answers 0: the record is to be tried again, or an errno."""
-        if error == -errno.ENOTCONN:
-            return self._open_chain()
+        if error == -errno.ENOTCONN and (error := self._open_chain()) != -errno.ESTALE:
+            return error
         if error == -errno.ECHILD:
             return 0 if self._begin_anew() else error
         return 0 if self._follow() else error  # deleted: nobody would read what we write there
