@@ -35,6 +35,7 @@ bench: $(VENV)/.built
 	$(BIN)/python bench/spawn_cost.py
 	$(BIN)/python bench/lock_cost.py
 	$(BIN)/python bench/drop_cost.py
+	$(BIN)/python bench/audit_cost.py
 
 # The ordinary tests once more, on a core built with the address and undefined-behaviour sanitizers.
 sanitize: $(VENV)/.built

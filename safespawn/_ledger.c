@@ -543,6 +543,7 @@ ss_ledger_counts(struct ss_ledger *ledger, struct ss_ledger_counts *ret_counts)
 	memcpy(ret_counts->events, ledger->counts, sizeof(ret_counts->events));
 	ret_counts->next = ledger->next;
 	ret_counts->booked = ledger->booked;
+	ret_counts->size = ledger->size;
 	ret_counts->reserved = ledger->reserved_end > ledger->size ? ledger->reserved_end - ledger->size : 0;
 	ret_counts->reserves = ledger->reserves;
 	ret_counts->poisoned = ledger->poisoned;

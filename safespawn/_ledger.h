@@ -96,7 +96,7 @@ struct ss_reader {
 
 struct ss_ledger_counts {
 	uint64_t events[SS_EV_COUNT];
-	uint64_t lost, next, booked, reserved;
+	uint64_t lost, next, booked, reserved, size;
 	int32_t reserves, poisoned;
 };
 

@@ -168,7 +168,7 @@ def _status_number(name: str) -> int | None:
 
 def _read_number(path: str) -> int | None:
     try:
-        text = Path(path).read_text(encoding="ascii").strip()
+        text = Path(path).read_text(encoding="utf-8").strip()
     except OSError:
         return None
     return int(text) if text.isdigit() else None
@@ -223,7 +223,7 @@ def who(creds: Credentials | None) -> dict[str, object]:
 def boot_id() -> str:
     """Return the kernel's id of this boot, empty where /proc does not say."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

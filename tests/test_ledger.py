@@ -189,12 +189,13 @@ def test_retiring_takes_the_keys(path: Path, tmp_path: Path) -> None:
     audit.keys.initialise(tmp_path / "keys")
     with audit.open(path, keys=tmp_path / "keys") as ledger:
         ledger.rotate()
+        ledger.rotate()
     with pytest.raises(AuditError) as caught:
-        audit.retention.retire(path, keep=0)
+        audit.retention.retire(path, keep=1)
 
     assert caught.value.errno == errno.ENOKEY
     assert path.with_name("ledger.jsonl.1").exists()
-    assert audit.retention.retire(path, keep=0, keys=tmp_path / "keys") == [f"{path}.1"]
+    assert audit.retention.retire(path, keep=1, keys=tmp_path / "keys") == [f"{path}.1"]
 
 
 def test_verification_key_is_in_no_file(tmp_path: Path, path: Path) -> None:

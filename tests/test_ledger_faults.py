@@ -200,6 +200,7 @@ def test_each_call_fails(tmp_path: Path, mark: Path, faults: Path, mode: str, ke
 
     assert out.get("problems") == [], "\n".join(out.get("problems", [str(out)]))
     ledger = ledger_check.check(tmp_path / "ledger", out["key"], tmp_path / "keys")
+    ledger_check.verified(tmp_path / "ledger", out["key"], tmp_path / "keys")
     marks = {str(path) for path in tmp_path.glob("mark-*")}
     assert len(marks) > 100
     assert mode == "best_effort" or marks <= ledger.programs()

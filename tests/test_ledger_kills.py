@@ -81,6 +81,7 @@ def test_killed_at_each_call(where: Path, mark: Path, faults: Path, keyed: bool)
     (out,) = faulting.run(LIVES, [case], where, faults)
     assert "crashed" not in out, out["crashed"]
     ledger = ledger_check.check(where / "ledger", out["key"], where / "keys")
+    ledger_check.verified(where / "ledger", out["key"], where / "keys")
     marks = {str(path) for path in where.glob("mark-*")}
 
     assert out["odd"] == []
@@ -133,6 +134,7 @@ def test_killed_at_random(where: Path, faults: Path) -> None:
     case = {"where": str(where), "kills": 160, "seed": 20_261_129, "most": 7400}
     (out,) = faulting.run(WRITERS, [case], where, faults)
     ledger = ledger_check.check(where / "ledger", out["key"], where / "keys")
+    ledger_check.verified(where / "ledger", out["key"], where / "keys")
     there = {(r["run"], r["thread"], r["i"]) for r in ledger.of("guard.config")}
     kept = {(run, t, i) for run, seen in enumerate(out["kept"]) for t in (0, 1) for i in range(seen[t])}
 

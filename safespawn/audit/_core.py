@@ -117,6 +117,8 @@ class Counts(NamedTuple):
     #: Bytes that accepted intents still have coming, and that are put by beyond the end of the file.
     booked: int
     reserved: int
+    #: Bytes of the segment that is written.
+    size: int
     #: Whether the file system can put blocks by.
     reserves: bool
     #: fdatasync has failed, and the file is not trusted again.
@@ -240,7 +242,8 @@ class Core:
         c = _ffi.new(_COUNTS)
         _LIB.ss_ledger_counts(self.raw, c)
         events = {_NAMES[i]: n for i, n in enumerate(c.events) if n}
-        return Counts(events, c.lost, c.next, c.booked, c.reserved, bool(c.reserves), bool(c.poisoned))
+        numbers = c.lost, c.next, c.booked, c.reserved, c.size
+        return Counts(events, *numbers, bool(c.reserves), bool(c.poisoned))
 
     def inherit(self, origin: Any) -> int:
         """Begin another chain, in a child that was forked past libc; answers 0 or a negative errno."""

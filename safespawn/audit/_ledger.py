@@ -364,8 +364,10 @@ class Ledger:
 
     def _attend(self, flags: int) -> None:
         """Do what the core says is due; it tells one writer only."""
-        if flags & _core.FULL and self.rotate():
-            return
+        with self._lock:  # whoever waits here may find that it was done
+            is_full = flags & _core.FULL and self._core.counts().size >= self.options.max_bytes
+            if is_full and self.rotate():
+                return
         if flags & (_core.MANY | _core.LATE):
             if self._is_old() and self.rotate():
                 return
@@ -552,10 +554,10 @@ os.register_at_fork(
 
 @lru_cache(maxsize=1)
 def _version() -> str:
-    # Here, because it takes as long to import as all of ours.
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
-
     try:
+        # Here, because it takes as long to import as all of ours.
+        from importlib.metadata import version  # noqa: PLC0415
+
         return version("safespawn")
-    except PackageNotFoundError:  # run from a source tree
+    except ImportError:  # run from a source tree, or after chroot(2)
         return "0+unknown"

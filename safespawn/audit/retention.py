@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import stat
+from io import BufferedReader
 from typing import Any
 
 from .._errors import AuditError
@@ -25,11 +26,12 @@ def retire(
     """Delete the oldest segments until ``keep`` of them are left beside the one that is written.
 
     Each gets a ``segment.retired`` record with its digest and the last record of every chain in it,
-    on the disk before the file goes. Returns the names of the files. Raises ValueError for a negative
-    ``keep``, AuditError when the record cannot be kept, OSError when a file cannot be read or deleted.
+    on the disk before the file goes. Returns the names of the files. Raises ValueError for a ``keep``
+    below 1: the number of the last segment is what the next one counts from, and none is given out twice.
+    AuditError when the record cannot be kept, OSError when a file cannot be read or deleted.
     """
-    if keep < 0:
-        raise ValueError(f"keep must be 0 or more, not {keep!r}")
+    if keep < 1:
+        raise ValueError(f"keep must be 1 or more, not {keep!r}")
     where = os.path.abspath(os.fspath(path))
     numbers = sorted(_files.numbers(where))
     names = [f"{where}.{number}" for number in numbers[: max(0, len(numbers) - keep)]]
@@ -41,12 +43,33 @@ def retire(
         )
     with Ledger(where, "durable", Options(keys)) as ledger:
         for name in names:
-            for told in _summaries(name):
-                if not ledger.append("segment.retired", None, told.copy):
-                    raise AuditError(None, "the record of a retired segment was not kept", name)
-            ledger.flush()
-            _delete(name)
+            with _opened(name) as file:
+                size = _tell(ledger, name, file)
+                _delete(name, file.fileno())
+                # A process that had not followed yet may have written on; now it finds the file deleted.
+                if os.fstat(file.fileno()).st_size != size:
+                    _tell(ledger, name, file)
     return names
+
+
+def _opened(name: str) -> BufferedReader:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    file = open(name, "rb", opener=lambda path, _: os.open(path, flags))  # noqa: SIM115 - for the caller
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise AuditError(errno.EINVAL, "a segment must be a regular file", name)
+    return file
+
+
+def _tell(ledger: Ledger, name: str, file: BufferedReader) -> int:
+    """Write what a segment holds, to the disk; return how many bytes that is about."""
+    size = 0
+    for told in _summaries(name, file):
+        if not ledger.append("segment.retired", None, told.copy):
+            raise AuditError(None, "the record of a retired segment was not kept", name)
+        size = told["bytes"]
+    ledger.flush()
+    return size
 
 
 def _has_keys(keys: str | os.PathLike[str] | None) -> bool:
@@ -56,17 +79,14 @@ def _has_keys(keys: str | os.PathLike[str] | None) -> bool:
     return found is not None
 
 
-def _summaries(name: str) -> list[dict[str, Any]]:
+def _summaries(name: str, file: BufferedReader) -> list[dict[str, Any]]:
     """Return what the records about a segment tell: each has as many heads as fit into it."""
     digest, heads, size = hashlib.sha256(), _Heads(), 0
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    with open(name, "rb", opener=lambda path, _: os.open(path, flags)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise AuditError(errno.EINVAL, "a segment must be a regular file", name)
-        for line in file:
-            digest.update(line)
-            size += len(line)
-            heads.add(line.rstrip(b"\n"))
+    file.seek(0)
+    for line in file:
+        digest.update(line)
+        size += len(line)
+        heads.add(line.rstrip(b"\n"))
     whole = {
         "segment": _record.path(os.fsencode(os.path.basename(name))),
         "sha256": digest.hexdigest(),
@@ -113,11 +133,7 @@ class _Heads:
         self.known[chain] = [*newest, *(keys or keys_then)]
 
 
-def _delete(name: str) -> None:
-    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        with contextlib.suppress(OSError):  # file systems without such a flag
-            _files.set_append_only(fd, on=False)
-        os.unlink(name)
-    finally:
-        os.close(fd)
+def _delete(name: str, fd: int) -> None:
+    with contextlib.suppress(OSError):  # file systems without such a flag
+        _files.set_append_only(fd, on=False)
+    os.unlink(name)
