@@ -117,15 +117,6 @@ ss_ledger_leave(struct ss_ledger *ledger)
 
 /* ------------------------------------------------------------------ the file */
 
-static int64_t
-ss_clock_ns(clockid_t clock)
-{
-	struct timespec now;
-
-	(void)clock_gettime(clock, &now); /* these two clocks cannot fail */
-	return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
-
 /* Is the descriptor still our file, and is the file still there? */
 static int
 ss_ledger_look(struct ss_ledger *ledger)
@@ -217,7 +208,7 @@ ss_put_envelope(struct ss_text *text, const struct ss_ledger *ledger, int32_t ev
 	ss_put_word(text, ",\"t\":");
 	ss_put_signed(text, ss_clock_ns(CLOCK_REALTIME));
 	ss_put_word(text, ",\"mono\":");
-	ss_put_signed(text, ss_clock_ns(CLOCK_MONOTONIC));
+	ss_put_signed(text, ss_now());
 	ss_put_word(text, ",\"boot\":\"");
 	ss_put_word(text, ledger->boot);
 	ss_put_word(text, "\",\"mode\":\"");
@@ -307,7 +298,7 @@ ss_ledger_advance(struct ss_ledger *ledger, const struct ss_record *record, size
 	ledger->counts[record->event]++;
 	if (record->event == SS_EV_CHECKPOINT) {
 		ledger->since_checkpoint = ledger->due_again = 0;
-		ledger->checkpoint_at = ss_clock_ns(CLOCK_MONOTONIC);
+		ledger->checkpoint_at = ss_now();
 	}
 	/* What fails here is made good before the next record, which must not get ahead of it by two. */
 	if (ledger->slot > 0)
@@ -403,7 +394,7 @@ ss_ledger_look_ahead(struct ss_ledger *ledger, struct ss_kept *kept)
 	if (ledger->since_checkpoint >= ledger->checkpoint_records)
 		kept->flags |= SS_KEPT_MANY;
 	else if (ledger->since_checkpoint > 0 &&
-	    ss_clock_ns(CLOCK_MONOTONIC) - ledger->checkpoint_at >= ledger->checkpoint_ns)
+	    ss_now() - ledger->checkpoint_at >= ledger->checkpoint_ns)
 		kept->flags |= SS_KEPT_LATE;
 	if (kept->flags)
 		ledger->due_again = ledger->written + SS_DUE_AGAIN;
@@ -465,8 +456,6 @@ ss_ledger_record(struct ss_ledger *ledger, const struct ss_record *record, struc
 		ss_ledger_account(ledger, record->flags);
 	if (is_heard)
 		ss_ledger_look_ahead(ledger, kept);
-	kept->n = ledger->next - (error == 0);
-	kept->size = ledger->size;
 	written = ledger->written;
 	flush = (record->flags & SS_ENTRY_FLUSH) || ledger->unsynced_bytes > SS_UNSYNCED_BYTES / 2;
 	ss_ledger_leave(ledger);

@@ -32,7 +32,6 @@ enum {
 
 struct ss_kept {
 	uint32_t flags;
-	uint64_t n, size;
 };
 
 struct ss_entry {

@@ -185,14 +185,19 @@ ss_same_of(const struct stat *seen)
 	return (struct ss_same){ (uint64_t)seen->st_dev, (uint64_t)seen->st_ino };
 }
 
+static int
+ss_is_same(const struct stat *seen, const struct ss_same *same)
+{
+	return (uint64_t)seen->st_dev == same->device && (uint64_t)seen->st_ino == same->inode;
+}
+
 /* Is it still the file that it was? -EBADF: somebody closed it, or put another in its place. */
 static int
 ss_still(int fd, const struct ss_same *same, struct stat *ret_seen)
 {
 	if (fstat(fd, ret_seen))
 		return -errno;
-	if (SS_GUARDED(LEDGER_OURS) &&
-	    ((uint64_t)ret_seen->st_dev != same->device || (uint64_t)ret_seen->st_ino != same->inode))
+	if (SS_GUARDED(LEDGER_OURS) && !ss_is_same(ret_seen, same))
 		return -EBADF;
 	return 0;
 }

@@ -5,8 +5,6 @@
  * who takes them can forge what comes, not what was. [T-32 records-chained]
  */
 
-static const uint8_t ss_no_digest[SS_DIGEST_BYTES];
-
 static void
 ss_derive(const uint8_t key[32], const char *label, const void *more, size_t more_bytes, uint8_t ret[32])
 {
@@ -37,16 +35,13 @@ ss_secrets_map(struct ss_secrets **ret_secrets)
 static int
 ss_uuid7(char ret_text[SS_ID_BYTES])
 {
-	static const char digits[16] = "0123456789abcdef";
-	struct timespec now;
 	uint8_t raw[16];
 	uint64_t ms;
 	char *at = ret_text;
 
 	if (getrandom(raw, sizeof(raw), 0) != (ssize_t)sizeof(raw))
 		return -EAGAIN;
-	(void)clock_gettime(CLOCK_REALTIME, &now);
-	ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+	ms = (uint64_t)ss_clock_ns(CLOCK_REALTIME) / 1000000;
 	for (int i = 0; i < 6; i++)
 		raw[i] = (uint8_t)(ms >> (40 - 8 * i));
 	raw[6] = (raw[6] & 0x0f) | 0x70;
@@ -54,8 +49,8 @@ ss_uuid7(char ret_text[SS_ID_BYTES])
 	for (int i = 0; i < 16; i++) {
 		if (i == 4 || i == 6 || i == 8 || i == 10)
 			*at++ = '-';
-		*at++ = digits[raw[i] >> 4];
-		*at++ = digits[raw[i] & 15];
+		*at++ = ss_hex_digits[raw[i] >> 4];
+		*at++ = ss_hex_digits[raw[i] & 15];
 	}
 	return 0;
 }

@@ -252,7 +252,7 @@ ss_ledger_open(struct ss_setup *setup, struct ss_ledger **ret_ledger)
 	ledger->limit = setup->limit;
 	ledger->checkpoint_records = setup->checkpoint_records;
 	ledger->checkpoint_ns = setup->checkpoint_ns;
-	ledger->checkpoint_at = ss_clock_ns(CLOCK_MONOTONIC);
+	ledger->checkpoint_at = ss_now();
 	memcpy(ledger->boot, setup->boot, sizeof(ledger->boot));
 	memcpy(ledger->mode, setup->mode, sizeof(ledger->mode));
 	ss_chain_begin(ledger, &setup->origin);
@@ -440,8 +440,7 @@ ss_ledger_is_at(const struct ss_ledger *ledger, const char *path)
 {
 	struct stat seen;
 
-	return !lstat(path, &seen) && (uint64_t)seen.st_dev == ledger->same.device &&
-	    (uint64_t)seen.st_ino == ledger->same.inode;
+	return !lstat(path, &seen) && ss_is_same(&seen, &ledger->same);
 }
 
 /* Which file system a descriptor is on (statfs(2)), 0 if it does not say. */

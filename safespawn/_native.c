@@ -211,12 +211,18 @@ struct ss_search {
 /* =================================================================== parent */
 
 static int64_t
-ss_now(void)
+ss_clock_ns(clockid_t clock)
 {
 	struct timespec now;
 
-	(void)clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail with this clock */
+	(void)clock_gettime(clock, &now); /* cannot fail with the two clocks that we ask */
 	return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+static int64_t
+ss_now(void)
+{
+	return ss_clock_ns(CLOCK_MONOTONIC);
 }
 
 static size_t

@@ -264,14 +264,14 @@ ss_hmac(const uint8_t key[SS_DIGEST_BYTES], const void *one, size_t one_bytes, c
 	ss_hmac_end(&mac, ret_digest);
 }
 
+static const char ss_hex_digits[16] = "0123456789abcdef";
+
 /* Lower-case hex, without a NUL. */
 static void
 ss_hex(const uint8_t digest[SS_DIGEST_BYTES], char ret_text[2 * SS_DIGEST_BYTES])
 {
-	static const char digits[16] = "0123456789abcdef";
-
 	for (int i = 0; i < SS_DIGEST_BYTES; i++) {
-		ret_text[2 * i] = digits[digest[i] >> 4];
-		ret_text[2 * i + 1] = digits[digest[i] & 15];
+		ret_text[2 * i] = ss_hex_digits[digest[i] >> 4];
+		ret_text[2 * i + 1] = ss_hex_digits[digest[i] & 15];
 	}
 }

@@ -71,7 +71,7 @@ ss_put_hex(struct ss_text *text, uint64_t number)
 	char digits[16], *at = digits + sizeof(digits);
 
 	do
-		*--at = "0123456789abcdef"[number & 15];
+		*--at = ss_hex_digits[number & 15];
 	while (number >>= 4);
 	ss_say(text, at, (size_t)(digits + sizeof(digits) - at));
 }
@@ -127,7 +127,7 @@ ss_put_unit(struct ss_text *text, uint32_t unit)
 	char escape[6] = { '\\', 'u' };
 
 	for (int i = 0; i < 4; i++)
-		escape[2 + i] = "0123456789abcdef"[unit >> (12 - 4 * i) & 15];
+		escape[2 + i] = ss_hex_digits[unit >> (12 - 4 * i) & 15];
 	ss_say(text, escape, sizeof(escape));
 }
 
@@ -160,7 +160,7 @@ ss_put_text(struct ss_text *text, const char *data, size_t bytes)
 	if (!ss_is_utf8(s, bytes)) {
 		ss_put_word(text, "{\"hex\":\"");
 		for (; at < bytes; at++) {
-			char pair[2] = { "0123456789abcdef"[s[at] >> 4], "0123456789abcdef"[s[at] & 15] };
+			char pair[2] = { ss_hex_digits[s[at] >> 4], ss_hex_digits[s[at] & 15] };
 
 			ss_say(text, pair, sizeof(pair));
 		}
