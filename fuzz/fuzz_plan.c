@@ -461,20 +461,6 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifdef FUZZ_MAIN
-int
-main(int argc, char **argv)
-{
-	static uint8_t bytes[1 << 20];
-	int i;
-
-	for (i = 1; i < argc; i++) {
-		FILE *file = fopen(argv[i], "rb");
-
-		CHECK(file);
-		LLVMFuzzerTestOneInput(bytes, fread(bytes, 1, sizeof(bytes), file));
-		CHECK(!fclose(file));
-		printf("%s: %s\n", argv[i], is_taken ? "taken" : "refused");
-	}
-	return 0;
-}
+#define SAID (is_taken ? "taken" : "refused")
+#include "replay.h"
 #endif
