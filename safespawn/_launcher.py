@@ -11,11 +11,10 @@ import threading
 from typing import NamedTuple
 
 from . import _binding
+from ._descriptors import LOW_FD
 from ._spec import Credentials
 
 PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launcher")
-#: Our descriptor gets a number from here on: programs name low ones.
-LOW_FD = 512
 #: Whoever may write the compiled core runs code in this process anyway.
 _CORE = os.stat(_binding.extension_path())
 

@@ -50,7 +50,8 @@ if error := _LIB.ss_ledger_hook_forks():
     raise OSError(error, os.strerror(error))
 
 
-def _check(answer: int) -> None:
+def check(answer: int) -> None:
+    """Raise OSError for a negative errno."""
     if answer < 0:
         raise OSError(-answer, os.strerror(-answer))
 
@@ -93,11 +94,11 @@ class File:
 
     def append(self, data: bytes) -> None:
         """Write all of it at the end, whatever limit and signal there may be. Raises OSError."""
-        _check(_LIB.ss_handle_append(self.raw, data, len(data)))
+        check(_LIB.ss_handle_append(self.raw, data, len(data)))
 
     def put(self, data: bytes) -> None:
         """Write over the beginning: all of it, or nothing. Raises OSError."""
-        _check(_LIB.ss_handle_put(self.raw, data, len(data)))
+        check(_LIB.ss_handle_put(self.raw, data, len(data)))
 
     def __enter__(self) -> File:
         """Return it."""
@@ -185,7 +186,7 @@ class Core:
         """Take the files over and begin the chain. Raises OSError."""
         self._made = _ffi.gc(_ffi.new("struct ss_ledger **"), _free)
         setup.file, setup.state = file.raw, state.raw if state else _ffi.NULL
-        _check(_LIB.ss_ledger_open(setup, self._made))
+        check(_LIB.ss_ledger_open(setup, self._made))
         self.raw = self._made[0]
 
     @property
@@ -319,7 +320,7 @@ class Feed:
         """Begin with the next line. Raises OSError when there is no memory to keep lines in."""
         self._core = core
         self._reader = _ffi.new("struct ss_reader *")
-        _check(_LIB.ss_ledger_keep(core.raw, RING_BYTES, self._reader))
+        check(_LIB.ss_ledger_keep(core.raw, RING_BYTES, self._reader))
         self._room = _ffi.new("char[]", TAKE_BYTES)
 
     def take(self, timeout: float) -> tuple[list[bytes], int]:

@@ -9,12 +9,10 @@ import os
 import stat
 from collections.abc import Iterator
 
+from .._descriptors import LOW_FD
 from .._errors import AuditError
-from . import _core, _record
+from . import _core, _record, _segments
 from ._core import File
-
-#: Daemons close or reuse low numbers by rote, and our lines must not land in their files.
-LOW_FD = 512
 
 #: File systems of the network (linux/magic.h, statfs(2)): there two hosts that append to one
 #: file overwrite each other's lines, and a hung server hangs every spawn.
@@ -167,20 +165,10 @@ def flush_directory(path: str) -> None:
 # ------------------------------------------------------------------ segments
 
 
-def numbers(path: str) -> Iterator[int]:
-    """Yield the numbers of the older segments of a ledger, in no order."""
-    head = os.path.basename(path) + "."
-    for name in os.listdir(os.path.dirname(path) or "."):
-        tail = name[len(head) :]
-        # Nobody has a thousand million segments; whoever makes such a name wants no other to fit.
-        if name.startswith(head) and tail.isdecimal() and len(tail) < 10 and tail == str(int(tail)):
-            yield int(tail)
-
-
-def identity(path: str) -> tuple[int, int]:
-    """Return device and inode of what a path leads to. Raises OSError."""
-    seen = os.stat(path)
-    return seen.st_dev, seen.st_ino
+def numbers(path: str) -> list[int]:
+    """Return the numbers of the older segments that are ours, the oldest first. Raises OSError."""
+    # Nobody has a thousand million segments; whoever makes such a name wants no other to fit.
+    return [number for number in _segments.numbers(path) if number < 10**9]
 
 
 #: ioctl_iflags(2): may only be appended to. Not even root cuts, renames or deletes such a file.

@@ -21,6 +21,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import _probe
+from .._descriptors import identity
 from .._errors import AuditError
 from . import _breakglass, _bypass, _core, _files, _ids, _record, _redaction
 from . import keys as keys_of
@@ -62,6 +63,11 @@ class Options:
     late_failure: LateFailure = "continue"
     mirrors: tuple[Mirror, ...] = ()
 
+    @property
+    def reserve(self) -> int:
+        """Bytes to be put by. They stay with the old segment: of small ones that must not be most."""
+        return min(RESERVE, self.max_bytes or RESERVE)
+
 
 class Ledger:
     """An open ledger. Made by :func:`safespawn.audit.open`; also a context manager."""
@@ -101,7 +107,7 @@ class Ledger:
                 self.redaction = keys.redaction() if keys else _redaction.own_key()
                 file = stack.enter_context(_files.open_segment(self._place, strict=strict))
                 state = stack.enter_context(_open_state(self._place + ".state")) if keys else None
-                self._home = _files.identity(os.path.dirname(self._place))
+                self._home = identity(os.path.dirname(self._place))
                 self._core = self._open_core(keys, file, state)
             self._mirror()
             self._opened()
@@ -133,8 +139,7 @@ class Ledger:
             chain=chain,
             mode=self.mode,
             boot=_probe.boot_id(),
-            # What is put by stays with the old segment: of small ones it must not be most.
-            reserve=min(RESERVE, self.options.max_bytes or RESERVE),
+            reserve=self.options.reserve,
             limit=self.options.max_bytes,
             records=CHECKPOINT_RECORDS,
             seconds=self.options.checkpoint_seconds,
@@ -148,7 +153,7 @@ class Ledger:
         """Return what record 0 of the chain tells."""
         birth = self._core.birth()
         config = {
-            "reserve": min(RESERVE, self.options.max_bytes or RESERVE) if self._core.counts().reserves else 0,
+            "reserve": self.options.reserve if self._core.counts().reserves else 0,
             "max_bytes": self.options.max_bytes,
             "max_seconds": int(self.options.max_seconds),
             "append_only": self.options.append_only,
@@ -400,7 +405,7 @@ class Ledger:
     def _is_home(self) -> bool:
         """Whether our path still means what it did: after chroot(2) it may mean another directory."""
         try:
-            return self._home == _files.identity(os.path.dirname(self._place))
+            return self._home == identity(os.path.dirname(self._place))
         except OSError:
             return False
 

@@ -6,19 +6,20 @@ import os
 import re
 
 
-def numbered(path: str) -> list[tuple[int, str]]:
-    """Return number and path of the older segments, the oldest first. Raises OSError."""
+def numbers(path: str) -> list[int]:
+    """Return the numbers of the older segments, the oldest first. Raises OSError."""
     directory, base = os.path.split(path)
     name = re.compile(re.escape(base) + r"\.([1-9][0-9]{0,17})")
+    found = (name.fullmatch(one) for one in os.listdir(directory or "."))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def numbered(path: str) -> list[tuple[int, str]]:
+    """Return number and path of the older segments, the oldest first; none where there is no directory.
+
+    Raises OSError.
+    """
     try:
-        names = os.listdir(directory or ".")
+        return [(number, f"{path}.{number}") for number in numbers(path)]
     except FileNotFoundError:
         return []
-    found = [(match, one) for one in names if (match := name.fullmatch(one))]
-    return sorted((int(match[1]), os.path.join(directory, one)) for match, one in found)
-
-
-def identity(fd: int) -> tuple[int, int]:
-    """Return what tells an open file from others as long as it is open: device and inode."""
-    seen = os.fstat(fd)
-    return seen.st_dev, seen.st_ino

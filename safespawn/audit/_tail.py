@@ -9,8 +9,9 @@ import stat
 import threading
 from collections.abc import Generator, Iterator
 
+from .._descriptors import identity
 from ._lines import LINE_MAX, Record, parse, too_long, unended
-from ._segments import identity, numbered
+from ._segments import numbered
 
 #: Seconds between two looks. The standard library has no inotify, and a look costs a few system
 #: calls for each file that is watched.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .._descriptors import identity
 from .._errors import AuditError
+from ._segments import numbers
 
 #: Rotations that may come between a look and the next before we give up.
 TRIES = 100
@@ -48,13 +49,6 @@ def read_whole(path: str, limit: int) -> bytes:
     return data
 
 
-def _numbers(path: str) -> list[int]:
-    directory, name = os.path.split(path)
-    pattern = re.compile(re.escape(name) + r"\.([1-9][0-9]{0,9})")
-    found = (pattern.fullmatch(entry) for entry in os.listdir(directory or "."))
-    return sorted(int(match[1]) for match in found if match)
-
-
 def _open_at(path: str, stack: contextlib.ExitStack) -> int | None:
     try:
         fd = open_file(path)
@@ -66,8 +60,8 @@ def _open_at(path: str, stack: contextlib.ExitStack) -> int | None:
 
 def _open_all(path: str, stack: contextlib.ExitStack) -> list[tuple[str, int | None, int]] | None:
     """Open what is there; None if something was renamed meanwhile."""
-    numbers = _numbers(path)
-    names = [(f"{path}.{number}", number) for number in numbers]
+    older = numbers(path)
+    names = [(f"{path}.{number}", number) for number in older]
     opened: list[tuple[str, int | None, int]] = []
     for name, number in names:
         fd = _open_at(name, stack)
@@ -78,19 +72,15 @@ def _open_all(path: str, stack: contextlib.ExitStack) -> list[tuple[str, int | N
     if fd is not None:
         opened.append((path, None, fd))
     # A file that is renamed keeps its inode: seen twice, or no longer where it was.
-    places = [_place(os.fstat(fd)) for _, _, fd in opened]
+    places = [identity(fd) for _, _, fd in opened]
     now = [_place_of(name) for name, _, _ in opened]
-    is_same = len(set(places)) == len(places) and places == now and _numbers(path) == numbers
+    is_same = len(set(places)) == len(places) and places == now and numbers(path) == older
     return opened if is_same and (fd is not None or _place_of(path) is None) else None
-
-
-def _place(seen: os.stat_result) -> tuple[int, int]:
-    return seen.st_dev, seen.st_ino
 
 
 def _place_of(path: str) -> tuple[int, int] | None:
     try:
-        return _place(os.stat(path))
+        return identity(path)
     except FileNotFoundError:
         return None
 
@@ -116,10 +106,10 @@ def opened(path: str) -> Iterator[list[Segment]]:
 
 def missing(segments: list[Segment], retired: set[int]) -> list[tuple[int, int]]:
     """Return the ranges of numbers that are neither there nor retired. Segments are retired in order."""
-    numbers = [segment.number for segment in segments if segment.number is not None]
+    found = [segment.number for segment in segments if segment.number is not None]
     ranges = []
     next_number = max(retired, default=0) + 1
-    for number in numbers:
+    for number in found:
         if number > next_number:
             ranges.append((next_number, number - 1))
         next_number = max(next_number, number + 1)

@@ -17,9 +17,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import _binding, _probe
+from .._descriptors import LOW_FD
 from .._errors import AuditError
 from . import _files, _ids, _record
-from ._core import File
+from ._core import File, check
+from ._lines import LINE_MAX
 from ._redact import RedactionKey
 
 _LIB: Any = _binding.lib
@@ -65,7 +67,7 @@ def initialise(
             _create(where, _REDACTION, os.urandom(32))
             _create(where, _REGISTRY, _registered(epoch, _ids.text(registry), _NO_HASH, "registry.init", {}))
             with File().open(os.path.join(where, _EPOCH), os.O_RDWR | os.O_CREAT | os.O_EXCL) as file:
-                _check(_LIB.ss_epoch_write(file.raw, epoch))
+                check(_LIB.ss_epoch_write(file.raw, epoch))
             _files.flush_directory(where)
         except OSError as problem:
             raise AuditError(problem.errno, f"cannot make the keys: {problem.strerror}", where) from problem
@@ -149,7 +151,7 @@ class Keys:
         Whoever is killed after the registry was written, and before the epoch was, leaves that.
         """
         size = os.fstat(self._registry.fd).st_size
-        start = max(0, size - 2 * 8000)
+        start = max(0, size - 2 * LINE_MAX)
         tail = os.pread(self._registry.fd, size - start, start)
         if tail and not tail.endswith(b"\n"):  # killed within the write: that one does not count
             self._registry.append(b"?\n" if tail.endswith(b"}") else b"\n")
@@ -221,11 +223,6 @@ def _wiped() -> Iterator[Any]:
         _LIB.ss_epoch_wipe(epoch)
 
 
-def _check(answer: int) -> None:
-    if answer < 0:
-        raise OSError(-answer, os.strerror(-answer))
-
-
 def _opened(where: str, name: str) -> File:
     path = os.path.join(where, name)
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_APPEND if name == _REGISTRY else 0)
@@ -242,7 +239,7 @@ def _opened(where: str, name: str) -> File:
             f"others can use these keys (uid {seen.st_uid}, mode {seen.st_mode & 0o7777:o})",
             path,
         )
-    file.lift(_files.LOW_FD)
+    file.lift(LOW_FD)
     return file
 
 

@@ -11,8 +11,9 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from .._descriptors import identity
 from ._lines import LINE_MAX, Record, parse, too_long, unended
-from ._segments import identity, numbered
+from ._segments import numbered
 from ._tail import follow
 
 __all__ = ["LINE_MAX", "Record", "follow", "records", "segments"]

@@ -291,9 +291,11 @@ def in_order(entries: Iterable[Spawn | Event], room: int = ORDER_ROOM) -> Iterat
 
 
 def iso(when_ns: int) -> str:
-    """Return a time as ISO 8601 in UTC, to the nanosecond."""
+    """Return nanoseconds since 1970, of at most 64 bits, as ISO 8601 in UTC with nine digits."""
     seconds, ns = divmod(when_ns, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{ns:09}Z"
+    # Not strftime(3), which writes years without leading zeros.
+    whole = datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
+    return f"{whole.isoformat()}.{ns:09}Z"
 
 
 def _json_text(text: str) -> str | dict[str, str]:

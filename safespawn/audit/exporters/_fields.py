@@ -7,7 +7,6 @@ along as it is: that is how no converter loses anything, whatever a record holds
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any
 
 #: A number that all targets can hold: OCSF's long, Elasticsearch's long and OTLP's intValue have 64 bits.
@@ -45,13 +44,6 @@ def present(members: Mapping[str, Any] | None = None, /, **more: Any) -> dict[st
     """Return those members that hold something."""
     both = {**members, **more} if members else more
     return {name: value for name, value in both.items() if value not in (None, {}, [])}
-
-
-def iso(ns: int) -> str:
-    """Return nanoseconds since 1970, of at most 64 bits, as ISO 8601 in UTC with nine digits."""
-    seconds, below = divmod(ns, 10**9)
-    whole = datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
-    return f"{whole.isoformat()}.{below:09d}Z"
 
 
 class Fields:

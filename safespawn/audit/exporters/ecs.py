@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ... import _privileges
+from ..spawns import iso
 from . import _events
 from ._events import OF_A_SPAWN
-from ._fields import Fields, iso, number_of, present, readable, texts_of
+from ._fields import Fields, number_of, present, readable, texts_of
 
 VERSION = "9.4.0"
 

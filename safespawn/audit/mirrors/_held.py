@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import socket
 
-#: Daemons close or reuse low numbers by rote.
-LOW_FD = 512
+from ..._descriptors import LOW_FD, identity
 
 
 def _lifted(sock: socket.socket) -> socket.socket:
@@ -22,11 +20,6 @@ def _lifted(sock: socket.socket) -> socket.socket:
     return lifted
 
 
-def _identity(fd: int) -> tuple[int, int]:
-    seen = os.fstat(fd)
-    return seen.st_dev, seen.st_ino
-
-
 class Held:
     """A socket under a high number, looked at before each use.
 
@@ -36,11 +29,11 @@ class Held:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = _lifted(sock)
-        self._identity = _identity(self._sock.fileno())
+        self._identity = identity(self._sock.fileno())
 
     def _is_ours(self) -> bool:
         try:
-            return _identity(self._sock.fileno()) == self._identity
+            return identity(self._sock.fileno()) == self._identity
         except OSError:
             return False
 
