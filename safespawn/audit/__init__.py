@@ -229,9 +229,9 @@ def emit(
 
     ``make`` builds its fields, if anybody wants them; ``native`` writes it from C. With ``gate``
     the record comes before the act: AuditError, or whatever a ``sys.audit``
-    hook raises, means that the act must not happen. Without it the record is written before
-    an exception of a hook goes on, and nothing of the ledger's is raised. ``settles``: see
-    :meth:`Ledger.append`.
+    hook raises, means that the act must not happen. Without it the act has happened: an
+    Exception of a hook and an AuditError are logged and not raised; another exception of a hook goes
+    on after the record. ``settles``: see :meth:`Ledger.append`.
     """
     if gate:
         sys.audit(f"safespawn.{event}", sid)
