@@ -123,7 +123,7 @@ ss_state_write(struct ss_ledger *ledger)
 	struct stat seen;
 	int error;
 
-	/* Both halves: the one that does not count stays what it was for a reader of a torn sector. */
+	/* Both halves alike, in one write. A reader in the middle of it looks again. */
 	memcpy(slot, &half, 4);
 	memcpy(slot + 4, &flags, 4);
 	(void)ss_uuid_bytes(ledger->chain, slot + 8);

@@ -489,6 +489,57 @@ def test_ledger_that_is_gone_when_the_child_begins(tmp_path: Path, faults: Path)
     assert ledger.programs("spawn.exit") == {"child"}
 
 
+# ------------------------------------------------------------------ others at the same files
+
+
+def test_stopped_process_holds_up_nobody(tmp_path: Path, faults: Path) -> None:
+    """A lock that somebody holds on ledger and state does not keep a ledger from being opened and written."""
+    out, _ = play(
+        """
+        import fcntl
+        def played(case):
+            audit.open(case["ledger"], keys=case["keys"]).close()
+            held = [open(case["ledger"] + end, "rb") for end in ("", ".state")]
+            for file in held:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with audit.open(case["ledger"], keys=case["keys"]) as opened:
+                tell(opened, who="us")
+                turned = opened.rotate()
+            for file in held:
+                file.close()
+            return dict(turned=turned)
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["turned"] is True  # it goes on in the file that is there
+
+
+def test_reader_begins_with_the_next_line(tmp_path: Path, faults: Path) -> None:
+    """Each reader of a ledger's lines has those that are written after it has come, and no others count as missed."""
+    out, _ = play(
+        """
+        from safespawn.audit import _core
+        def played(case):
+            opened, seen = audit.open(case["ledger"], keys=case["keys"]), []
+            feeds = []
+            for i in range(3):
+                feeds.append(_core.Feed(opened._core))
+                tell(opened, i=i)
+            for feed in feeds:
+                lines, skipped = feed.take(0)
+                seen.append([[json.loads(line)["i"] for line in lines], skipped])
+            opened.close()
+            return dict(seen=seen)
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["seen"] == [[[0, 1, 2], 0], [[1, 2], 0], [[2], 0]]
+
+
 # ------------------------------------------------------------------ descriptors
 
 

@@ -19,6 +19,8 @@ packages=$(
 	missing gcc gcc
 	missing objdump binutils
 	missing unshare util-linux
+	missing mount mount
+	missing /usr/sbin/mkfs.ext4 e2fsprogs # the ledger is tried on a full disk
 	missing make make
 	missing chromium chromium # a page is tested in it
 	missing strace strace

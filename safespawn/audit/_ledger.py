@@ -522,19 +522,26 @@ def _open_state(path: str) -> _core.File:
     """Open or create the state file; its first unit is there when this returns. Raises AuditError."""
     file = _files.open_beside(path)
     try:
-        fcntl.flock(file.fd, fcntl.LOCK_EX)
-        try:
-            head = os.pread(file.fd, _STATE_UNIT, 0)
-            if not head.startswith(_STATE_MAGIC[: len(head)]):
-                raise AuditError(errno.EEXIST, "the file is no state of a ledger", path)
-            if len(head) < _STATE_UNIT:
-                file.put(_STATE_MAGIC.ljust(_STATE_UNIT, b"\0"))
-        finally:
-            fcntl.flock(file.fd, fcntl.LOCK_UN)
+        if not _has_head(file, path):
+            # Not twice: slots may have been given out meanwhile. And only here: whoever was stopped
+            # while holding the lock must not hold up those who need none.
+            fcntl.flock(file.fd, fcntl.LOCK_EX)
+            try:
+                if not _has_head(file, path):
+                    file.put(_STATE_MAGIC.ljust(_STATE_UNIT, b"\0"))
+            finally:
+                fcntl.flock(file.fd, fcntl.LOCK_UN)
     except BaseException:
         file.close()
         raise
     return file
+
+
+def _has_head(file: _core.File, path: str) -> bool:
+    head = os.pread(file.fd, _STATE_UNIT, 0)
+    if not head.startswith(_STATE_MAGIC[: len(head)]):
+        raise AuditError(errno.EEXIST, "the file is no state of a ledger", path)
+    return len(head) == _STATE_UNIT
 
 
 #: docs/audit-format.md, the state file.
