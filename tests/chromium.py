@@ -9,12 +9,14 @@ import os
 import select
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 PROGRAM = "/usr/bin/chromium"
 PATIENCE = 60.0
+STARTS = 4
 
 
 def _processes_of(profile: Path) -> list[int]:
@@ -40,44 +42,64 @@ def _high_pipe() -> tuple[int, int]:
 
 
 class Browser:
-    """One page in a browser of its own. ``said`` are its messages and errors, ``asked`` the addresses it loaded."""
+    """A browser. Each page has a context of its own, so that none sees what another left."""
 
     def __init__(self, profile: Path) -> None:
         self.profile = profile
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.loaded = 0
         self._number = 0
         self._rest = b""
+        self._told: dict[str, Page] = {}
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         commands, self._out = _high_pipe()
         self._in, answers = _high_pipe()
+        # Nothing is asked of a network, whatever the browser would like to know at its start.
         options = [
             "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}",
             "--no-first-run", "--disable-breakpad", "--disable-crash-reporter", "--disable-dev-shm-usage",
-            "--disable-background-networking", "--disable-component-update", "--disable-extensions", "about:blank",
+            "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-quic",
+            "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "about:blank",
         ]  # fmt: skip
-        # The protocol is spoken on descriptors 3 and 4, which the shell gives these.
-        text = f'exec "$0" "$@" 3<&{commands} 4>&{answers} {commands}<&- {answers}>&-'
-        self._process = subprocess.Popen(
+        # The protocol is spoken on descriptors 3 and 4. A shell that stays is its parent: tests have no child
+        # that they did not start.
+        text = f'{{ "$0" "$@" 3<&{commands} 4>&{answers} {commands}<&- {answers}>&-; echo "it ended with $?" >&2; }} &'
+        subprocess.run(
             ["/bin/bash", "-c", text, PROGRAM, *options],
             pass_fds=(commands, answers),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=self._complaints,
             start_new_session=True,
             env={**os.environ, "HOME": str(profile), "TMPDIR": str(profile)},
+            check=True,
         )
         os.close(commands)
         os.close(answers)
-        self._session: str | None = None
         try:
-            target = self.call("Target.createTarget", url="about:blank")["targetId"]
-            self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-            for domain in ("Page", "Runtime", "Log", "Network"):
-                self.call(f"{domain}.enable")
+            self._wait_for_its_window()
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def start(cls, where: Path) -> Browser:
+        """Return a browser with a new profile below a directory.
+
+        Its start has failed on a machine where the next one went well. What it wrote then is told when none does.
+        """
+        complaints = []
+        for number in range(STARTS):
+            try:
+                return cls(where / f"profile{number}")
+            except (AssertionError, BrokenPipeError) as problem:
+                complaints.append(str(problem))
+        raise AssertionError("\n\n".join(complaints))
+
+    def _wait_for_its_window(self) -> None:
+        """Wait until the window that it begins with is there: only then is all of it up."""
+        end = time.monotonic() + PATIENCE
+        while not any(one["type"] == "page" for one in self.call("Target.getTargets")["targetInfos"]):
+            assert time.monotonic() < end, "no window"
+            time.sleep(0.01)
 
     def __enter__(self) -> Browser:
         return self
@@ -85,34 +107,90 @@ class Browser:
     def __exit__(self, *problem: object) -> None:
         self.close()
 
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+    def page(self) -> Page:
+        """Return a new page that shows nothing yet."""
+        context = self.call("Target.createBrowserContext")["browserContextId"]
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        page = self._told[session] = Page(self, context, session)
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            page.call(f"{domain}.enable")
+        return page
+
+    def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol and return its result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
-        if self._session is not None:
-            message["sessionId"] = self._session
+        if session is not None:
+            message["sessionId"] = session
         data = json.dumps(message).encode() + b"\0"
         while data:
             data = data[os.write(self._out, data) :]
-        while (answer := self._receive()).get("id") != self._number:
+        while (answer := self.receive()).get("id") != self._number:
             pass
         assert "error" not in answer, (method, answer["error"])
         result: dict[str, Any] = answer["result"]
         return result
 
-    def _receive(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
+        """Return the next message of the browser; the page that it is about has noted it."""
         end = time.monotonic() + PATIENCE
         while b"\0" not in self._rest:
             assert select.select([self._in], [], [], max(0.0, end - time.monotonic()))[0], "no answer"
             piece = os.read(self._in, 1 << 16)
-            assert piece, "the browser ended"
+            assert piece, self._last_words()
             self._rest += piece
         line, _, self._rest = self._rest.partition(b"\0")
         message: dict[str, Any] = json.loads(line)
-        self._note(message.get("method"), message.get("params", {}))
+        if page := self._told.get(message.get("sessionId", "")):
+            page.note(message.get("method"), message.get("params", {}))
         return message
 
-    def _note(self, method: str | None, told: dict[str, Any]) -> None:
+    def _last_words(self) -> str:
+        """Return what it wrote, once it has ended."""
+        self._wait_for_the_end()
+        self._complaints.seek(0)
+        return f"the browser ended: {self._complaints.read().decode(errors='replace')}"
+
+    def _wait_for_the_end(self) -> list[int]:
+        """Return the processes that are left when there is no more patience."""
+        end = time.monotonic() + PATIENCE
+        while (left := _processes_of(self.profile)) and time.monotonic() < end:
+            time.sleep(0.01)
+        return left
+
+    def close(self) -> None:
+        """End it, and every process that it started."""
+        os.close(self._out)  # it ends when nobody speaks to it any more
+        for pid in self._wait_for_the_end():
+            os.kill(pid, signal.SIGKILL)
+        left = self._wait_for_the_end()
+        os.close(self._in)
+        self._complaints.close()
+        assert not left, f"left behind: {left}"
+
+
+class Page:
+    """A page. ``said`` are its messages and errors, ``asked`` the addresses it loaded."""
+
+    def __init__(self, browser: Browser, context: str, session: str) -> None:
+        self._browser, self._context, self._session = browser, context, session
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.loaded = 0
+
+    def __enter__(self) -> Page:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Call a method of the protocol about this page and return its result."""
+        return self._browser.call(method, self._session, **parameters)
+
+    def note(self, method: str | None, told: dict[str, Any]) -> None:
+        """Take in what the browser told about this page."""
         if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
             self.said.append(json.dumps(told))
         elif method == "Network.requestWillBeSent":
@@ -120,12 +198,12 @@ class Browser:
         elif method == "Page.loadEventFired":
             self.loaded += 1
 
-    def open(self, page: Path) -> None:
+    def open(self, file: Path) -> None:
         """Show a file, and wait until it is there."""
         before = self.loaded
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=file.as_uri())
         while self.loaded == before:
-            self._receive()
+            self._browser.receive()
 
     def run(self, text: str) -> Any:
         """Return the value of a JavaScript expression."""
@@ -157,17 +235,3 @@ class Browser:
         """Return a PNG of the window, or of the whole page."""
         made = self.call("Page.captureScreenshot", captureBeyondViewport=whole)
         return base64.b64decode(made["data"])
-
-    def close(self) -> None:
-        """End it, and every process that it started."""
-        os.close(self._out)  # it ends when nobody speaks to it any more
-        try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        os.close(self._in)
-        end = time.monotonic() + PATIENCE
-        while left := _processes_of(self.profile):
-            assert time.monotonic() < end, f"left behind: {left}"
-            os.sched_yield()

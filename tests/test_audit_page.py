@@ -11,7 +11,7 @@ import pytest
 
 import chromium
 import ledgers
-from chromium import Browser
+from chromium import Browser, Page
 from ledgers import HOSTILE, Chain
 from test_audit_report import page
 
@@ -22,16 +22,23 @@ SEEN = "[...document.querySelectorAll('#spawns tbody tr')].filter(r => r.checkVi
 COUNT = "document.querySelector('#search output').textContent"
 
 
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Return a browser for all these tests."""
+    with Browser.start(tmp_path_factory.mktemp("chromium")) as made:
+        yield made
+
+
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    """Return a browser that shows nothing yet. It said nothing and asked for nothing but the page."""
-    with Browser(tmp_path / "profile") as made:
+def browser(program: Browser, tmp_path: Path) -> Iterator[Page]:
+    """Return a page that shows nothing yet. It said nothing and asked for nothing but its file."""
+    with program.page() as made:
         yield made
         assert made.said == []
         assert [address for address in made.asked if not address.startswith(f"file://{tmp_path}/")] == []
 
 
-def shown(browser: Browser, tmp_path: Path, *pieces: bytes) -> None:
+def shown(browser: Page, tmp_path: Path, *pieces: bytes) -> None:
     """Have the browser show the page about some lines."""
     file = tmp_path / "page.html"
     file.write_text(page(*pieces), encoding="utf-8")
@@ -44,7 +51,7 @@ def head(title: str) -> str:
     return f"#spawns th:nth-child({titles.index(title) + 1}) button"
 
 
-def test_page_is_shown(browser: Browser, tmp_path: Path) -> None:
+def test_page_is_shown(browser: Page, tmp_path: Path) -> None:
     """The page is rendered in standards mode, charts and tables have a size, and one file was loaded."""
     shown(browser, tmp_path, ledgers.eventful())
 
@@ -57,7 +64,7 @@ def test_page_is_shown(browser: Browser, tmp_path: Path) -> None:
     assert len(browser.asked) == 1
 
 
-def test_sorting(browser: Browser, tmp_path: Path) -> None:
+def test_sorting(browser: Page, tmp_path: Path) -> None:
     """A click on a head sorts the rows by that column, another turns them round; numbers sort as numbers."""
     chain = Chain()
     windows = {"/bin/b": 950, "/bin/a": 12_000, "/bin/c": 9_000_000}
@@ -74,7 +81,7 @@ def test_sorting(browser: Browser, tmp_path: Path) -> None:
     assert browser.run(states) == ["none", "ascending"] + ["none"] * 7
 
 
-def test_heads_are_buttons_for_the_keyboard(browser: Browser, tmp_path: Path) -> None:
+def test_heads_are_buttons_for_the_keyboard(browser: Page, tmp_path: Path) -> None:
     """A head can be reached and pressed without a mouse."""
     chain = Chain()
     shown(browser, tmp_path, chain.ran(["/bin/a"]), chain.ran(["/bin/b"]))
@@ -85,7 +92,7 @@ def test_heads_are_buttons_for_the_keyboard(browser: Browser, tmp_path: Path) ->
     assert browser.run(SEEN) == ["/bin/a", "/bin/b"]
 
 
-def test_searching(browser: Browser, tmp_path: Path) -> None:
+def test_searching(browser: Page, tmp_path: Path) -> None:
     """Words that are typed leave the rows that have them all, in any case; emptied, all are back."""
     shown(browser, tmp_path, ledgers.eventful())
     assert browser.run(COUNT) == "20 of 20 shown"
@@ -98,7 +105,7 @@ def test_searching(browser: Browser, tmp_path: Path) -> None:
     assert browser.run(COUNT) == "20 of 20 shown"
 
 
-def choose(browser: Browser, number: int, value: str) -> None:
+def choose(browser: Page, number: int, value: str) -> None:
     """Choose a value in one of the two lists."""
     browser.run(
         f"(() => {{ const list = document.querySelectorAll('#search select')[{number}]; list.value = {value!r};"
@@ -106,7 +113,7 @@ def choose(browser: Browser, number: int, value: str) -> None:
     )
 
 
-def test_choosing_a_kind_and_a_tag(browser: Browser, tmp_path: Path) -> None:
+def test_choosing_a_kind_and_a_tag(browser: Page, tmp_path: Path) -> None:
     """A kind and a tag that are chosen leave the rows that have both."""
     shown(browser, tmp_path, ledgers.eventful())
 
@@ -118,7 +125,7 @@ def test_choosing_a_kind_and_a_tag(browser: Browser, tmp_path: Path) -> None:
     assert browser.run(SEEN) == ["/bin/slow", "/bin/nonexistent"]
 
 
-def test_hostile_arguments_are_text(browser: Browser, tmp_path: Path) -> None:
+def test_hostile_arguments_are_text(browser: Page, tmp_path: Path) -> None:
     """Arguments and tags with markup and script in them are shown, and do nothing, also when they are touched."""
     shown(browser, tmp_path, ledgers.eventful())
     browser.type("#search input", "owned")
@@ -132,7 +139,7 @@ def test_hostile_arguments_are_text(browser: Browser, tmp_path: Path) -> None:
     assert len(browser.run(SEEN)) == sum("owned" in text for text in HOSTILE)
 
 
-def test_policy_stops_a_script_that_gets_in(browser: Browser, tmp_path: Path) -> None:
+def test_policy_stops_a_script_that_gets_in(browser: Page, tmp_path: Path) -> None:
     """Even if markup got into the page, its script would not run, nor its image be fetched."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
@@ -151,7 +158,7 @@ def test_policy_stops_a_script_that_gets_in(browser: Browser, tmp_path: Path) ->
     browser.asked = [one for one in browser.asked if not one.startswith(address)]  # asked for, and refused
 
 
-def test_without_a_script(browser: Browser, tmp_path: Path) -> None:
+def test_without_a_script(browser: Page, tmp_path: Path) -> None:
     """Where scripts are off everything can be read, and nothing is there that would do nothing."""
     browser.call("Emulation.setScriptExecutionDisabled", value=True)
     shown(browser, tmp_path, ledgers.eventful())
@@ -161,7 +168,7 @@ def test_without_a_script(browser: Browser, tmp_path: Path) -> None:
     assert browser.run("document.querySelectorAll('button').length") == 0
 
 
-def test_closer_charts_open(browser: Browser, tmp_path: Path) -> None:
+def test_closer_charts_open(browser: Page, tmp_path: Path) -> None:
     """The chart of a single day is folded until it is clicked."""
     shown(browser, tmp_path, *ledgers.realistic(600, days=5))
     charts = "[...document.querySelectorAll('#timeline svg')].filter(e => e.checkVisibility()).map(e => e.getAttribute('aria-label'))"
@@ -174,7 +181,7 @@ def test_closer_charts_open(browser: Browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dark", "ground", "text"), [(False, "rgb(255, 255, 255)", "rgb(28, 33, 40)"), (True, "rgb(20, 23, 28)", "rgb(230, 233, 238)")])
-def test_light_and_dark(browser: Browser, tmp_path: Path, dark: bool, ground: str, text: str) -> None:
+def test_light_and_dark(browser: Page, tmp_path: Path, dark: bool, ground: str, text: str) -> None:
     """The page has the colours that the reader's system prefers."""
     browser.look(dark=dark)
     shown(browser, tmp_path, ledgers.eventful())
@@ -184,7 +191,7 @@ def test_light_and_dark(browser: Browser, tmp_path: Path, dark: bool, ground: st
 
 
 @pytest.mark.parametrize("width", [320, 400, 800, 1280, 2560])
-def test_window_of_any_width(browser: Browser, tmp_path: Path, width: int) -> None:
+def test_window_of_any_width(browser: Page, tmp_path: Path, width: int) -> None:
     """However narrow the window, the page itself never scrolls sideways: wide tables do, in their own frames."""
     browser.look(width=width)
     shown(browser, tmp_path, ledgers.eventful())
@@ -193,7 +200,7 @@ def test_window_of_any_width(browser: Browser, tmp_path: Path, width: int) -> No
     assert browser.run("document.body.scrollWidth <= document.documentElement.clientWidth")
 
 
-def test_printing_shows_no_controls(browser: Browser, tmp_path: Path) -> None:
+def test_printing_shows_no_controls(browser: Page, tmp_path: Path) -> None:
     """On paper there is neither search nor list of links."""
     shown(browser, tmp_path, ledgers.eventful())
     browser.call("Emulation.setEmulatedMedia", media="print")
@@ -202,7 +209,7 @@ def test_printing_shows_no_controls(browser: Browser, tmp_path: Path) -> None:
     assert not browser.run("document.querySelector('nav').checkVisibility()")
 
 
-def test_two_thousand_rows_answer_quickly(browser: Browser, tmp_path: Path) -> None:
+def test_two_thousand_rows_answer_quickly(browser: Page, tmp_path: Path) -> None:
     """With all the rows that a page has by default, a search and a sort take less than two seconds each."""
     shown(browser, tmp_path, *ledgers.realistic(6500))
     assert browser.run(COUNT) == "2000 of 2000 shown"

@@ -1663,7 +1663,7 @@ def test_retirements_of_the_library(tmp_path: Path) -> None:
                 pass
         with audit.open(path, keys=tmp_path / "keys") as ledger:
             ledger.rotate()
-        audit.retention.retire(path, keep=0, keys=tmp_path / "keys")
+        audit.retention.retire(path, keep=1, keys=tmp_path / "keys")
         made = verify(path, key=key, registry=tmp_path / "keys")
         assert made.ok, made.findings
 
@@ -1685,7 +1685,8 @@ os.read(told, 1)
 ledger.rotate()
 os.write(go, b".")
 os.waitpid(pid, 0)
-audit.retention.retire(path, keep=0, keys=where + "/keys")
+ledger.rotate()
+audit.retention.retire(path, keep=1, keys=where + "/keys")
 ledger.close()
 out["key"] = key
 """

@@ -27,7 +27,7 @@ class At:
     def __call__(self, frame, event, argument):
         if event not in ("call", "c_return") or not frame.f_code.co_filename.startswith(PACKAGE):
             return
-        if frame.f_code.co_name == "numbers":
+        if frame.f_code.co_filename.endswith("/_segments.py"):
             return  # a look at each segment: there are more of them each time
         self.count += 1
         if self.count == self.number:
