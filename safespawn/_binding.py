@@ -238,10 +238,6 @@ class Seen:
         """The epoch of the credential lock at that moment, 0 when it is not armed."""
         return int(self._raw.creds.epoch)
 
-    def lend_to(self, target: Any) -> None:
-        """Point an intent's record to them; it must not outlive us."""
-        target.creds = ffi.addressof(self._raw, "creds")
-
     def expect_in(self, target: Any) -> None:
         """Write them where the child will compare: creds-agree (T-05)."""
         target.expected = self._raw.creds
@@ -463,26 +459,36 @@ class Slot:
         lib.ss_adopt(room, self.raw)
 
 
-def spawn(plan: Plan, slot: Slot) -> Outcome:
+class Call:
+    """A plan as C wants it, for the record of the intent and for the window."""
+
+    __slots__ = ("_keep", "plan", "raw")
+
+    def __init__(self, plan: Plan) -> None:
+        """Marshal it. What it points to is kept as long as this."""
+        self.plan = plan
+        r = self.raw = ffi.new(_REQUEST)
+        (argv, r.argc), (env, r.envc) = plan.argv, plan.env
+        keep = self._keep = [
+            ffi.new(_CHARS, plan.path),
+            ffi.new(_FDS, plan.fds),
+            ffi.from_buffer(_CHARS, argv),
+            ffi.from_buffer(_CHARS, env),
+        ]
+        r.path, r.fds, r.argv, r.env = keep
+        r.argv_bytes, r.env_bytes, r.nfds = len(argv), len(env), len(plan.fds)
+        keep += _put_lists(r, plan)
+        r.flags = plan.flags
+        r.exec_fd = r.cwd_fd = r.terminal_fd = -1
+        r.root_fd = r.cgroup_fd = r.landlock_fd = r.launcher_fd = r.parent_fd = -1
+        for name, value in plan.numbers.items():
+            setattr(r, name, value)
+        plan.seen.expect_in(r)
+
+
+def spawn(call: Call, slot: Slot) -> Outcome:
     """Run one spawn window; the GIL is free meanwhile."""
-    r = ffi.new(_REQUEST)
-    (argv, r.argc), (env, r.envc) = plan.argv, plan.env
-    keep = [
-        ffi.new(_CHARS, plan.path),
-        ffi.new(_FDS, plan.fds),
-        ffi.from_buffer(_CHARS, argv),
-        ffi.from_buffer(_CHARS, env),
-    ]
-    r.path, r.fds, r.argv, r.env = keep
-    r.argv_bytes, r.env_bytes, r.nfds = len(argv), len(env), len(plan.fds)
-    keep += _put_lists(r, plan)
-    r.flags = plan.flags
-    r.exec_fd = r.cwd_fd = r.terminal_fd = -1
-    r.root_fd = r.cgroup_fd = r.landlock_fd = r.launcher_fd = r.parent_fd = -1
-    for name, value in plan.numbers.items():
-        setattr(r, name, value)
-    plan.seen.expect_in(r)
-    lib.ss_spawn(_local.arena, r, slot.raw)  # its answer is in the result too
+    lib.ss_spawn(_local.arena, call.raw, slot.raw)  # its answer is in the result too
     return _outcome(slot.raw)
 
 

@@ -94,14 +94,21 @@ class _Job:
     executable: Executable | None = None
     #: Whether its intent was recorded, and so has booked room for what is still to be told.
     announced: bool = False
+    _told_how: bytes = b""
+
+    def decide(self, decision: Decision) -> None:
+        """Take a decision; records tell the last one."""
+        self.decision, self._told_how = decision, b""
 
     def how(self) -> bytes:
-        """Return the decision as JSON, for the records."""
-        verdicts = self.decision.verdicts + (self.program.verdicts if self.program else ())
-        decision = self.decision
-        return Records.how(
-            self.request.strategy, decision.strategy, decision.proof, verdicts, self.seen.threads
-        )
+        """Return the decision as JSON, for the records; with the program's verdicts, once it was opened."""
+        if not self._told_how:
+            verdicts = self.decision.verdicts + (self.program.verdicts if self.program else ())
+            decision = self.decision
+            self._told_how = Records.how(
+                self.request.strategy, decision.strategy, decision.proof, verdicts, self.seen.threads
+            )
+        return self._told_how
 
     def slim(self) -> None:
         """Let go of what only the window needed: a handle keeps the rest for its report."""
@@ -216,7 +223,7 @@ def _decide(job: _Job) -> None:
 
 
 def _accept(job: _Job, decision: Decision) -> None:
-    job.decision = decision
+    job.decide(decision)
     if decision.strategy is None:
         _refuse(job, next(one for one in reversed(decision.verdicts) if one.result == "deny"))
 
@@ -236,24 +243,24 @@ def _run_window(job: _Job, streams: _streams.Streams) -> Process:
             _refuse(job, verdict)
     if job.changes:
         _open_places(job)
-    plan = _plan(job, program, streams.sources)
-    _announce(job, plan)
-    return _open_window(job, plan, streams)
+    call = _binding.Call(_plan(job, program, streams.sources))
+    _announce(job, call)
+    return _open_window(job, call, streams)
 
 
-def _open_window(job: _Job, plan: _binding.Plan, streams: _streams.Streams) -> Process:
+def _open_window(job: _Job, call: _binding.Call, streams: _streams.Streams) -> Process:
     """Run the window, and let no exception of a signal handler lose what came of it."""
     slot, child, made = _binding.Slot(), _child.Child(job.sid), list[Process]()
     report = partial(job.report, "exec", "exec")
     child.booked = job.announced
     try:
-        outcome = job.outcome = _native(job, plan, slot)
+        outcome = job.outcome = _native(job, call, slot)
         if outcome.outcome != "exec":
             child.unrecorded = True
             _fail(job, outcome.outcome, outcome.stage, outcome.errno)
         child.adopt(slot)
         if not outcome.confirmed:
-            job.decision = job.decision._replace(verdicts=(*job.decision.verdicts, UNCONFIRMED))
+            job.decide(job.decision._replace(verdicts=(*job.decision.verdicts, UNCONFIRMED)))
         job.slim()
         # Kept in the step that makes it. A handler that raises inside leaves `made` empty.
         made.extend(map(Process, (child,), (job.request.words,), (report,), (streams,)))
@@ -286,8 +293,8 @@ def _record_start(
 EPOCH_TRIES = 4
 
 
-def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Outcome:
-    outcome, tries, looked = _binding.spawn(plan, slot), EPOCH_TRIES, False
+def _native(job: _Job, call: _binding.Call, slot: _binding.Slot) -> _binding.Outcome:
+    outcome, tries, looked, plan = _binding.spawn(call, slot), EPOCH_TRIES, False, call.plan
     while True:
         why = _begins_anew(outcome, job.decision.strategy)
         if why is not None and (why != "epoch" or tries > 0):
@@ -297,7 +304,7 @@ def _native(job: _Job, plan: _binding.Plan, slot: _binding.Slot) -> _binding.Out
             looked, plan = True, plan._replace(numbers={**plan.numbers, **content})
         else:
             return outcome
-        outcome = _binding.spawn(plan, slot)
+        outcome = _binding.spawn(_binding.Call(plan), slot)
 
 
 def _same_content(job: _Job, outcome: _binding.Outcome) -> dict[str, int] | None:
@@ -352,7 +359,7 @@ def _apart(
     seen, lost = _probe.look(), guards.lost(job.request, job.decision, why, detail)
     if seen.credentials != job.seen.credentials or _wanted(job.request, seen) != job.identity:
         job.outcome = outcome
-        job.decision = job.decision._replace(verdicts=lost.verdicts)
+        job.decide(job.decision._replace(verdicts=lost.verdicts))
         _fail(job, "race-detected", "birth" if why == "proof" else outcome.stage, errno.ESTALE)
     job.seen = seen
     _accept(job, lost)
@@ -362,27 +369,27 @@ def _apart(
     return plan._replace(flags=flags, seen=seen)
 
 
-def _announce(job: _Job, plan: _binding.Plan) -> None:
+def _announce(job: _Job, call: _binding.Call) -> None:
     """intent-first (T-11): what cannot be recorded is not started."""
     try:
         job.announced = audit.emit(
             "spawn.intent",
             job.sid,
-            lambda: Records.intent(job.request, job.report("intent"), job.env, plan.fds),
+            lambda: Records.intent(job.request, job.report("intent"), job.env, call.plan.fds),
             gate=True,
-            native=partial(_tell_intent, job, plan),
+            native=partial(_tell_intent, job, call),
         )
     except AuditError as problem:
         problem.report = job.report("refused")
         raise
 
 
-def _tell_intent(job: _Job, plan: _binding.Plan, teller: Teller, kept: Any) -> int:
+def _tell_intent(job: _Job, call: _binding.Call, teller: Teller, kept: Any) -> int:
     if Records.hides(job.request):
         return -errno.EMSGSIZE
     exe = job.program.executable if job.program else None
     rest = Records.rest(job.request, job.identity, exe, job.removed, job.how())
-    return intent(teller, kept, job.sid, job.seen, job.argv_text, job.env_text, plan.fds, rest)
+    return intent(teller, kept, job.sid, call, rest)
 
 
 def _tell_start(job: _Job, slot: _binding.Slot, child: _child.Child, teller: Teller, kept: Any) -> int:

@@ -17,15 +17,19 @@ struct ss_strings {
 	uint32_t count;
 };
 
-struct ss_intent {
-	const struct ss_creds *creds;
-	const char *process; /* members of "who" that stay the same in a process, and a comma */
-	struct ss_strings argv, env;
-	const struct ss_fd *fds;
-	uint32_t nfds;
+/* What stays the same for all spawns of a process. */
+struct ss_teller {
+	struct ss_ledger *ledger;
+	const char *process;	/* members of "who", and a comma */
 	const uint8_t *env_key; /* 32 bytes; for the MAC of the environment */
-	const char *env_label;  /* which key that is */
-	const char *rest;       /* what Python says of the program, and the members after "what" */
+	const char *env_label;	/* which key that is */
+};
+
+/* What the child is about to be given is what is told of: there is no second copy that could differ. */
+struct ss_intent {
+	const struct ss_teller *teller;
+	const struct ss_request *request;
+	const char *rest; /* what Python says of the program, and the members after "what" */
 };
 
 /* Real, effective and saved: who did it, and with whose rights. */
@@ -269,31 +273,37 @@ static void
 ss_put_intent(struct ss_text *text, const void *about)
 {
 	const struct ss_intent *intent = about;
+	const struct ss_teller *teller = intent->teller;
+	const struct ss_request *request = intent->request;
+	const struct ss_strings argv = { request->argv, request->argv_bytes, request->argc };
+	const struct ss_strings env = { request->env, request->env_bytes, request->envc };
 	uint8_t mac[32];
 
-	ss_put_who(text, intent->process, intent->creds);
+	ss_put_who(text, teller->process, &request->expected);
 	ss_put_word(text, ",\"what\":{");
-	ss_put_argv(text, &intent->argv);
+	ss_put_argv(text, &argv);
 	ss_put_word(text, ",\"env_keys\":");
-	ss_put_env(text, &intent->env);
-	ss_hmac(intent->env_key, intent->env.text, intent->env.bytes, NULL, 0, mac);
+	ss_put_env(text, &env);
+	ss_hmac(teller->env_key, env.text, env.bytes, NULL, 0, mac);
 	ss_put_word(text, ",\"env_mac\":\"");
-	ss_put_word(text, intent->env_label);
+	ss_put_word(text, teller->env_label);
 	ss_say(text, ":", 1);
 	ss_put_digest(text, mac);
 	ss_put_word(text, "\",\"fds\":");
-	ss_put_fds(text, intent->fds, intent->nfds);
+	ss_put_fds(text, request->fds, request->nfds);
 	ss_put_word(text, intent->rest);
 }
 
 /* The intent: before the clone. sid has SS_ID_BYTES. */
 SS_API int
-ss_ledger_intent(struct ss_ledger *ledger, const char *sid, const struct ss_intent *intent, struct ss_kept *kept)
+ss_ledger_intent(const struct ss_teller *teller, const char *sid, const struct ss_request *request,
+    const char *rest, struct ss_kept *kept)
 {
-	uint32_t flags = SS_ENTRY_BOOKS | (ledger->unsynced != NULL ? SS_ENTRY_FLUSH : 0);
-	struct ss_record record = { SS_EV_INTENT, flags, sid, ss_put_intent, intent };
+	struct ss_intent intent = { teller, request, rest };
+	uint32_t flags = SS_ENTRY_BOOKS | (teller->ledger->unsynced != NULL ? SS_ENTRY_FLUSH : 0);
+	struct ss_record record = { SS_EV_INTENT, flags, sid, ss_put_intent, &intent };
 
-	return ss_ledger_record(ledger, &record, kept);
+	return ss_ledger_record(teller->ledger, &record, kept);
 }
 
 /* ------------------------------------------------------------------ the program runs */
@@ -338,13 +348,13 @@ ss_put_started(struct ss_text *text, const void *about)
 
 /* Frees one of the two records that the intent has booked. */
 SS_API int
-ss_ledger_started(struct ss_ledger *ledger, const char *sid, const struct ss_result *result, int32_t pidfd,
+ss_ledger_started(const struct ss_teller *teller, const char *sid, const struct ss_result *result, int32_t pidfd,
     const char *how, struct ss_kept *kept)
 {
 	struct ss_start start = { result, pidfd, how };
 	struct ss_record record = { SS_EV_STARTED, SS_ENTRY_FREES, sid, ss_put_started, &start };
 
-	return ss_ledger_record(ledger, &record, kept);
+	return ss_ledger_record(teller->ledger, &record, kept);
 }
 
 /* ------------------------------------------------------------------ it has ended */
@@ -386,11 +396,11 @@ ss_put_exit(struct ss_text *text, const void *about)
 
 /* Frees the other. */
 SS_API int
-ss_ledger_exit(struct ss_ledger *ledger, const char *sid, const struct ss_exit *exit, int64_t duration_ns,
+ss_ledger_exit(const struct ss_teller *teller, const char *sid, const struct ss_exit *exit, int64_t duration_ns,
     int32_t timeout_killed, struct ss_kept *kept)
 {
 	struct ss_end end = { exit, duration_ns, timeout_killed };
 	struct ss_record record = { SS_EV_EXIT, SS_ENTRY_FREES, sid, ss_put_exit, &end };
 
-	return ss_ledger_record(ledger, &record, kept);
+	return ss_ledger_record(teller->ledger, &record, kept);
 }

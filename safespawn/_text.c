@@ -112,8 +112,15 @@ static int
 ss_is_utf8(const uint8_t *s, size_t bytes)
 {
 	size_t at = 0, step;
+	uint64_t eight;
 	uint32_t code;
 
+	/* Nearly all there is begins so, or ends here. */
+	for (; bytes - at >= sizeof(eight); at += sizeof(eight)) {
+		memcpy(&eight, s + at, sizeof(eight));
+		if (eight & 0x8080808080808080)
+			break;
+	}
 	for (; at < bytes; at += step)
 		if (!(step = ss_utf8(s + at, bytes - at, &code)))
 			return 0;

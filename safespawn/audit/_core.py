@@ -6,7 +6,6 @@ Every call gives the GIL away. What is passed is held in a local until the call 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .. import _binding
@@ -19,8 +18,7 @@ _KEPT = _ffi.typeof("struct ss_kept *")
 _ENTRY = _ffi.typeof("struct ss_entry *")
 _ORIGIN = _ffi.typeof("struct ss_origin *")
 _FILE = _ffi.typeof("struct ss_handle *")
-_INTENT = _ffi.typeof("struct ss_intent *")
-_FDS = _ffi.typeof("struct ss_fd[]")
+_TELLER = _ffi.typeof("struct ss_teller *")
 _COUNTS = _ffi.typeof("struct ss_ledger_counts *")
 
 EVENTS: dict[str, int] = {_ffi.string(_LIB.ss_event_name(i)).decode(): i for i in range(_LIB.SS_EV_COUNT)}
@@ -256,46 +254,23 @@ class Core:
         _LIB.ss_ledger_disown(self.raw)
 
 
-class Teller(NamedTuple):
+class Teller:
     """What C needs to write the records of a spawn by itself: the ledger, and what stays the same."""
 
-    raw: Any
-    #: Members of ``who`` that stay the same in a process, and a comma.
-    process: Any
-    key: Any
-    label: Any
+    __slots__ = ("_keep", "raw")
+
+    def __init__(self, core: Core, process: bytes, label: str, key: bytes) -> None:
+        """``process``: members of ``who``, and a comma. The key is for the MAC of environments."""
+        self.raw = _ffi.new(_TELLER)
+        texts = [_ffi.new("char[]", text) for text in (process, label.encode("ascii"))]
+        self._keep = core, texts, _ffi.new("uint8_t[32]", key)
+        self.raw.ledger, self.raw.env_key = core.raw, self._keep[2]
+        self.raw.process, self.raw.env_label = texts
 
 
-def teller(core: Core, process: bytes, label: str, key: bytes) -> Teller:
-    """Return one."""
-    texts = (_ffi.new("char[]", text) for text in (process, label.encode("ascii")))
-    process_text, label_text = texts
-    return Teller(core.raw, process_text, _ffi.new("uint8_t[32]", key), label_text)
-
-
-def intent(
-    teller: Teller,
-    kept: Any,
-    sid: str,
-    seen: _binding.Seen,
-    argv: tuple[bytes, int],
-    env: tuple[bytes, int],
-    fds: Sequence[tuple[int, int]],
-    rest: bytes,
-) -> int:
-    r = _ffi.new(_INTENT)
-    hold = (
-        _ffi.from_buffer("char[]", argv[0]),
-        _ffi.from_buffer("char[]", env[0]),
-        _ffi.new(_FDS, fds),
-        _ffi.new("char[]", rest),
-    )
-    r.argv.text, r.env.text, r.fds, r.rest = hold
-    r.argv.bytes, r.argv.count = len(argv[0]), argv[1]
-    r.env.bytes, r.env.count = len(env[0]), env[1]
-    r.nfds, r.process, r.env_key, r.env_label = len(fds), teller.process, teller.key, teller.label
-    seen.lend_to(r)
-    answer: int = _LIB.ss_ledger_intent(teller.raw, sid.encode("ascii"), r, kept)
+def intent(teller: Teller, kept: Any, sid: str, call: _binding.Call, rest: bytes) -> int:
+    """Write that it is about to run; ``rest`` is what follows the descriptors, as JSON."""
+    answer: int = _LIB.ss_ledger_intent(teller.raw, sid.encode("ascii"), call.raw, rest, kept)
     return answer
 
 

@@ -355,7 +355,7 @@ class Ledger:
 
     def _make_teller(self) -> _core.Teller:
         process = _record.members(_probe.process()) + b","
-        self._teller = _core.teller(self._core, process, self.redaction.label, self.redaction.key)
+        self._teller = _core.Teller(self._core, process, self.redaction.label, self.redaction.key)
         return self._teller
 
     # -------------------------------------------------------------- checkpoints and segments
