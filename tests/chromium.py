@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -16,7 +17,6 @@ from typing import Any
 
 PROGRAM = "/usr/bin/chromium"
 PATIENCE = 60.0
-STARTS = 4
 
 
 def _processes_of(profile: Path) -> list[int]:
@@ -44,8 +44,10 @@ def _high_pipe() -> tuple[int, int]:
 class Browser:
     """A browser. Each page has a context of its own, so that none sees what another left."""
 
-    def __init__(self, profile: Path) -> None:
-        self.profile = profile
+    def __init__(self) -> None:
+        # Below no directory of a test: the name of its socket there may have 107 bytes (unix(7)), and it
+        # ends at its start where that is longer.
+        profile = self.profile = Path(tempfile.mkdtemp(prefix="chromium-", dir="/tmp"))
         self._number = 0
         self._rest = b""
         self._told: dict[str, Page] = {}
@@ -74,32 +76,6 @@ class Browser:
         )
         os.close(commands)
         os.close(answers)
-        try:
-            self._wait_for_its_window()
-        except BaseException:
-            self.close()
-            raise
-
-    @classmethod
-    def start(cls, where: Path) -> Browser:
-        """Return a browser with a new profile below a directory.
-
-        Its start has failed on a machine where the next one went well. What it wrote then is told when none does.
-        """
-        complaints = []
-        for number in range(STARTS):
-            try:
-                return cls(where / f"profile{number}")
-            except (AssertionError, BrokenPipeError) as problem:
-                complaints.append(str(problem))
-        raise AssertionError("\n\n".join(complaints))
-
-    def _wait_for_its_window(self) -> None:
-        """Wait until the window that it begins with is there: only then is all of it up."""
-        end = time.monotonic() + PATIENCE
-        while not any(one["type"] == "page" for one in self.call("Target.getTargets")["targetInfos"]):
-            assert time.monotonic() < end, "no window"
-            time.sleep(0.01)
 
     def __enter__(self) -> Browser:
         return self
@@ -167,6 +143,7 @@ class Browser:
         left = self._wait_for_the_end()
         os.close(self._in)
         self._complaints.close()
+        shutil.rmtree(self.profile)
         assert not left, f"left behind: {left}"
 
 

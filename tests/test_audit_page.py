@@ -23,9 +23,9 @@ COUNT = "document.querySelector('#search output').textContent"
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def program() -> Iterator[Browser]:
     """Return a browser for all these tests."""
-    with Browser.start(tmp_path_factory.mktemp("chromium")) as made:
+    with Browser() as made:
         yield made
 
 
