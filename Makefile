@@ -15,17 +15,18 @@ SOURCES := $(wildcard safespawn/*.py safespawn/*.c safespawn/*.h safespawn/*.txt
 	safespawn/audit/*/*.py) \
 	setup.py pyproject.toml
 
-.PHONY: run test suite check bench packages sanitize clean
+.PHONY: run test check bench packages sanitize sanitize-asan sanitize-ubsan clean
 
 run: $(VENV)/.built
 	$(BIN)/python bench/demo.py
 
 # Two at a time; what one of them prints comes when it is done.
 test: $(VENV)/.built
-	$(MAKE) -j2 --output-sync=target suite sanitize packages
+	$(MAKE) -j2 --output-sync=target suite-l-z suite-a-k sanitize-asan sanitize-ubsan packages
 
-suite: $(VENV)/.built
-	SAFESPAWN_MUST_RUN=1 timeout 2400 $(BIN)/python -m pytest --durations=25
+# The test files from one letter to another: all but the sanitizer builds and the packages.
+suite-%: $(VENV)/.built
+	SAFESPAWN_MUST_RUN=1 timeout 2400 $(BIN)/python -m pytest --durations=25 tests/test_[$*]*.py
 
 check: $(VENV)/.built
 	$(BIN)/mypy
@@ -41,8 +42,10 @@ bench: $(VENV)/.built
 	$(BIN)/python bench/audit_cost.py
 
 # The ordinary tests once more, on a core built with the address and undefined-behaviour sanitizers.
-sanitize: $(VENV)/.built
-	tests/sanitize.sh $(BIN)/python
+sanitize: sanitize-asan sanitize-ubsan
+
+sanitize-asan sanitize-ubsan: sanitize-%: $(VENV)/.built
+	tests/sanitize.sh $(BIN)/python $*
 
 # The sdist and the wheel, each installed in an empty environment and tested from there.
 packages: $(VENV)/.built
