@@ -193,9 +193,9 @@ def _tags(tags: dict[str, str]) -> Any:
     return tags if isinstance(pairs, list) else pairs
 
 
-def _visible(request: Request) -> list[tuple[int, bytes]]:
-    """Return what may be shown of the arguments that were declared secret."""
-    return [(index, secret.visible) for index, secret in request.secrets]
+def _declared(request: Request) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
+    """Return which arguments were declared secret, and which parts of them."""
+    return [(index, secret.spans) for index, secret in request.secrets]
 
 
 class Records:
@@ -206,7 +206,7 @@ class Records:
         return {
             "who": _probe.who(report.credentials),
             "what": {
-                **_redaction.arguments(request.argv, _visible(request), request.redact),
+                **_redaction.arguments(request.argv, _declared(request), request.redact),
                 **what,
                 "exe": _exe(report.executable),
                 "cwd": _place(request.cwd),
@@ -241,7 +241,7 @@ class Records:
     @staticmethod
     def hides(request: Request) -> bool:
         """Whether there is a secret among the arguments: those records are not C's to write."""
-        return _redaction.hides(request.argv, _visible(request), request.redact)
+        return _redaction.hides(request.argv, _declared(request), request.redact)
 
     @classmethod
     def rest(

@@ -24,7 +24,7 @@ class Secret(Generic[AnyStr]):
     Raises TypeError for anything but str and bytes, ValueError for a NUL or what cannot be encoded.
     """
 
-    __slots__ = ("_shown", "_whole")
+    __slots__ = ("_shown", "_spans", "_whole")
     #: A hash could be compared with those of guesses.
     __hash__ = None  # type: ignore[assignment]
 
@@ -32,7 +32,7 @@ class Secret(Generic[AnyStr]):
         """Hide all of ``hidden``."""
         if not isinstance(hidden, (str, bytes)):
             raise TypeError(f"a Secret is made of str or bytes, not of {type(hidden).__name__}")
-        _check(hidden)
+        self._spans: tuple[tuple[int, int], ...] = ((0, _checked(hidden)),)
         self._whole: AnyStr = hidden
         self._shown: AnyStr = MARK if isinstance(hidden, str) else MARK.encode()
 
@@ -46,29 +46,26 @@ class Secret(Generic[AnyStr]):
         return self._shown
 
     @property
-    def visible(self) -> bytes:
-        """The same as bytes: what may be seen as the program gets it, the mark in UTF-8."""
-        if isinstance(self._shown, bytes):
-            return self._shown
-        return MARK.encode().join(map(os.fsencode, self._shown.split(MARK)))
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """First and last place of each hidden part, as in slices, of the bytes that a program gets."""
+        return self._spans
 
     def __add__(self, other: AnyStr | Secret[AnyStr]) -> Secret[AnyStr]:
         """Put text, which may be seen, or another secret behind it."""
-        more = self._halves(other)
-        return NotImplemented if more is None else _made(self._whole + more[0], self._shown + more[1])
+        more = self._like(other)
+        return NotImplemented if more is None else _joined(self, more)
 
     def __radd__(self, other: AnyStr) -> Secret[AnyStr]:
         """Put text, which may be seen, in front of it."""
-        more = self._halves(other)
-        return NotImplemented if more is None else _made(more[0] + self._whole, more[1] + self._shown)
+        more = self._like(other)
+        return NotImplemented if more is None else _joined(more, self)
 
-    def _halves(self, part: Any) -> tuple[AnyStr, AnyStr] | None:
-        """Return a part whole and as it may be shown; None for what cannot be put to our own text."""
-        whole, shown = (part._whole, part._shown) if isinstance(part, Secret) else (part, part)  # noqa: SLF001
+    def _like(self, part: Any) -> Secret[AnyStr] | None:
+        """Return a part as a secret, one without hidden parts for text; None for another type than ours."""
+        whole = part._whole if isinstance(part, Secret) else part  # noqa: SLF001
         if not isinstance(whole, str if isinstance(self._whole, str) else bytes):
             return None
-        _check(whole)
-        return whole, shown
+        return part if isinstance(part, Secret) else _made(whole, whole, ())
 
     def __eq__(self, other: object) -> bool:
         """Compare with another secret; no text is equal to one."""
@@ -105,15 +102,23 @@ def _encoded(text: str | bytes) -> bytes | None:
         return None
 
 
-def _check(text: str | bytes) -> None:
+def _checked(text: str | bytes) -> int:
+    """Return how many bytes a program gets."""
     data = _encoded(text)
     if data is None:  # raised out here: as its context UnicodeEncodeError would hold the text
         raise ValueError("the text of a Secret cannot be encoded")
     if b"\0" in data:
         raise ValueError("a Secret has a NUL byte in it")
+    return len(data)
 
 
-def _made(whole: AnyStr, shown: AnyStr) -> Secret[AnyStr]:
+def _made(whole: AnyStr, shown: AnyStr, spans: tuple[tuple[int, int], ...]) -> Secret[AnyStr]:
     made = Secret(whole)
-    made._shown = shown  # noqa: SLF001
+    made._shown, made._spans = shown, spans  # noqa: SLF001
     return made
+
+
+def _joined(first: Secret[AnyStr], second: Secret[AnyStr]) -> Secret[AnyStr]:
+    before = len(os.fsencode(first.reveal()))
+    moved = tuple((start + before, end + before) for start, end in second.spans)
+    return _made(first.reveal() + second.reveal(), first.shown + second.shown, first.spans + moved)

@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "safespawn._confine",
         "safespawn._environ",
         "safespawn._patterns",
+        "safespawn.audit._repeats",
         "safespawn.audit._word_reader",
         "safespawn.audit.mirrors._audit_fields",
         "safespawn.audit.mirrors._audit_netlink",

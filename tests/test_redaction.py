@@ -118,7 +118,7 @@ def test_rule(argv: list[str], seen: list[str]) -> None:
 @pytest.mark.parametrize("text", ["", MARK])
 def test_declared_secret_is_named_whatever_it_is(text: str) -> None:
     """A declared secret that is empty, or looks like what stands for one, is among the indices."""
-    redacted = _redact.redact((b"tool", text.encode()), [(1, Secret(text).visible)])
+    redacted = _redact.redact((b"tool", text.encode()), [(1, Secret(text).spans)])
     assert redacted is not None
     assert (redacted.shown, redacted.indices) == ((b"tool", MARK.encode()), (1,))
 
@@ -146,18 +146,75 @@ def test_patterns_of_the_caller(pattern: bytes, argument: str, seen: str) -> Non
     assert shown(["tool", argument], patterns=(re.compile(pattern),)) == ["tool", seen]
 
 
+def declared(argv: list[Any], **more: Any) -> tuple[list[str], list[int]]:
+    """Return what may be shown of a command line with Secrets in it, and the indices of what may not."""
+    words = tuple((word.reveal() if isinstance(word, Secret) else word).encode() for word in argv)
+    secrets = [(index, word.spans) for index, word in enumerate(argv) if isinstance(word, Secret)]
+    redacted = _redact.redact(words, secrets, **more)
+    assert redacted is not None
+    return [word.decode() for word in redacted.shown], list(redacted.indices)
+
+
 def test_declared_secrets_are_hidden_beside_what_is_known() -> None:
     """Of a declared secret what may be seen is searched like any argument."""
-    url = "https://bob:hunter2@host/" + Secret("abc-abc-abc")
-    argv = (b"tool", url.reveal().encode(), b"abc-abc-abc")
-    redacted = _redact.redact(argv, [(1, url.visible)])
+    argv = ["tool", "https://bob:hunter2@host/" + Secret("abc-abc-abc"), "abc-abc-abc"]
 
-    assert redacted is not None
-    assert redacted.shown == (b"tool", "https://bob:…@host/…".encode(), MARK.encode())
-    assert redacted.indices == (1, 2)
-    off = _redact.redact(argv, [(1, url.visible)], known=False)
-    assert off is not None
-    assert off.shown == (b"tool", "https://bob:hunter2@host/…".encode(), MARK.encode())
+    assert declared(argv) == (["tool", "https://bob:…@host/…", MARK], [1, 2])
+    assert declared(argv, known=False) == (["tool", "https://bob:hunter2@host/…", MARK], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("argv", "seen"),
+    [
+        (["tool", Secret("--token"), "shown"], ["tool", MARK, "shown"]),
+        (["tool", Secret("my-token"), "shown"], ["tool", MARK, "shown"]),
+        (["tool", "--" + Secret("token"), "shown"], ["tool", "--…", "shown"]),
+        (["tool", "--x=" + Secret("token="), "shown"], ["tool", "--x=…", "shown"]),
+        (["tool", Secret("token=") + "shown"], ["tool", "…shown"]),
+        (["tool", Secret("set"), "password", "shown"], ["tool", MARK, "password", "shown"]),
+        (["tool", Secret("mysql"), "-p80"], ["tool", MARK, "-p80"]),
+        (["docker", Secret("login"), "-p", "80:80"], ["docker", MARK, "-p", "80:80"]),
+        (["tool", Secret("x; sudo -S"), "shown"], ["tool", MARK, "shown"]),
+        (["tool", "--token", Secret("--verbose"), "shown"], ["tool", "--token", MARK, "shown"]),
+    ],
+    ids=repr,
+)
+def test_declared_text_means_nothing(argv: list[Any], seen: list[str]) -> None:
+    """What is declared is no name, option, program or value of another argument, whatever it says."""
+    assert declared(argv)[0] == seen
+
+
+@pytest.mark.parametrize(
+    ("argv", "seen", "indices"),
+    [
+        (["tool", Secret("password"), "--password=x"], ["tool", MARK, "--…=…"], [1, 2]),
+        (["tool", Secret("my-token"), "get my-token"], ["tool", MARK, "get …"], [1, 2]),
+        (["tool", Secret("hunter2") + ":" + Secret("hunter3"), "hunter3hunter2"], ["tool", "…:…", MARK], [1, 2]),
+        (["tool", Secret("1234"), "--n=1234", "1234", "a1234"], ["tool", MARK, "--n=…", MARK, "a1234"], [1, 2, 3]),
+        (["tool", Secret("x"), "xx", "x", "a/x:y", "x-x"], ["tool", MARK, "xx", MARK, "a/…:y", "x-x"], [1, 3, 4]),
+        (["tool", Secret("aaaaaa"), "aaaaaaaa"], ["tool", MARK, MARK], [1, 2]),
+        (["tool", Secret("abcdef"), Secret("defghi"), "abcdefghi"], ["tool", MARK, MARK, MARK], [1, 2, 3]),
+        (["tool", Secret(""), "x"], ["tool", MARK, "x"], [1]),
+        (["tool", Secret("hunter2"), "x" * 4000 + "hunter2"], ["tool", MARK, "x" * 4000 + "hunter2"], [1]),
+        (["tool", "hunter2" + Secret("y" * 4000) + "hunter2", Secret("hunter2")], ["tool", MARK, MARK], [1, 2]),
+        (["tool", Secret("hunter2"), "hunter2" * 300], ["tool", MARK, MARK], [1, 2]),
+        (["tool", Secret("a"), "a" * 2000], ["tool", MARK, MARK], [1, 2]),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_declared_text_is_hidden_wherever_it_stands(argv: list[Any], seen: list[str], indices: list[int]) -> None:
+    """Also in other arguments, be it an ordinary word; where it is short, only as a word of its own.
+
+    What no record has room for is not looked at; nor in detail what has ever so many of it.
+    """
+    assert declared(argv) == (seen, indices)
+
+
+@pytest.mark.parametrize("mark", ["…", "a…b"])
+def test_mark_in_what_may_be_seen_hides_nothing_less(mark: str) -> None:
+    """Text that looks like what stands for a secret moves no place of what is hidden."""
+    secret = mark + Secret("hunter2") + mark + Secret("4711") + mark
+    assert declared(["tool", secret, "hunter2"]) == (["tool", f"{mark}…{mark}…{mark}", MARK], [1, 2])
 
 
 # ------------------------------------------------------------------- hostile and long
@@ -179,7 +236,7 @@ ARGUMENT = st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join
 def test_first_look_misses_nothing(argv: list[str]) -> None:
     """What a whole search finds, the first look has not ruled out; an argument is named when it was changed."""
     words = encoded(argv)
-    found = _redact._Redaction(words, {}, (), searched=True).result()
+    found = _redact._Redaction(words, words, {}, (), searched=True).result()
     if found is not None and found.indices:
         assert _first_look.may_have_secrets(b"\0".join(words))
         changed = [i for i, word in enumerate(found.shown) if word != words[i]]
@@ -259,7 +316,7 @@ def test_fields_of_a_redacted_command() -> None:
         "argv": ["mysql", "-uroot", "-p…", "shop"],
         "redacted": [2],
         "argv_mac": mac(argv),
-        "secret_macs": [mac(["-phunter2"])],
+        "secret_macs": [mac(["hunter2"])],
     }
 
 
@@ -280,7 +337,7 @@ def test_nothing_that_was_cut_can_be_guessed() -> None:
         assert told["argv_mac"] == mac(argv)
         assert "argv_sha256" not in told
         assert "abc" not in json.dumps(told["argv"])
-    told = fields(["tool", *filler, "abc"], secrets=[(41, MARK.encode())])
+    told = fields(["tool", *filler, "abc"], secrets=[(41, [(0, 3)])])
     assert "argv_sha256" not in told
     assert told["redacted"] == []
     assert "argv_sha256" in fields(["tool", *filler])
@@ -301,21 +358,39 @@ def test_record_stays_small_whatever_is_hidden() -> None:
     assert told["argc"] == 5001
     assert told["argv_cut"] == len(told["argv"]) == 65
     assert told["redacted"] == list(range(1, 65))
-    assert told["secret_macs"] == [mac(["-password=x"])] * 8
+    assert told["secret_macs"] == [mac(["x"])] * 8
     assert len(json.dumps(told)) < 3000
 
 
+def secret_macs(argv: list[str], key: RedactionKey = KEY, **more: Any) -> Any:
+    """Return the MACs of what is hidden."""
+    words = encoded(argv)
+    return _redact.arguments(words, _redact.redact(words, **more), key)["secret_macs"]
+
+
 def test_equal_secrets_have_equal_macs_under_one_key_only() -> None:
-    """An argument with the same secret can be recognised; under another key, or with another secret, it cannot."""
-
-    def told(secret: str, key: RedactionKey) -> str:
-        words = encoded(["tool", f"--token={secret}"])
-        return str(_redact.arguments(words, _redact.redact(words), key)["secret_macs"][0])
-
+    """What is hidden can be recognised, whatever option it is for; under another key, or another one, it cannot."""
     other = _redact.process_key()
-    assert told("a", KEY) == told("a", KEY)
-    assert len({told("a", KEY), told("b", KEY), told("a", other), told("a", _redact.process_key())}) == 4
-    assert told("a", other).startswith("hp1:")
+    one = secret_macs(["tool", "--token=hunter2"])
+    assert one == secret_macs(["mysql", "-phunter2"]) == secret_macs(["tool", "hunter2"], secrets=[(1, [(0, 7)])])
+    of = [secret_macs(["tool", "--token=" + text], key)[0] for text in "ab" for key in (KEY, other, _redact.process_key())]
+    assert len(set(of)) == 6
+    assert of[1].startswith("hp1:")
+
+
+def test_mac_is_of_all_parts_that_are_hidden() -> None:
+    """Two declared parts of one argument are apart from each other in its MAC, and from what may be seen."""
+    spans = [(0, 2), (3, 5)]
+    assert secret_macs(["tool", "ab:cd"], secrets=[(1, spans)]) == [mac(["ab", "cd"])]
+    assert secret_macs(["tool", "abcd"], secrets=[(1, [(0, 4)])]) == [mac(["abcd"])]
+
+
+def test_indices_have_an_end_also_where_a_secret_is_repeated() -> None:
+    """An argument that is hidden because another one is counts too: behind 64 of them argv ends."""
+    told = fields(["tool", *["hunter2", "x"] * 100, "--password=hunter2"])
+    assert told["redacted"] == list(range(1, 128, 2))
+    assert told["argv_cut"] == len(told["argv"]) == 128
+    assert told["argc"] == 202
 
 
 def test_macs_of_environments() -> None:

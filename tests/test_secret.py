@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import safespawn
 from safespawn import PIPE, Secret, _checks, run, spawn
@@ -53,6 +55,19 @@ def test_parts_are_put_together() -> None:
 
     assert (secret.reveal(), secret.shown) == ("bob:a@host", "bob:…@host")
     assert (b"-p" + Secret(b"a")).shown == b"-p" + "…".encode()
+
+
+@given(st.lists(st.tuples(st.sampled_from(["x", "é", "\udcff", "…", ""]), st.booleans())))
+def test_spans_are_of_the_parts_that_are_hidden(parts: list[tuple[str, bool]]) -> None:
+    """They are places in the bytes that a program gets, one for each hidden part, in order."""
+    secret = Secret("")
+    for text, hidden in parts:
+        secret = secret + (Secret(text) if hidden else text)
+    whole = os.fsencode(secret.reveal())
+
+    assert [whole[start:end] for start, end in secret.spans] == [b"", *(os.fsencode(t) for t, hidden in parts if hidden)]
+    marked = b"".join(map(os.fsencode, secret.shown.split("…")))
+    assert marked == b"".join(os.fsencode(text).replace("…".encode(), b"") for text, hidden in parts if not hidden)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from . import _first_look, _record, _shapes
+from . import _first_look, _record, _repeats, _shapes
 from ._text_search import Span
 from ._word_reader import Reader
 
@@ -19,10 +19,12 @@ MARK = "\u2026".encode()
 REDACTED_MAX, MACS_MAX = 64, 8
 #: A longer argument is not searched: it is hidden if there may be a secret in it.
 SEARCHED_MAX = _record.ARGV_MAX
-#: What was hidden is hidden wherever it stands, unless it is so short that it may stand there by chance.
-REPEATED_MIN = 6
+#: What stands for a declared secret while the rest is searched, for each of its bytes: it is part of no name,
+#: no token and no separator, and of no UTF-8.
+OPAQUE = b"\xff"
 
 Patterns = tuple[re.Pattern[bytes], ...]
+Declared = Sequence[tuple[int, Sequence[Span]]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,65 +49,84 @@ class Redacted(NamedTuple):
     """What of an argument vector may be shown.
 
     ``shown`` has the first arguments, as many as a record can have; ``indices`` are those of them that are
-    or contain a secret. ``argv`` is all of it, for the MACs.
+    or contain a secret, ``hidden`` the parts of each that are left out. ``argv`` is all of it, for the MACs.
     """
 
     shown: tuple[bytes, ...]
     indices: tuple[int, ...]
+    hidden: tuple[tuple[bytes, ...], ...]
     argv: Sequence[bytes]
 
 
 def redact(
     argv: Sequence[bytes],
-    secrets: Sequence[tuple[int, bytes]] = (),
+    secrets: Declared = (),
     patterns: Patterns = (),
     *,
     known: bool = True,
 ) -> Redacted | None:
     """Return what may be shown of ``argv``; None if that is all of it.
 
-    ``secrets`` are the arguments that the caller declared secret: index, and what may be shown of it.
-    ``known``: look for what :mod:`._shapes` knows. ``patterns`` are searched in each argument: hidden is what
-    their groups match, or without groups the whole match.
+    ``secrets`` are the arguments that the caller declared secret: index, and the places of the parts that
+    are; what they say is not looked at. ``known``: look for what :mod:`._shapes` knows. ``patterns`` are
+    searched in each argument: hidden is what their groups match, or without groups the whole match.
     """
-    searched = known and _first_look.may_have_secrets(b"\0".join(argv))
+    seen = _opaque(argv, secrets) if secrets else argv
+    searched = known and _first_look.may_have_secrets(b"\0".join(seen))
     if not (searched or secrets or patterns):
         return None
-    return _Redaction(argv, dict(secrets), patterns, searched=searched).result()
+    return _Redaction(argv, seen, dict(secrets), patterns, searched=searched).result()
+
+
+def _opaque(argv: Sequence[bytes], secrets: Declared) -> Sequence[bytes]:
+    """Return the arguments with OPAQUE for what was declared: what it says must not matter."""
+    seen = list(argv)
+    for index, spans in secrets:
+        for start, end in spans:
+            seen[index] = seen[index][:start] + OPAQUE * (end - start) + seen[index][end:]
+    return seen
 
 
 class _Redaction:
     """One run over an argument vector."""
 
     def __init__(
-        self, argv: Sequence[bytes], secrets: dict[int, bytes], patterns: Patterns, *, searched: bool
+        self,
+        argv: Sequence[bytes],
+        seen: Sequence[bytes],
+        declared: dict[int, Sequence[Span]],
+        patterns: Patterns,
+        *,
+        searched: bool,
     ) -> None:
         self._argv = argv
-        self._secrets = secrets
+        self._seen = seen
+        self._declared = declared
         self._patterns = patterns
         self._searched = searched
         self._reader = Reader()
-        self._shown: list[bytes] = []
-        self._indices: set[int] = set()
-        self._hidden: set[bytes] = set()
+        self._spans: list[list[Span]] = []  # for each argument that may be shown
 
     def result(self) -> Redacted | None:
-        room = _record.ARGV_MAX
-        for index, argument in enumerate(self._argv):
-            if room < 0 or len(self._indices) == REDACTED_MAX:
+        room, redacted = _record.ARGV_MAX, 0
+        for index, argument in enumerate(self._seen):
+            if room < 0 or redacted == REDACTED_MAX:
                 break
-            shown = self._without(self._secrets.get(index, argument))
-            if shown != argument or index in self._secrets:
-                self._indices.add(index)
-            self._shown.append(shown)
-            room -= len(shown) + 3  # quotes and a comma at least
+            spans = _merged([*self._declared.get(index, ()), *self._found(argument)])
+            self._spans.append(spans)
+            redacted += bool(spans)
+            room -= len(_without(argument, spans)) + 3  # quotes and a comma at least
         self._repeated()
-        if not self._indices and not self._rest_may_have_secrets():
+        indices = [index for index, spans in enumerate(self._spans) if spans][:REDACTED_MAX]
+        if len(indices) == REDACTED_MAX:
+            del self._spans[indices[-1] + 1 :]
+        if not indices and not self._rest_may_have_secrets():
             return None
-        return Redacted(tuple(self._shown), tuple(sorted(self._indices)), self._argv)
+        shown = tuple(map(_without, self._argv, self._spans))
+        return Redacted(shown, tuple(indices), tuple(map(self._hidden, indices)), self._argv)
 
-    def _without(self, argument: bytes) -> bytes:
-        """Return an argument without what is secret in it, and note what that was."""
+    def _found(self, argument: bytes) -> list[Span]:
+        """Return what looks secret in the next argument."""
         spans: list[Span] = []
         if self._searched:
             short = len(argument) <= SEARCHED_MAX
@@ -114,54 +135,57 @@ class _Redaction:
                 spans = [(0, len(argument))]
         for pattern in self._patterns:
             spans += _matched(pattern, argument)
-        return self._cut_out(argument, spans) if spans else argument
+        return [(start, end) for start, end in spans if start < end]
 
-    def _cut_out(self, argument: bytes, spans: list[Span]) -> bytes:
-        parts, done = [], 0
-        for start, end in _merged(spans):
-            self._hidden.add(argument[start:end].strip(b"\"'"))
-            parts += [argument[done:start], MARK]
-            done = end
-        return b"".join([*parts, argument[done:]])
+    def _hidden(self, index: int) -> tuple[bytes, ...]:
+        argument = self._argv[index]
+        return tuple([argument[start:end] for start, end in self._spans[index]])
 
     def _repeated(self) -> None:
         """Hide the same secrets where nothing else tells that they are some."""
-        for index, visible in self._secrets.items():
-            self._hidden.update(_declared(self._argv[index], visible))
+        values = self._values()
+        for index, spans in enumerate(self._spans if values else ()):
+            argument = self._argv[index]
+            shown = _without(argument, spans)
+            if len(shown) > _record.ARGV_MAX:
+                continue  # no record has room for it
+            if len(argument) <= SEARCHED_MAX:
+                self._spans[index] = _merged([*spans, *_repeats.places(values, argument)])
+            elif _repeats.places(values, shown):
+                self._spans[index] = [(0, len(argument))]
+
+    def _values(self) -> list[bytes]:
+        """Return what to look for in all arguments."""
+        found = {part.strip(b"\"'") for index in range(len(self._spans)) for part in self._hidden(index)}
         # Not the word "password", though: it would be hidden in the names of options.
-        values = [one for one in self._hidden if len(one) >= REPEATED_MIN and not _shapes.kind_of(one)]
-        values.sort(key=len, reverse=True)
-        for index, shown in enumerate(self._shown):
-            without = shown
-            for value in values:
-                without = without.replace(value, MARK)
-            if without != shown:
-                self._shown[index] = without
-                self._indices.add(index)
+        values = {one for one in found if len(one) >= _repeats.ANYWHERE_MIN and not _shapes.kind_of(one)}
+        for index, spans in self._declared.items():
+            values.update(self._argv[index][start:end] for start, end in spans if start < end)
+        return sorted(values)
 
     def _rest_may_have_secrets(self) -> bool:
-        rest = self._argv[len(self._shown) :]
+        rest = self._seen[len(self._spans) :]
         if not rest:
             return False
         return (
-            bool(self._patterns or self._secrets)
+            bool(self._patterns or self._declared)
             or self._reader.expects
             or _first_look.may_have_secrets(b"\0".join(rest))
         )
 
 
-def _declared(whole: bytes, visible: bytes) -> list[bytes]:
-    """Return the hidden part of a declared secret, where there is only one."""
-    before, mark, after = visible.partition(MARK)
-    if not mark or MARK in after or len(before) + len(after) > len(whole):
-        return []
-    return [whole[len(before) : len(whole) - len(after)]]
+def _without(argument: bytes, spans: Sequence[Span]) -> bytes:
+    """Return an argument with the mark for each place of a list that is in order."""
+    parts, done = [], 0
+    for start, end in spans:
+        parts += [argument[done:start], MARK]
+        done = end
+    return b"".join([*parts, argument[done:]]) if parts else argument
 
 
 def _matched(pattern: re.Pattern[bytes], argument: bytes) -> list[Span]:
     groups = range(1, pattern.groups + 1) if pattern.groups else (0,)
-    spans = [found.span(group) for found in pattern.finditer(argument) for group in groups]
-    return [(start, end) for start, end in spans if start < end]
+    return [found.span(group) for found in pattern.finditer(argument) for group in groups]
 
 
 def _merged(spans: list[Span]) -> list[Span]:
@@ -170,7 +194,7 @@ def _merged(spans: list[Span]) -> list[Span]:
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
             merged[-1] = merged[-1][0], max(end, merged[-1][1])
-        elif start < end:
+        else:
             merged.append((start, end))
     return merged
 
@@ -179,9 +203,9 @@ def arguments(argv: Sequence[bytes], redacted: Redacted | None, key: RedactionKe
     """Return the fields for an argument vector, those of :func:`_record.arguments` if nothing is redacted.
 
     Otherwise ``redacted`` lists the indices of the arguments with a secret among those in ``argv``, and
-    ``argv_mac`` stands for all arguments in full; ``secret_macs`` for each of the first eight that are
-    listed. Nothing tells then how long a secret is, or has a digest of it without a key: a weak one could be
-    found by trying.
+    ``argv_mac`` stands for all arguments in full; ``secret_macs`` for what is hidden in each of the first
+    eight that are listed. Nothing tells then how long a secret is, or has a digest of it without a key: a
+    weak one could be found by trying.
     """
     if redacted is None:
         return _record.arguments(argv)
@@ -195,7 +219,7 @@ def arguments(argv: Sequence[bytes], redacted: Redacted | None, key: RedactionKe
         fields["argv_cut"] = kept
     fields["redacted"] = indices
     fields["argv_mac"] = key.mac(argv)
-    fields["secret_macs"] = [key.mac((argv[index],)) for index in indices[:MACS_MAX]]
+    fields["secret_macs"] = [key.mac(parts) for parts in redacted.hidden[: min(len(indices), MACS_MAX)]]
     return fields
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import _patterns
 from . import _redact
-from ._redact import Patterns, RedactionKey
+from ._redact import Declared, Patterns, RedactionKey
 
 
 class _Process:
@@ -35,7 +35,7 @@ def use_key(key: RedactionKey) -> None:
 
 
 def arguments(
-    argv: Sequence[bytes], secrets: Sequence[tuple[int, bytes]] = (), patterns: Patterns | None = None
+    argv: Sequence[bytes], secrets: Declared = (), patterns: Patterns | None = None
 ) -> dict[str, Any]:
     """Return the fields of a record for an argument vector, redacted.
 
@@ -47,9 +47,7 @@ def arguments(
     return _redact.arguments(argv, _redact.redact(argv, secrets, used, known=not off), _Process.key)
 
 
-def hides(
-    argv: Sequence[bytes], secrets: Sequence[tuple[int, bytes]] = (), patterns: Patterns | None = None
-) -> bool:
+def hides(argv: Sequence[bytes], secrets: Declared = (), patterns: Patterns | None = None) -> bool:
     """Return whether anything in an argument vector is not to be shown; see :func:`arguments`."""
     off = patterns == ()
     used = () if off else (*_Process.patterns, *(patterns or ()))
