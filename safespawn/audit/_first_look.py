@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import functools
 
+from ._expression import Expression
 from ._tools import TOOLS
 
 #: Lower case; what is neither a letter nor a digit becomes a blank.
 FOLD = bytes(code if bytes((code,)).isalnum() else 32 for code in bytes(range(256)).lower())
 #: Part of some word of every secret's name, or of a token, found at letters that are rare: in half the time
 #: that the plain alternatives take.
-RARE = re.compile(rb"k(?:e[ny]|i[ae])|cre[td]|ss(?<=pass)|w(?:d|(?<=pw))|za(?<=iza)|j(?<=eyj)|sia(?<=asia)")
+RARE = Expression(rb"k(?:e[ny]|i[ae])|cre[td]|ss(?<=pass)|w(?:d|(?<=pw))|za(?<=iza)|j(?<=eyj)|sia(?<=asia)")
 #: Whole words that a secret may have before or in it.
 WORDS = frozenset(
     b"auth bearer otp totp psk pin pw pat sas sig signature connection connectionstring connectionstrings"
@@ -18,14 +19,19 @@ WORDS = frozenset(
     b" shpat shpca shppa shpss tskey sudo su kinit wg cryptsetup"
     b" xoxa xoxb xoxc xoxd xoxe xoxo xoxp xoxr xoxs".split()
 )
-#: The first words of the programs' names, as far as RARE does not find them. Those that begin every URL are
-#: looked for without a colon.
-_NAMES = [name.translate(FOLD) for name, tools in TOOLS.items() if any(tool.hides for tool in tools)]
-_PROGRAMS = frozenset(name.split()[0] for name in _NAMES if not RARE.search(name)) - {b"http", b"https"}
-_ANY_WORD = WORDS | _PROGRAMS
 #: Of user:secret@host, and of a URL.
-_AT = re.compile(rb":(?://|[^\s/@:\0]+@)")
-_HTTPIE = re.compile(rb"http(?!s?:)")
+_AT = Expression(rb":(?://|[^\s/@:\0]+@)")
+_HTTPIE = Expression(rb"http(?!s?:)")
+
+
+@functools.cache
+def _any_word() -> frozenset[bytes]:
+    """Return WORDS and the first words of the programs' names, as far as RARE does not find them.
+
+    Those that begin every URL are looked for without a colon.
+    """
+    names = [name.translate(FOLD) for name, tools in TOOLS.items() if any(tool.hides for tool in tools)]
+    return WORDS | {name.split()[0] for name in names if not RARE.search(name)} - {b"http", b"https"}
 
 
 def may_have_secrets(joined: bytes) -> bool:
@@ -33,7 +39,7 @@ def may_have_secrets(joined: bytes) -> bool:
     folded = joined.translate(FOLD)
     return (
         RARE.search(folded) is not None
-        or not _ANY_WORD.isdisjoint(folded.split())
+        or not _any_word().isdisjoint(folded.split())
         or (b"@" in joined and _AT.search(joined) is not None)
         or _HTTPIE.search(joined) is not None
     )

@@ -6,7 +6,6 @@ import hmac
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from . import _first_look, _record, _repeats, _shapes
@@ -27,12 +26,14 @@ Patterns = tuple[re.Pattern[bytes], ...]
 Declared = Sequence[tuple[int, Sequence[Span]]]
 
 
-@dataclass(frozen=True, repr=False)
 class RedactionKey:
     """A key for MACs of secrets. ``label`` says whose it is: ``hk1`` of the host, ``hp1`` of this process."""
 
-    label: str
-    key: bytes
+    __slots__ = ("key", "label")
+
+    def __init__(self, label: str, key: bytes) -> None:
+        self.label = label
+        self.key = key
 
     def mac(self, strings: Iterable[bytes]) -> str:
         """Return the label and the hex of HMAC-SHA-256 (RFC 2104) over all strings, each with its NUL."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from ._expression import Expression
+
 # ------------------------------------------------------------------------------------------- names
 
 #: In the name of an option, a variable or a header, in lower case.
-STRONG = re.compile(
+STRONG = Expression(
     rb"passw(?:or[dt]|d)?(?![a-z]{0,8}less)|passphrase|passcode|(?<!by)(?<!com)(?<!tres)(?<!sur)(?<!multi)pass(?![a-z])"
     rb"|pwd|pswd|secret|token(?!i[sz]|s$)|credential(?!s?$)|authorization|cookie"
     rb"|connection[-_.]?string|(?<![a-z0-9])_auth$"
@@ -20,17 +22,17 @@ STRONG = re.compile(
     rb"|(?:db|user|admin|root|bind|ldap|smtp)pw$|(?<![a-z])[ou]pw$"
 )
 #: The same, but what follows may as well be the name of a file, which is no secret.
-WEAK = re.compile(
+WEAK = Expression(
     rb"(?<![a-z])key$|(?:api|access|secret|private|auth|account|encryption|decryption|signing|master|shared"
     rb"|storage|session|license|deploy|service|client|server|app|aes|hmac|rsa|ssh|ssl|tls|gpg|wg|unseal)key$"
     rb"|credentials?$|(?<![a-z])creds?$"
 )
 #: The same, unless what follows is a number: how many.
-COUNT = re.compile(rb"tokens$")
+COUNT = Expression(rb"tokens$")
 #: What follows is ``user:secret``, or tells how to authenticate.
-PAIR = re.compile(rb"(?<![a-z0-9])auth$")
+PAIR = Expression(rb"(?<![a-z0-9])auth$")
 #: With such an end a name tells where the secret is, or something about it.
-HARMLESS_END = re.compile(
+HARMLESS_END = Expression(
     rb"(?:[-_.]|passw(?:or)?d|pass|passphrase|pwd|token|secret|credentials?|cookie|key)(?:file|path|dir|directory|fd"
     rb"|stdin|command|cmd|prompt|env|var|name|id|type|kind|length|len|size|min|max|policy|ttl|age|days|expiry|expires"
     rb"|expiration|timeout|format|algorithm|algo|helper|url|uri|endpoint|store|manager|provider|server|count|limit"
@@ -39,19 +41,19 @@ HARMLESS_END = re.compile(
     rb"|(?:partition|row|object|label|shmem|queue|semaphore|sort|primary|foreign|public|pub|host|cache|old)[-_.]?key$"
 )
 #: With such a start an option is a switch: the next argument is not its value.
-SWITCH = re.compile(
+SWITCH = Expression(
     rb"-{1,2}(?:no|ask|prompt|with|without|show|get|list|print|hide|skip|disable|enable|generate|use|allow|is)[-_]"
 )
 #: With such a start a word behind ``config`` is what to do, not the name of a setting.
-VERB = re.compile(rb"(?:set|unset|get|list|delete|add)-")
+VERB = Expression(rb"(?:set|unset|get|list|delete|add)-")
 #: The shell's own variables; PWD is a password too, in a connection string.
 WORKING_DIRECTORY = frozenset((b"pwd", b"oldpwd"))
 
 #: Headers with a colon and no blank behind it, which curl and httpie take: what else has a colon there is a
 #: volume or an image.
-HEADER_NAME = re.compile(rb"x-.*|(?:proxy-)?authorization|cookie|private-token|job-token|api-?key")
+HEADER_NAME = Expression(rb"x-.*|(?:proxy-)?authorization|cookie|private-token|job-token|api-?key")
 #: Parameters that make a URL a secret.
-SIGNATURE = re.compile(rb"key|sig|(?:x-amz-|x-goog-)?signature")
+SIGNATURE = Expression(rb"key|sig|(?:x-amz-|x-goog-)?signature")
 
 Kind = Literal["strong", "weak", "count", "pair"]
 
@@ -65,22 +67,22 @@ def kind_of(name: bytes) -> Kind | None:
         return None
     if STRONG.search(name):
         return "strong"
-    others: tuple[tuple[Kind, re.Pattern[bytes]], ...] = (("count", COUNT), ("weak", WEAK), ("pair", PAIR))
+    others: tuple[tuple[Kind, Expression], ...] = (("count", COUNT), ("weak", WEAK), ("pair", PAIR))
     return next((kind for kind, names in others if names.search(name)), None)
 
 
 # ------------------------------------------------------------------------------------------ values
 
 #: What stands where a secret could, and is none: standard input, a reference, a switch, a template.
-HARMLESS = re.compile(
+HARMLESS = Expression(
     rb"|-|@[./~\-].*|/dev/(?:stdin|fd/\d+)|(?:file|env|fd|arn):.*|op://.*|projects/.*|stdin"
     rb"|true|false|yes|no|on|off|none|null|\{\{.*\}\}|(?:id|type|src|source)=.*",
     re.DOTALL | re.IGNORECASE,
 )
 #: In a text that a shell reads: variables, and what another command says.
-EXPANDED = re.compile(rb"\$(?:\w+|\{[^{}]*\}|\(.*\))|`.*`|%\w+%", re.DOTALL)
+EXPANDED = Expression(rb"\$(?:\w+|\{[^{}]*\}|\(.*\))|`.*`|%\w+%", re.DOTALL)
 #: The name of a file: base64 can begin with a slash too, but has these other characters then.
-FILE = re.compile(
+FILE = Expression(
     rb"[./~][^+=,]*(?:,.*)?|pkcs11:.*|.*\.(?:pem|key|crt|cer|der|p12|pfx|pub|json|asc|gpg|kdbx|jks|txt|conf|ya?ml)",
     re.DOTALL,
 )
@@ -101,7 +103,7 @@ def is_harmless(value: bytes, kind: Kind = "strong", *, expanded: bool) -> bool:
 
 #: Tokens that tell what they are by their form, as their makers' secret scanners find them. The part that may
 #: be as long as it likes begins where no such character stands before.
-TOKEN = re.compile(
+TOKEN = Expression(
     rb"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])|npm_[A-Za-z0-9]{30,}"
     rb"|[sr]k_(?:live|test)_[A-Za-z0-9]{10,}|hf_[A-Za-z0-9]{20,}|shp(?:at|ca|pa|ss)_[A-Za-z0-9]{20,}"
     rb"|dop_v1_[a-f0-9]{40,}|AGE-SECRET-KEY-1[A-Z0-9]{20,})"
@@ -113,23 +115,23 @@ TOKEN = re.compile(
 )
 #: ``scheme://user:secret@``: up to the last ``@`` of that part. Then one with ``/``, ``?`` or ``#`` in it, if
 #: it cannot be a port: no URL has such a secret, but programs take it.
-USERINFO = re.compile(
+USERINFO = Expression(
     rb"://([^\s/?#\"'@:]*):([^\s/?#\"']*)@|://([^\s/?#\"'@:]*):(?!\d{1,5}(?:[/?#\s\"']|$))([^\s\"'@]{1,256})@"
 )
 #: A whole argument: ``user:secret@host``, also ``domain/user:secret@host``; no image with its digest.
-AT_HOST = re.compile(rb"(?:[\w.\-\\]+/)?[\w.\-\\$]+:([^\s/@:]+)@(?!sha256:)[\w.\-]+(?::\d+)?(?:/\S*)?")
+AT_HOST = Expression(rb"(?:[\w.\-\\]+/)?[\w.\-\\$]+:([^\s/@:]+)@(?!sha256:)[\w.\-]+(?::\d+)?(?:/\S*)?")
 #: ``scheme://token@``: long, and with a digit.
-USER_ALONE = re.compile(rb"://((?=[A-Za-z_\-]{0,100}\d)[\w\-]{20,256})(?::(?:x-oauth-basic)?)?@")
+USER_ALONE = Expression(rb"://((?=[A-Za-z_\-]{0,100}\d)[\w\-]{20,256})(?::(?:x-oauth-basic)?)?@")
 #: ``NAME=``, ``"NAME":``, ``NAME: ``; the first group is the name.
-ASSIGNED = re.compile(
+ASSIGNED = Expression(
     rb"(?<![\w.\-])([\w.\-]+)(?:[\"'\]]?[ \t]{0,4}(?::=|=>?)[ \t]{0,4}|[\"'][ \t]{0,4}:\s{0,4}|:\s{1,4})"
 )
 #: ``NAME:`` at the start of an argument, of something quoted or of the value of an option.
-HEADER = re.compile(rb"(?<![^\"'=\s])([A-Za-z][\w\-]*)[ \t]{0,2}:[ \t]{0,4}")
+HEADER = Expression(rb"(?<![^\"'=\s])([A-Za-z][\w\-]*)[ \t]{0,2}:[ \t]{0,4}")
 #: The first word of an Authorization header, which is no secret.
-SCHEME = re.compile(rb"(?:Basic|Bearer|Digest|Token|ApiKey|Negotiate|AWS4-HMAC-SHA256)\s+", re.IGNORECASE)
+SCHEME = Expression(rb"(?:Basic|Bearer|Digest|Token|ApiKey|Negotiate|AWS4-HMAC-SHA256)\s+", re.IGNORECASE)
 #: SQL: ``PASSWORD 'x'``, ``IDENTIFIED BY 'x'``.
-SQL = re.compile(
+SQL = Expression(
     rb"\b(?:password|identified\s{1,4}(?:with\s{1,4}[\w'\"]{1,40}\s{1,4})?(?:by|as))"
     rb"(?:\s{0,4}[=(]\s{0,4}|\s{1,4})(?=[\"'])",
     re.IGNORECASE,
@@ -140,7 +142,7 @@ _READERS = (
     rb"|vault\s{1,4}login|wg\s{1,4}pubkey|sudo\s[^|\n]{0,40}-\w{0,8}S|\bsu\b)"
 )
 #: ``echo x | chpasswd`` and the like; ``chpasswd <<< x``.
-PIPED = re.compile(
+PIPED = Expression(
     rb"\b(?:echo|printf)\s{1,4}([^|\n]{1,256}?)\s{0,4}\|[^|\n]{0,256}?"
     + _READERS
     + rb"|"
@@ -148,14 +150,14 @@ PIPED = re.compile(
     + rb"[^<|\n]{0,128}<<<\s{0,4}(\"[^\"]*|'[^']*|\S+)"
 )
 #: Of a netrc(5), and what git's credential helpers read.
-NETRC = re.compile(rb"\blogin\s{1,4}\S{1,256}\s{1,4}password\s{1,4}(\S+)")
-QUOTED = re.compile(rb"\"((?:[^\"\\]|\\.?)*)|'((?:[^'\\]|\\.?)*)", re.DOTALL)
+NETRC = Expression(rb"\blogin\s{1,4}\S{1,256}\s{1,4}password\s{1,4}(\S+)")
+QUOTED = Expression(rb"\"((?:[^\"\\]|\\.?)*)|'((?:[^'\\]|\\.?)*)", re.DOTALL)
 #: What a shell takes for one word; and one that ends where the shell would end the command.
-SHELL_WORD = re.compile(rb"(?:[^\s\"'\\]|\\.?|\"(?:[^\"\\]|\\.?)*(?:\"|$)|'[^']*(?:'|$))+", re.DOTALL)
-SCRIPT_WORD = re.compile(
+SHELL_WORD = Expression(rb"(?:[^\s\"'\\]|\\.?|\"(?:[^\"\\]|\\.?)*(?:\"|$)|'[^']*(?:'|$))+", re.DOTALL)
+SCRIPT_WORD = Expression(
     rb"(?:[^\s\"'\\;&|()<>`]|\\.?|\"(?:[^\"\\]|\\.?)*(?:\"|$)|'[^']*(?:'|$)|(?<=\$)\([^()]*\)|`[^`]*`)+",
     re.DOTALL,
 )
-JSON_VALUE = re.compile(rb"[^,}\]\s]+")
+JSON_VALUE = Expression(rb"[^,}\]\s]+")
 #: What a parameter of a URL, or of a form, is followed by.
-PARAMETER = re.compile(rb"[^&]*")
+PARAMETER = Expression(rb"[^&]*")

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator
 
 from . import _shapes
+from ._expression import Expression
 
 #: First and last place, as in slices.
 Span = tuple[int, int]
 
-_BLANK = re.compile(rb"\s")
-_END_OF_PHRASE = re.compile(rb"[\"'\n]|$")
+_BLANK = Expression(rb"\s")
+_END_OF_PHRASE = Expression(rb"[\"'\n]|$")
 _QUOTES = (b'"', b"'")
 _URL_SEPARATORS = (b"?", b"&")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from ._expression import Expression
+
 
 class Tool(NamedTuple):
     """Where a program has secrets that their names do not tell.
@@ -19,7 +21,7 @@ class Tool(NamedTuple):
 
     next: dict[bytes, bytes] = {}  # noqa: RUF012 - a named tuple, so never written to
     joined: tuple[bytes, ...] = ()
-    after: re.Pattern[bytes] | None = None
+    after: Expression | None = None
     from_word: int = 0
     separator: bytes = b""
     plain: frozenset[bytes] = frozenset()
@@ -53,7 +55,7 @@ def _tool(
     return Tool(
         announced,
         tuple(_words(joined)),
-        re.compile(after.encode(), re.IGNORECASE) if after else None,
+        Expression(after.encode(), re.IGNORECASE) if after else None,
         from_word,
         separator.encode(),
         frozenset(_words(plain)),
@@ -220,4 +222,4 @@ STARTERS = frozenset(
     + _words("kubectl oc then do else safespawn")
 )
 #: What stands before a program in a text for a shell, or in front of the program of a list of options.
-BEFORE_PROGRAM = re.compile(rb"|--|.*[;|&(`{]|\w+=.*", re.DOTALL)
+BEFORE_PROGRAM = Expression(rb"|--|.*[;|&(`{]|\w+=.*", re.DOTALL)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from . import _shapes
+from ._expression import Expression
 from ._first_look import may_tell_secrets
 from ._shapes import Kind
 from ._text_search import Span, secrets_in
@@ -17,16 +18,16 @@ from ._tools import BEFORE_PROGRAM, COMMON, STARTERS, TOOLS, Tool
 
 #: How deep texts within texts are read: a shell, in a shell, at the end of ssh, in a shell.
 DEPTH = 4
-_SCRIPT_OPTION = re.compile(rb"-[A-Za-z]*c")
-_BLANK = re.compile(rb"\s")
-_NAME = re.compile(rb"--[\w.\-]+|-[\w.\-]{2,}")
+_SCRIPT_OPTION = Expression(rb"-[A-Za-z]*c")
+_BLANK = Expression(rb"\s")
+_NAME = Expression(rb"--[\w.\-]+|-[\w.\-]{2,}")
 #: Words behind which NAME VALUE follows.
 _SETTERS = (b"set", b"config", b"--arg")
-_OPTION = re.compile(rb"--.*|-[A-Za-z]", re.DOTALL)
-_BREAKS = re.compile(rb"[;|&(`]")
-_BREAKS_IN_TEXT = re.compile(rb"[;|&(`=]")
+_OPTION = Expression(rb"--.*|-[A-Za-z]", re.DOTALL)
+_BREAKS = Expression(rb"[;|&(`]")
+_BREAKS_IN_TEXT = Expression(rb"[;|&(`=]")
 #: Ends a command in a text.
-_END = re.compile(rb"\|\|?|&&?|;|.*;", re.DOTALL)
+_END = Expression(rb"\|\|?|&&?|;|.*;", re.DOTALL)
 
 
 class Reader:
