@@ -83,8 +83,10 @@ def _opaque(argv: Sequence[bytes], secrets: Declared) -> Sequence[bytes]:
     """Return the arguments with OPAQUE for what was declared: what it says must not matter."""
     seen = list(argv)
     for index, spans in secrets:
+        argument = bytearray(seen[index])
         for start, end in spans:
-            seen[index] = seen[index][:start] + OPAQUE * (end - start) + seen[index][end:]
+            argument[start:end] = OPAQUE * (end - start)
+        seen[index] = bytes(argument)
     return seen
 
 
@@ -144,16 +146,21 @@ class _Redaction:
 
     def _repeated(self) -> None:
         """Hide the same secrets where nothing else tells that they are some."""
-        values = self._values()
-        for index, spans in enumerate(self._spans if values else ()):
-            argument = self._argv[index]
-            shown = _without(argument, spans)
-            if len(shown) > _record.ARGV_MAX:
-                continue  # no record has room for it
-            if len(argument) <= SEARCHED_MAX:
-                self._spans[index] = _merged([*spans, *_repeats.places(values, argument)])
-            elif _repeats.places(values, shown):
-                self._spans[index] = [(0, len(argument))]
+        texts = [self._text(index) for index in range(len(self._spans))]
+        together = b"\0".join(texts)
+        values = [value for value in self._values() if value in together]
+        for index, text in enumerate(texts if values else ()):
+            places = _repeats.places(values, text)
+            if places and len(self._argv[index]) > SEARCHED_MAX:
+                self._spans[index] = [(0, len(self._argv[index]))]
+            else:
+                self._spans[index] = _merged([*self._spans[index], *places])
+
+    def _text(self, index: int) -> bytes:
+        """Return where an argument is searched for what others hide: of a long one what is shown of it."""
+        argument = self._argv[index]
+        text = argument if len(argument) <= SEARCHED_MAX else _without(argument, self._spans[index])
+        return text if len(text) <= SEARCHED_MAX else b""  # no record has room for it
 
     def _values(self) -> list[bytes]:
         """Return what to look for in all arguments."""
