@@ -148,7 +148,7 @@ class _Redaction:
         """Hide the same secrets where nothing else tells that they are some."""
         texts = [self._text(index) for index in range(len(self._spans))]
         together = b"\0".join(texts)
-        values = [value for value in self._values() if value in together]
+        values = self._values(together)
         for index, text in enumerate(texts if values else ()):
             places = _repeats.places(values, text)
             if places and len(self._argv[index]) > SEARCHED_MAX:
@@ -162,13 +162,15 @@ class _Redaction:
         text = argument if len(argument) <= SEARCHED_MAX else _without(argument, self._spans[index])
         return text if len(text) <= SEARCHED_MAX else b""  # no record has room for it
 
-    def _values(self) -> list[bytes]:
-        """Return what to look for in all arguments."""
+    def _values(self, together: bytes) -> list[bytes]:
+        """Return what is hidden and may stand there in other arguments."""
         found = {part.strip(b"\"'") for index in range(len(self._spans)) for part in self._hidden(index)}
+        values = {one for one in found if len(one) >= _repeats.ANYWHERE_MIN and one in together}
         # Not the word "password", though: it would be hidden in the names of options.
-        values = {one for one in found if len(one) >= _repeats.ANYWHERE_MIN and not _shapes.kind_of(one)}
+        values = {one for one in values if not _shapes.kind_of(one)}
         for index, spans in self._declared.items():
-            values.update(self._argv[index][start:end] for start, end in spans if start < end)
+            parts = [self._argv[index][start:end] for start, end in spans if start < end]
+            values.update(part for part in parts if part in together)
         return sorted(values)
 
     def _rest_may_have_secrets(self) -> bool:

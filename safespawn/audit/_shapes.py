@@ -46,6 +46,8 @@ SWITCH = Expression(
 )
 #: With such a start a word behind ``config`` is what to do, not the name of a setting.
 VERB = Expression(rb"(?:set|unset|get|list|delete|add)-")
+#: Of a longer one the end is looked at, which bounds the time that a hostile one takes.
+NAME_MAX = 256
 #: The shell's own variables; PWD is a password too, in a connection string.
 WORKING_DIRECTORY = frozenset((b"pwd", b"oldpwd"))
 
@@ -60,7 +62,7 @@ Kind = Literal["strong", "weak", "count", "pair"]
 
 def kind_of(name: bytes) -> Kind | None:
     """Return how surely a name is that of a secret; None if it is not."""
-    name = name.lower()
+    name = name[-NAME_MAX:].lower()
     if name in WORKING_DIRECTORY:
         return "weak"
     if HARMLESS_END.search(name):

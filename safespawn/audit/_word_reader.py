@@ -57,6 +57,8 @@ class Reader:
         """
         found = list(self._placed(word))
         if search and found != [(0, len(word))]:
+            if b"@" in word and (at := _shapes.AT_HOST.fullmatch(word)):
+                found.append(at.span(1))
             if self._depth == 0 and may_tell_secrets(word):
                 script = _SCRIPT_OPTION.fullmatch(self._before) is not None
                 plain = frozenset[bytes]().union(*(tool.plain for tool in self._tools))
@@ -165,8 +167,6 @@ class Reader:
                 self._counts[number] += 1
                 if self._counts[number] >= tool.from_word:
                     yield from self._part(word, 0, tool.separator)
-        if found := _shapes.AT_HOST.fullmatch(word):
-            yield found.span(1)
         if not self._arm(word):
             self._begin(word)
 
