@@ -252,6 +252,9 @@ PIECES = [
     *("cred", "cookie", "Authorization", "connection", "string", "set ", "login", "a%b", "u:p", "sudo -S"),
     *("ghp_" + "a" * 24, "sk-" + "b" * 24, "eyJ" + "c" * 9 + ".dddd", "AKIA" + "B" * 16, "AIza" + "c" * 31),
     *("-p", "-u", "-a", "-P", "-w", "-U", "-k", "identified by 'x'", "-----BEGIN PRIVATE KEY", "$", "$(", "`", "\\"),
+    *("8.0", ".exe", "bearer ", "basic YTpi", "<password>", "name=", ",value=", "/p:", "/password:", "\\\"", "%3D"),
+    *("bot123456:" + "a" * 30, "discord.com/api/webhooks/" + "1" * 20, "convertto-securestring 'x'", "sonar.login="),
+    *("xapp-" + "d" * 12, "glrt-" + "e" * 16, "dapi" + "f" * 32, "office.com/webhook/" + "g" * 20, "--login ", "--auth "),
     *(name.decode() for name in _tools.TOOLS),
 ]
 ARGUMENT = st.lists(st.sampled_from(PIECES), min_size=1, max_size=8).map("".join)
@@ -275,6 +278,9 @@ HOSTILE = [
     *(b"password=", b"password='", b'password="', b"://a:", b"://a:b", b"'\\", b'"a\\', b"echo a|", b"eyJaaaaaaaa."),
     *(b"-----BEGIN ", b"-----BEGIN A PRIVATE KEY", b"identified with a ", b"a= ", b"a: ", b"authorization: ", b"x-a:"),
     *(b"--pass ", b"mysql -p ", b"curl -u ", b"SG.", b"SG.aaaaaaaaaaaaaaaa.", b"a@", b"passw", b"passwless", b"?sig="),
+    *(b"<", b"<a ", b"<password>", b"<password><![CDATA[", b"<password ", b"name=a,value=", b"name=pin, value='", b"value"),
+    *(b"\\\"pin\\\":", b"pin\\", b"bearer ", b"bearer a", b"basic a", b"basic ", b"/password:", b"-pin: ", b"password:"),
+    *(b"pass:", b"%3D", b":pserver:a:", b"bot1", b"a1", b"mysql8.", b"--auth ", b"auth={", b"pragma key ", b"value:"),
     *(b"&sig=a&", b"PASSWORD=$(", b"PASSWORD=`", b"PASSWORD='a' ", b"\xff", b"token:token:", b"'\"'\""),
 ]
 

@@ -19,7 +19,7 @@ STRONG = Expression(
     rb"|pwd|pswd|secret|token(?!i[sz]|s$)|credential(?!s?$)|authorization|cookie"
     rb"|connection[-_.]?string|(?<![a-z0-9])_auth$"
     rb"|(?<![a-z0-9])(?:bearer|otp|totp|psk|pin|pw|pat|sas)(?![a-z0-9])"
-    rb"|(?:db|user|admin|root|bind|ldap|smtp)pw$|(?<![a-z])[ou]pw$"
+    rb"|(?:db|user|admin|root|bind|ldap|smtp)pw$|(?<![a-z])[ou]pw$|(?<![a-z0-9])d?sonar\.login$"
 )
 #: The same, but what follows may as well be the name of a file, which is no secret.
 WEAK = Expression(
@@ -29,8 +29,10 @@ WEAK = Expression(
 )
 #: The same, unless what follows is a number: how many.
 COUNT = Expression(rb"tokens$")
-#: What follows is ``user:secret``, or tells how to authenticate.
+#: What follows is ``user:secret`` or a secret, or tells how to authenticate.
 PAIR = Expression(rb"(?<![a-z0-9])auth$")
+#: What follows is ``user:secret``, or a user.
+LOGIN = Expression(rb"(?<![a-z0-9])log[io]n$")
 #: With such an end a name tells where the secret is, or something about it.
 HARMLESS_END = Expression(
     rb"(?:[-_.]|passw(?:or)?d|pass|passphrase|pwd|token|secret|credentials?|cookie|key)(?:file|path|dir|directory|fd"
@@ -57,7 +59,13 @@ HEADER_NAME = Expression(rb"x-.*|(?:proxy-)?authorization|cookie|private-token|j
 #: Parameters that make a URL a secret.
 SIGNATURE = Expression(rb"key|sig|(?:x-amz-|x-goog-)?signature")
 
-Kind = Literal["strong", "weak", "count", "pair"]
+Kind = Literal["strong", "weak", "count", "pair", "login"]
+_OTHERS: tuple[tuple[Kind, Expression], ...] = (
+    ("count", COUNT),
+    ("weak", WEAK),
+    ("pair", PAIR),
+    ("login", LOGIN),
+)
 
 
 def kind_of(name: bytes) -> Kind | None:
@@ -69,23 +77,32 @@ def kind_of(name: bytes) -> Kind | None:
         return None
     if STRONG.search(name):
         return "strong"
-    others: tuple[tuple[Kind, Expression], ...] = (("count", COUNT), ("weak", WEAK), ("pair", PAIR))
-    return next((kind for kind, names in others if names.search(name)), None)
+    return next((kind for kind, names in _OTHERS if names.search(name)), None)
 
 
 # ------------------------------------------------------------------------------------------ values
 
 #: What stands where a secret could, and is none: standard input, a reference, a switch, a template.
 HARMLESS = Expression(
-    rb"|-|@[./~\-].*|/dev/(?:stdin|fd/\d+)|(?:file|env|fd|arn):.*|op://.*|projects/.*|stdin"
-    rb"|true|false|yes|no|on|off|none|null|\{\{.*\}\}|(?:id|type|src|source)=.*",
+    rb"|@?-|/dev/(?:stdin|fd/\d+)|arn:aws[\w\-]*:.*|op://[^/]+/.*|projects/[\w\-]+/secrets/.*|stdin"
+    rb"|true|false|yes|no|on|off|none|null|\{\{.*\}\}",
     re.DOTALL | re.IGNORECASE,
+)
+#: The same for programs that know these prefixes: to others they are the beginning of a password.
+REFERENCE = Expression(rb"(?:file|env):.+|fd:\d+", re.DOTALL)
+#: How to authenticate: what stands behind ``--auth`` and is no secret.
+MECHANISM = Expression(
+    rb"(?:[a-z0-9]+[_\-]){0,3}(?:basic|digest|plain|login|md5|ntlm|negotiate|kerberos|gssapi|spnego|x?oauth2?|bearer"
+    rb"|external|anonymous|sha-?\d+|trust|peer|ident|ldap|pam|radius|jwt|iam|token|key|password|cert|certificate"
+    rb"|publickey|interactive|socket|user|userpass|required|optional|enabled|disabled|default|auto|any|all|sspi|saml"
+    rb"|oidc|m?tls|ssh|agent|shared|open|wpa\d?|psk|eap|local|system|native|only|plus)|\d{1,2}",
+    re.IGNORECASE,
 )
 #: In a text that a shell reads: variables, and what another command says.
 EXPANDED = Expression(rb"\$(?:\w+|\{[^{}]*\}|\(.*\))|`.*`|%\w+%", re.DOTALL)
 #: The name of a file: base64 can begin with a slash too, but has these other characters then.
 FILE = Expression(
-    rb"[./~][^+=,]*(?:,.*)?|pkcs11:.*|.*\.(?:pem|key|crt|cer|der|p12|pfx|pub|json|asc|gpg|kdbx|jks|txt|conf|ya?ml)",
+    rb"@?[./~][^+=,]*(?:,.*)?|pkcs11:.*|(?:file|env):.*|fd:\d+|.*\.(?:pem|key|crt|cer|der|p12|pfx|pub|json|asc|gpg|kdbx|jks|txt|conf|ya?ml)",
     re.DOTALL,
 )
 
@@ -95,7 +112,8 @@ def is_harmless(value: bytes, kind: Kind = "strong", *, expanded: bool) -> bool:
     value = value.strip(b"\"'")
     return (
         HARMLESS.fullmatch(value) is not None
-        or (kind == "weak" and FILE.fullmatch(value) is not None)
+        or (kind in ("weak", "pair") and FILE.fullmatch(value) is not None)
+        or (kind == "pair" and MECHANISM.fullmatch(value) is not None)
         or (kind == "count" and value.isdigit())
         or (expanded and EXPANDED.fullmatch(value) is not None)
     )
@@ -108,11 +126,14 @@ def is_harmless(value: bytes, kind: Kind = "strong", *, expanded: bool) -> bool:
 TOKEN = Expression(
     rb"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])|npm_[A-Za-z0-9]{30,}"
     rb"|[sr]k_(?:live|test)_[A-Za-z0-9]{10,}|hf_[A-Za-z0-9]{20,}|shp(?:at|ca|pa|ss)_[A-Za-z0-9]{20,}"
-    rb"|dop_v1_[a-f0-9]{40,}|AGE-SECRET-KEY-1[A-Z0-9]{20,})"
-    rb"|(?<![\w\-])(?:github_pat_\w{20,}|glpat-[\w\-]{16,}|xox[a-z]-[\w\-]{10,}|sk-[\w\-]{20,}|AIza[\w\-]{30,}"
+    rb"|do[por]_v1_[a-f0-9]{40,}|dapi[a-f0-9]{32}|bot\d{6,12}:[\w\-]{30,}|AGE-SECRET-KEY-1[A-Z0-9]{20,})"
+    rb"|(?<![\w\-])(?:github_pat_\w{20,}|gl(?:pat|dt|rt|ft|ptt|soat|cbt|imt|agent)-[\w\-]{16,}|xox[a-z]-[\w\-]{10,}"
+    rb"|xapp-[\w\-]{10,}|glsa_\w{20,}|dckr_pat_[\w\-]{20,}|whsec_\w{16,}|lin_api_\w{20,}|figd_[\w\-]{20,}|sntry[su]_[\w\-]{20,}"
+    rb"|rubygems_\w{20,}|PMAK-[\w\-]{20,}|NRAK-\w{20,}|ATATT3[\w\-]{20,}|sk-[\w\-]{20,}|AIza[\w\-]{30,}"
     rb"|pypi-[\w\-]{30,}|eyJ[\w\-]{8,}\.[\w\-]{4,}(?:\.[\w\-]*)?|eyJ[\w\-]{20,}|hv[sbr]\.[\w\-]{20,}|tskey-[\w\-]{16,}"
     rb"|SG\.[\w\-]{16,}\.[\w\-]{16,}|ya29\.[\w\-]{20,})"
-    rb"|hooks\.slack\.com/services/[\w/]{10,}"
+    rb"|hooks\.slack\.com/services/[\w/]{10,}|discord(?:app)?\.com/api/webhooks/[\w/\-]{20,}"
+    rb"|office(?:365)?\.com/webhook(?:b2)?/[\w/@\-]{20,}"
     rb"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY[\s\S]*"
 )
 #: ``scheme://user:secret@``: up to the last ``@`` of that part. Then one with ``/``, ``?`` or ``#`` in it, if
@@ -121,20 +142,47 @@ USERINFO = Expression(
     rb"://([^\s/?#\"'@:]*):([^\s/?#\"']*)@|://([^\s/?#\"'@:]*):(?!\d{1,5}(?:[/?#\s\"']|$))([^\s\"'@]{1,256})@"
 )
 #: A whole argument: ``user:secret@host``, also ``domain/user:secret@host``; no image with its digest.
-AT_HOST = Expression(rb"(?:[\w.\-\\]+/)?[\w.\-\\$]+:([^\s/@:]+)@(?!sha256:)[\w.\-]+(?::\d+)?(?:/\S*)?")
+AT_HOST = Expression(
+    rb"(?::pserver:)?(?:[\w.\-\\]+/)?[\w.\-\\$]+:([^\s/@:]+)@(?!sha256:)[\w.\-]+(?::\d*)?(?:/\S*)?"
+)
 #: ``scheme://token@``: long, and with a digit.
 USER_ALONE = Expression(rb"://((?=[A-Za-z_\-]{0,100}\d)[\w\-]{20,256})(?::(?:x-oauth-basic)?)?@")
 #: ``NAME=``, ``"NAME":``, ``NAME: ``; the first group is the name.
 ASSIGNED = Expression(
-    rb"(?<![\w.\-])([\w.\-]+)(?:[\"'\]]?[ \t]{0,4}(?::=|=>?)[ \t]{0,4}|[\"'][ \t]{0,4}:\s{0,4}|:\s{1,4})"
+    rb"(?<![\w.\-])([\w.\-]+)"
+    rb"(?:[\"'\]]?[ \t]{0,4}(?::=|=>?|%3[dD])[ \t]{0,4}|[\"'][ \t]{0,4}:\s{0,4}|:\s{1,4})"
 )
 #: ``NAME:`` at the start of an argument, of something quoted or of the value of an option.
 HEADER = Expression(rb"(?<![^\"'=\s])([A-Za-z][\w\-]*)[ \t]{0,2}:[ \t]{0,4}")
 #: The first word of an Authorization header, which is no secret.
 SCHEME = Expression(rb"(?:Basic|Bearer|Digest|Token|ApiKey|Negotiate|AWS4-HMAC-SHA256)\s+", re.IGNORECASE)
-#: SQL: ``PASSWORD 'x'``, ``IDENTIFIED BY 'x'``.
+#: ``/NAME:value``, ``-NAME:value``: as programs for Windows take it. The first group is the name.
+#: ``--ConnectionStrings:NAME=`` is no such thing.
+SLASHED = Expression(rb"(?<![^\s\"'])(?:/|--?)(?!ConnectionStrings?:)([A-Za-z][\w\-]*):(?=[^\s/\\])")
+#: ``password:value``, where it cannot be a volume or an image.
+COLON = Expression(
+    rb"(?<![\w.\-/])(?:password|passphrase|pwd|pass):([^,;}\s&\"'/][^,;}\s&\"']*)", re.IGNORECASE
+)
+#: ``<NAME>value<``, also with a prefix and attributes. CDATA goes to the end of all: it may have ``<`` in it.
+ELEMENT = Expression(rb"<(?:[\w.\-]{1,64}:)?([\w.\-]+)(?:\s[^<>]{0,256})?>\s{0,64}(<!\[CDATA\[[\s\S]*|[^<]+)")
+#: ``name="NAME" value="value"``, and the like of it in JSON and in short form; the value is the second group.
+NAMED = Expression(
+    rb"\b(?:key|name)[\"']?\s{0,4}[=:]\s{0,4}[\"']?([\w.\-:]+)[\"']?[\s,]{1,8}[\"']?value[\"']?\s{0,4}[=:]\s{0,4}"
+    rb"(?:[\"']([^\"']*)|([^\s,;}\"']+))",
+    re.IGNORECASE,
+)
+#: ``\"NAME\":\"value\"``: JSON within a text with quotes around it.
+ESCAPED = Expression(rb"([\w.\-]+)\\{1,4}\"\s{0,4}:\s{0,4}(?:\\{1,4}\"([^\"\\]+)|([\w.\-]+))")
+#: ``Bearer value``, in any text.
+BEARER = Expression(
+    rb"(?<![\w\-])bearer[ \t]{1,4}"
+    rb"(?!(?:tokens?|auth|authentication|authorization|header|of|and|is)(?![\w\-.~+/]))([\w\-.~+/]+=*)"
+    rb"|(?<![\w\-])basic[ \t]{1,4}((?=[a-z]{0,64}[0-9=+/])[a-z0-9+/]{8,}={0,2})(?![\w\-])",
+    re.IGNORECASE,
+)
+#: SQL: ``PASSWORD 'x'``, ``IDENTIFIED BY 'x'``; of PowerShell: ``ConvertTo-SecureString 'x'``.
 SQL = Expression(
-    rb"\b(?:password|identified\s{1,4}(?:with\s{1,4}[\w'\"]{1,40}\s{1,4})?(?:by|as))"
+    rb"\b(?:password|pragma\s{1,4}(?:re)?key|convertto-securestring(?:\s{1,4}-string)?|identified\s{1,4}(?:with\s{1,4}[\w'\"]{1,40}\s{1,4})?(?:by|as))"
     rb"(?:\s{0,4}[=(]\s{0,4}|\s{1,4})(?=[\"'])",
     re.IGNORECASE,
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from . import _shapes
 from ._expression import Expression
+from ._shapes import Kind
 
 #: First and last place, as in slices.
 Span = tuple[int, int]
@@ -14,7 +15,10 @@ Span = tuple[int, int]
 _BLANK = Expression(rb"\s")
 _END_OF_PHRASE = Expression(rb"[\"'\n]|$")
 _QUOTES = (b'"', b"'")
-_URL_SEPARATORS = (b"?", b"&")
+_URL_SEPARATORS = (b"?", b"&", b"#")
+_BRACKETS = (b"{", b"[")
+#: ``-storepass:env NAME``: says what the next argument is.
+_KEYTOOL = (b"env", b"file")
 
 
 def secrets_in(text: bytes, *, script: bool, plain: frozenset[bytes]) -> Iterator[Span]:
@@ -28,12 +32,47 @@ def secrets_in(text: bytes, *, script: bool, plain: frozenset[bytes]) -> Iterato
         yield from _in_urls(text, script=script)
     yield from _assigned(text, script=script, plain=plain)
     yield from _headers(text, script=script)
+    yield from _slashed(text, script=script)
+    yield from _in_markup(text, script=script)
+    for expression in (_shapes.BEARER, _shapes.COLON):
+        yield from _last_groups(expression, text, script=script)
     for found in _shapes.SQL.finditer(text):
         yield _quoted(text, found.end())
     if b"|" in text or b"<<<" in text:
         yield from _piped(text)
     for found in _shapes.NETRC.finditer(text):
         yield found.span(1)
+
+
+def _slashed(text: bytes, *, script: bool) -> Iterator[Span]:
+    for found in _shapes.SLASHED.finditer(text):
+        kind = _shapes.kind_of(found.group(1))
+        if kind not in ("strong", "weak"):
+            continue
+        start, end = _value(text, found, found.start() == 0 and not script, script=script)
+        value = text[start:end]
+        if value not in _KEYTOOL and not _shapes.is_harmless(value, kind, expanded=script):
+            yield start, end
+
+
+def _in_markup(text: bytes, *, script: bool) -> Iterator[Span]:
+    """Yield what is secret in XML, and in JSON that says name and value apart or has its quotes escaped."""
+    if b"<" in text:
+        yield from _last_groups(_shapes.ELEMENT, text, script=script, named=True)
+    if b"value" in text.lower():
+        yield from _last_groups(_shapes.NAMED, text, script=script, named=True)
+    if b"\\" in text:
+        yield from _last_groups(_shapes.ESCAPED, text, script=script, named=True)
+
+
+def _last_groups(expression: Expression, text: bytes, *, script: bool, named: bool = False) -> Iterator[Span]:
+    """Yield the last group that each match has; ``named``: only if the first is the name of a secret."""
+    for found in expression.finditer(text):
+        start, end = found.span(found.lastindex or 0)
+        if named and _shapes.kind_of(found.group(1)) not in ("strong", "weak"):
+            continue
+        if start < end and not _shapes.is_harmless(text[start:end], expanded=script):
+            yield start, end
 
 
 def _piped(text: bytes) -> Iterator[Span]:
@@ -68,14 +107,22 @@ def _assigned(text: bytes, *, script: bool, plain: frozenset[bytes]) -> Iterator
         if found.start() < done or name in plain:
             continue
         kind = "strong" if _signs(text, found.start(), name) else _shapes.kind_of(name)
-        if kind is None:
+        if kind is None or (kind == "login" and name[:1] != b"-"):
             continue
         start, end = _value(text, found, found.start() < first_word, script=script)
-        if kind == "pair":
-            start = text.find(b":", start, end) + 1 or end
+        if kind in ("pair", "login"):
+            start = _behind_user(text, start, end, kind)
         if start < end and not _shapes.is_harmless(text[start:end], kind, expanded=script):
             yield start, end
             done = end
+
+
+def _behind_user(text: bytes, start: int, end: int, kind: Kind) -> int:
+    """Return where the secret begins of ``user:secret``, or of what has no user in front of it."""
+    if text[start : start + 1] in _BRACKETS:
+        return end
+    colon = text.find(b":", start, end)
+    return colon + 1 if colon >= 0 else start if kind == "pair" else end
 
 
 def _signs(text: bytes, start: int, name: bytes) -> bool:

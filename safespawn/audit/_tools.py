@@ -16,7 +16,8 @@ class Tool(NamedTuple):
     to, as in ``-pSECRET``. ``after``: a word that must have come before; without it the rule holds at once.
     ``from_word``: words from that number on have secrets, behind ``separator``, counted from 1 behind the
     program or behind ``after``. ``skips``: options whose values are not counted. ``plain``: names that are no
-    secrets here. ``grouped``: one dash may have several options behind it.
+    secrets here. ``grouped``: one dash may have several options behind it. ``refers``: it takes ``env:NAME``,
+    ``file:NAME`` and ``fd:N`` for where a secret is.
     """
 
     next: dict[bytes, bytes] = {}  # noqa: RUF012 - a named tuple, so never written to
@@ -27,6 +28,7 @@ class Tool(NamedTuple):
     plain: frozenset[bytes] = frozenset()
     skips: frozenset[bytes] = frozenset()
     grouped: bool = False
+    refers: bool = False
 
     @property
     def hides(self) -> bool:
@@ -49,6 +51,7 @@ def _tool(
     plain: str = "",
     skips: str = "",
     grouped: bool = False,
+    refers: bool = False,
 ) -> Tool:
     """Return a row, of words with blanks between; ``pairs`` are those of ``next`` with a separator."""
     announced = dict.fromkeys(_words(next), b"") | dict.fromkeys(_words(pairs), separator.encode())
@@ -61,6 +64,7 @@ def _tool(
         frozenset(_words(plain)),
         frozenset(_words(skips)),
         grouped,
+        refers,
     )
 
 
@@ -88,6 +92,8 @@ _ROWS: tuple[tuple[str, Tool], ...] = (
         ),
     ),
     ("curl", _tool(pairs="-b --cookie", separator="=")),
+    ("wget", _tool(pairs="-u --user --http-user --ftp-user --proxy-user", separator=":")),
+    ("curlftpfs", _tool(pairs="-o", separator=":")),
     ("http https xh hey siege wscat", _tool(pairs="-a", separator=":")),
     ("ab", _tool(pairs="-A -P", separator=":")),
     ("ab", _tool(pairs="-C", separator="=")),
@@ -110,7 +116,12 @@ _ROWS: tuple[tuple[str, Tool], ...] = (
     ("vault bao", _tool("put|write|patch", from_word=1, separator="=")),
     (
         "openssl",
-        _tool(pairs="-passin -passout -pass -macopt", separator=":", next="-k -K -hmac -psk -srppass"),
+        _tool(
+            pairs="-passin -passout -pass -macopt",
+            separator=":",
+            next="-k -K -hmac -psk -srppass",
+            refers=True,
+        ),
     ),
     ("openssl", _tool("passwd", from_word=1, skips="-salt -in")),
     ("ldapsearch ldapmodify ldapadd ldapdelete ldapcompare ldapmodrdn ldapexop ldapwhoami", _LDAP),
@@ -118,25 +129,77 @@ _ROWS: tuple[tuple[str, Tool], ...] = (
     ("ldappasswd", _tool(next="-s -a")),
     ("samba-tool", _tool("create|add", from_word=2)),
     (
-        "smbclient smbget smbcacls smbtree smbspool rpcclient net samba-tool wmic",
+        "smbclient smbget smbcacls smbtree smbspool rpcclient net samba-tool wmic winexe pth-winexe",
         _tool(pairs="-U --user", separator="%", joined="-U"),
     ),
     ("smbclient smbcacls rpcclient net", _tool(plain="--pw-nt-hash")),
     ("smbclient", _tool("//.*", from_word=1, skips=_SMBCLIENT)),
-    ("sqlcmd bcp osql tsql fisql", _tool(next="-P", joined="-P")),
+    ("sqlcmd bcp osql tsql fisql isql", _tool(next="-P", joined="-P")),
     ("sqlplus sqlldr exp imp expdp impdp rman", _tool(from_word=1, separator="/")),
     ("zip unzip zipcloak", _tool(next="-P", joined="-P", grouped=True)),
-    ("7z 7za 7zr 7zz", _tool(joined="-p")),
+    ("7z 7za 7zr 7zz taos", _tool(joined="-p")),
+    ("arj", _tool(joined="-g")),
     ("rar unrar", _tool(joined="-p -hp")),
     ("htpasswd mosquitto_passwd", _tool(r"-[a-z]*b[a-z]*", from_word=2, skips="-C")),
     ("mkpasswd", _tool(from_word=1, skips="-m -S -R --method --salt --rounds")),
-    ("useradd usermod adduser", _tool(next="-p", grouped=True)),
-    ("ipmitool", _tool(next="-P -k -y")),
-    ("snmpget snmpwalk snmpset snmpbulkget snmpbulkwalk snmptrap snmpinform", _tool(next="-c -A -X")),
+    ("useradd usermod adduser", _tool(next="-p", joined="-p", grouped=True)),
+    ("ipmitool", _tool(next="-P -k -y", joined="-P")),
+    (
+        "snmpget snmpwalk snmpset snmpbulkget snmpbulkwalk snmptrap snmpinform",
+        _tool(next="-c -A -X", joined="-c -A -X"),
+    ),
     ("pk12util", _tool(next="-W -K")),
     ("plink pscp psftp", _tool(next="-pw")),
-    ("xfreerdp wlfreerdp xfreerdp3", _tool(joined="/p: /gp: /pth:")),
-    ("rdesktop twine rabbitmqadmin ncftp ncftpget ncftpput pkcs11-tool openfortivpn", _tool(next="-p")),
+    ("xfreerdp wlfreerdp wfreerdp sdl-freerdp rdesktop mstsc", _tool(joined="/p: /gp: /pth:")),
+    (
+        "xfreerdp wlfreerdp wfreerdp sdl-freerdp",
+        _tool(pairs="/gateway:", separator=",p:", joined="/gateway:"),
+    ),
+    ("signtool schtasks", _tool(next="/p /rp", joined="/p: /rp:")),
+    ("net", _tool("use", from_word=3)),
+    ("rdesktop twine ncftp ncftpget ncftpput ncftpls smbmap netexec nxc", _tool(next="-p", joined="-p")),
+    ("crackmapexec cme evil-winrm", _tool(next="-p", joined="-p")),
+    ("netexec nxc crackmapexec cme evil-winrm", _tool(next="-H")),
+    ("psexec smbexec wmiexec atexec dcomexec secretsdump", _tool(next="-hashes -aesKey -p")),
+    ("rabbitmqadmin pkcs11-tool openfortivpn kerbrute", _tool(next="-p")),
+    (
+        "snowsql cypher-shell couchbase-cli cbq exaplus hive esxcli racadm bmc-info redfishtool",
+        _tool(next="-p"),
+    ),
+    ("ipmi-power ipmi-sel ipmi-sensors ipmi-chassis ipmiconsole veracrypt truecrypt", _tool(next="-p")),
+    ("fcrackzip mutool aescrypt steghide check_mysql check_pgsql add-user supabase", _tool(next="-p")),
+    ("caddy", _tool("hash-password", next="-p --plaintext")),
+    ("doveadm", _tool("pw", next="-p")),
+    ("conjur", _tool("login", next="-p")),
+    ("knife ipmiutil check_ldap gpg-preset-passphrase", _tool(next="-P")),
+    ("yubico-piv-tool ykman", _tool(next="-P -N -n -m")),
+    ("slappasswd check_nt", _tool(next="-s")),
+    ("check_snmp", _tool(next="-C -A -X")),
+    ("check_http", _tool(pairs="-a -b", separator=":")),
+    ("ccrypt ccencrypt ccdecrypt", _tool(next="-K", joined="-K")),
+    ("mcrypt outguess", _tool(next="-k")),
+    ("swift", _tool(next="-K")),
+    ("dar", _tool(pairs="-K", separator=":")),
+    ("guestmount guestfish virt-cat virt-customize virt-inspector", _tool(pairs="--key", separator=":key:")),
+    ("sendemail", _tool(next="-xp")),
+    ("swaks", _tool(next="-ap")),
+    ("vmrun", _tool(next="-gp")),
+    ("pdftk", _tool(next="user_pw owner_pw input_pw")),
+    ("qpdf", _tool("--encrypt", from_word=1)),
+    ("ecryptfs-add-passphrase", _tool(from_word=1)),
+    ("db2", _tool(next="using")),
+    ("neo4j-admin", _tool(next="set-initial-password")),
+    ("doctl vercel codecov", _tool(next="-t")),
+    ("glab tea rancher", _tool("login", next="-t")),
+    ("gitlab-runner", _tool("register", next="-r -t")),
+    ("snyk", _tool("auth", from_word=1)),
+    ("chamber", _tool("write", from_word=3)),
+    ("credstash", _tool("put", from_word=2)),
+    ("nuget", _tool("push", from_word=2)),
+    ("nuget", _tool("setapikey", from_word=1)),
+    ("dotnet", _tool("nuget", next="-k")),
+    ("drush", _tool("user:password|upwd", from_word=2)),
+    ("qemu-system-x86_64 qemu-system-aarch64 qemu-img", _tool(pairs="-object --object", separator="data=")),
     ("airdecap-ng mupdf stegsnow enum4linux openttd", _tool(next="-p")),
     ("ss-local ss-server ss-redir cryptcat sic", _tool(next="-k")),
     ("yt-dlp youtube-dl cqlsh beeline hydra medusa smbmap netexec evil-winrm sqlmap", _tool(next="-p")),
@@ -208,8 +271,10 @@ def _table() -> dict[bytes, tuple[Tool, ...]]:
 TOOLS = _table()
 #: Names that are ordinary words too: programs only at the start, and behind a program that starts others.
 COMMON = frozenset(
-    _words("ab aws az bao bw exp expose fly gh git hey http https imp mc net oc rar sic sort security siege")
-    + _words("steam vault xh zip")
+    _words(
+        "ab add-user aws az bao bw exp expose fly gh git hey hive http https imp knife mc net oc rar sic sort"
+    )
+    + _words("cme dar security siege steam swift tea vault xh zip")
 )
 STARTERS = frozenset(
     _words(

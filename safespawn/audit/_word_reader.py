@@ -22,10 +22,13 @@ _SCRIPT_OPTION = Expression(rb"-[A-Za-z]*c")
 _BLANK = Expression(rb"\s")
 _NAME = Expression(rb"--[\w.\-]+|-[\w.\-]{2,}")
 #: Words behind which NAME VALUE follows.
-_SETTERS = (b"set", b"config", b"--arg")
+_SETTERS = (b"set", b"config", b"put", b"--arg")
 _OPTION = Expression(rb"--.*|-[A-Za-z]", re.DOTALL)
 _BREAKS = Expression(rb"[;|&(`]")
 _BREAKS_IN_TEXT = Expression(rb"[;|&(`=]")
+_FAMILY = Expression(rb"(.*?[a-z])(?:[\-_.]?\d[\d.]*)?(?:\.(?:exe|com|cmd|bat|py|sh))?")
+#: No program has a longer name.
+NAME_MAX = 255
 #: Ends a command in a text.
 _END = Expression(rb"\|\|?|&&?|;|.*;", re.DOTALL)
 
@@ -77,7 +80,8 @@ class Reader:
             return
         wanted, self._wanted = self._wanted, None
         if wanted is not None and not self._is_other(word):
-            yield from self._part(word, 0, wanted)
+            alone = self._kind == "pair" and b":" not in word
+            yield from self._part(word, 0, b"" if alone else wanted)
         elif self._skip:
             self._skip = False
         else:
@@ -109,7 +113,7 @@ class Reader:
             found = value.find(separator)
             if found < 0:
                 return
-            first = found + 1
+            first = found + len(separator)
             if separator == b":" and first == last:  # the name is the key: curl -u KEY:
                 first, last = 0, found
             if separator == b"/" and b"@" in value[first:]:  # user/secret@database
@@ -118,6 +122,8 @@ class Reader:
             yield start + first, start + last
 
     def _harmless(self, value: bytes) -> bool:
+        if _shapes.REFERENCE.fullmatch(value) and any(tool.refers for tool in self._begun()):
+            return True
         return _shapes.is_harmless(value, self._kind, expanded=self._depth > 0)
 
     # --------------------------------------------------------------------- options
@@ -149,12 +155,12 @@ class Reader:
             return
         kind = _shapes.kind_of(option)
         if kind is not None:
-            self._wanted, self._kind = b":" if kind == "pair" else b"", kind
+            self._wanted, self._kind = b":" if kind in ("pair", "login") else b"", kind
 
     # ----------------------------------------------------------------- other words
 
     def _word(self, word: bytes) -> Iterator[Span]:
-        if self._setting and _shapes.kind_of(word) == "strong" and not _shapes.VERB.match(word):
+        if self._names_setting(word) or (self._depth == 0 and word.lower() == b"bearer"):
             self._wanted = b""
             return
         for number, tool in enumerate(self._tools):
@@ -170,6 +176,11 @@ class Reader:
         if not self._arm(word):
             self._begin(word)
 
+    def _names_setting(self, word: bytes) -> bool:
+        """Whether it is the NAME of "set NAME VALUE", or the end of it: app/password."""
+        name = word.rpartition(b"/")[2]
+        return self._setting and _shapes.kind_of(name) == "strong" and not _shapes.VERB.match(name)
+
     def _arm(self, word: bytes) -> bool:
         """Let the rules begin that need this word before them."""
         armed = False
@@ -182,6 +193,7 @@ class Reader:
         """Add the rules of the program that the word names, if it names one: sudo -u http mysql -pSECRET."""
         *broken, last = (_BREAKS_IN_TEXT if self._depth > 0 else _BREAKS).split(word)
         place, _, name = last.strip(b"\"'").lower().rpartition(b"/")
+        name = _family(name)
         first = bool(broken) or BEFORE_PROGRAM.fullmatch(self._before) is not None
         if first or (place.endswith(b"bin") if place else name not in COMMON or self._started):
             self._started = self._started or name in STARTERS
@@ -199,3 +211,11 @@ def _in_words(text: bytes, depth: int, tools: Iterable[Tool]) -> Iterator[Span]:
             word, start = word[1:].removesuffix(word[:1]), start + 1
         for first, last in reader.read(word):
             yield start + first, start + last
+
+
+def _family(name: bytes) -> bytes:
+    """Return the name of a program without its version and the end of its file: mysql8.0, curl.exe."""
+    if name in TOOLS or name in STARTERS or len(name) > NAME_MAX:
+        return name
+    found = _FAMILY.fullmatch(name)
+    return found.group(1) if found else name
