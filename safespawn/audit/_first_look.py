@@ -23,7 +23,7 @@ WORDS = frozenset(
 )
 #: Of user:secret@host, and of a URL.
 _AT = Expression(rb":(?://|[^\s/@:\0]+@)")
-_HTTPIE = Expression(rb"http(?!s?:)|7z")
+_HTTPIE = Expression(rb"http(?!s?:)")
 
 
 @functools.cache
@@ -45,6 +45,7 @@ def may_have_secrets(joined: bytes) -> bool:
         or not _any_word().isdisjoint(folded.split())
         or (b"@" in joined and _AT.search(joined) is not None)
         or _HTTPIE.search(joined) is not None
+        or b"7z" in joined
     )
 
 
