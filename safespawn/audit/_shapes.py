@@ -161,7 +161,7 @@ SCHEME = Expression(rb"(?:Basic|Bearer|Digest|Token|ApiKey|Negotiate|AWS4-HMAC-S
 SLASHED = Expression(rb"(?<![^\s\"'])(?:/|--?)(?!ConnectionStrings?:)([A-Za-z][\w\-]*):(?=[^\s/\\])")
 #: ``password:value``, where it cannot be a volume or an image.
 COLON = Expression(
-    rb"(?<![\w.\-/])(?:password|passphrase|pwd|pass):([^,;}\s&\"'/][^,;}\s&\"']*)", re.IGNORECASE
+    rb"(?<![\w.\-/:])(?:password|passphrase|pwd|pass):([^,;}\s&\"'/][^,;}\s&\"']*)", re.IGNORECASE
 )
 #: ``<NAME>value<``, also with a prefix and attributes. CDATA goes to the end of all: it may have ``<`` in it.
 ELEMENT = Expression(rb"<(?:[\w.\-]{1,64}:)?([\w.\-]+)(?:\s[^<>]{0,256})?>\s{0,64}(<!\[CDATA\[[\s\S]*|[^<]+)")

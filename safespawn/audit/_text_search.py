@@ -111,18 +111,20 @@ def _assigned(text: bytes, *, script: bool, plain: frozenset[bytes]) -> Iterator
             continue
         start, end = _value(text, found, found.start() < first_word, script=script)
         if kind in ("pair", "login"):
-            start = _behind_user(text, start, end, kind)
+            start, kind = _behind_user(text, start, end, kind)
         if start < end and not _shapes.is_harmless(text[start:end], kind, expanded=script):
             yield start, end
             done = end
 
 
-def _behind_user(text: bytes, start: int, end: int, kind: Kind) -> int:
-    """Return where the secret begins of ``user:secret``, or of what has no user in front of it."""
+def _behind_user(text: bytes, start: int, end: int, kind: Kind) -> tuple[int, Kind]:
+    """Return where the secret begins, and of what kind it is, behind a user or of what has none before it."""
     if text[start : start + 1] in _BRACKETS:
-        return end
+        return end, kind
     colon = text.find(b":", start, end)
-    return colon + 1 if colon >= 0 else start if kind == "pair" else end
+    if colon >= 0:
+        return colon + 1, "strong"
+    return start if kind == "pair" else end, kind
 
 
 def _signs(text: bytes, start: int, name: bytes) -> bool:

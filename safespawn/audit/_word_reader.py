@@ -80,8 +80,9 @@ class Reader:
             return
         wanted, self._wanted = self._wanted, None
         if wanted is not None and not self._is_other(word):
-            alone = self._kind == "pair" and b":" not in word
-            yield from self._part(word, 0, b"" if alone else wanted)
+            if self._kind == "pair" and b":" in word:
+                self._kind = "strong"  # what is behind a user is no way to authenticate, whatever it says
+            yield from self._part(word, 0, b"" if self._kind == "pair" else wanted)
         elif self._skip:
             self._skip = False
         else:
@@ -136,8 +137,8 @@ class Reader:
                 return
             if equals and name in tool.next:
                 yield from self._part(word, len(name) + 1, tool.next[name])
-        self._arm(word)
-        if not equals and not any(name in tool.plain for tool in self._tools):
+        armed = self._arm(word)
+        if not armed and not equals and not any(name in tool.plain for tool in self._tools):
             self._named(word)
 
     def _announced(self, tool: Tool, word: bytes) -> bool:
