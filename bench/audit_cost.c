@@ -39,24 +39,26 @@ bench_open_file(struct ss_handle *file, const char *where, const char *name, int
 
 	(void)snprintf(path, sizeof(path), "%s/%s", where, name);
 	file->fd = -1;
-	return ss_handle_open(file, AT_FDCWD, path, O_RDWR | O_CREAT | O_TRUNC | flags, 0600);
+	return ss_handle_open(file, AT_FDCWD, path, O_RDWR | O_CREAT | flags, 0600);
 }
 
 static int
 bench_open(const char *where, int keyed)
 {
-	struct ss_handle file, state;
+	struct ss_handle file, state, claims;
 	struct ss_setup setup = { .file = &file, .reserve = 1 << 20, .checkpoint_records = 1000, .checkpoint_ns = INT64_MAX };
 	struct ss_entry entry = { SS_EV_CHAIN_OPEN, 0, NULL, "", 0 };
 	struct ss_kept kept;
 	char head[SS_SLOT_BYTES] = "SSSTATE1";
 
-	if (bench_open_file(&file, where, "c.jsonl", O_APPEND))
+	if (bench_open_file(&file, where, "c.jsonl", O_TRUNC | O_APPEND))
 		return -1;
 	if (keyed) {
-		if (bench_open_file(&state, where, "c.jsonl.state", 0) || ss_handle_put(&state, head, sizeof(head)))
+		if (bench_open_file(&state, where, "c.jsonl.state", O_TRUNC) || ss_handle_put(&state, head, sizeof(head)) ||
+		    bench_open_file(&claims, where, "c.jsonl.state", O_APPEND))
 			return -1;
 		setup.state = &state;
+		setup.claims = &claims;
 		setup.origin.keyed = 1;
 		memset(setup.origin.key, 7, sizeof(setup.origin.key));
 	}

@@ -59,7 +59,7 @@ struct ss_handle {
 };
 
 struct ss_setup {
-	struct ss_handle *file, *state; /* taken over; NULL for no state */
+	struct ss_handle *file, *state, *claims; /* taken over; NULL for no state. claims: the state too, O_APPEND */
 	uint64_t reserve, limit; /* bytes; 0 for none */
 	uint64_t checkpoint_records;
 	int64_t checkpoint_ns;
@@ -109,7 +109,7 @@ enum { SS_LINE_WHOLE, SS_LINE_TORN, SS_LINE_TORN_AT_END }; /* the last line of t
 struct ss_ledger {
 	struct ss_secrets *secrets;
 	struct ss_ledger *other; /* the next one of this process */
-	int fd, state_fd;
+	int fd, state_fd, claim_fd;
 	int keyed, closed, ended, torn, shrunk, slot_behind, poisoned, reserves;
 	struct ss_same same, state_same;
 	uint64_t size;

@@ -5,6 +5,9 @@
  * who takes them can forge what comes, not what was. [T-32 records-chained]
  */
 
+#define SS_CLAIM_TRIES 8
+#define SS_CLAIM_SPAN (64u << 20) /* so much may others append between our look at the size and our append */
+
 static void
 ss_derive(const uint8_t key[32], const char *label, const void *more, size_t more_bytes, uint8_t ret[32])
 {
@@ -111,6 +114,26 @@ ss_uuid_bytes(const char text[SS_ID_BYTES], uint8_t ret_bytes[16])
 	return digits == 32 ? 0 : -EINVAL;
 }
 
+/* What the state file says of our chain now. Both halves alike: a reader in the middle of a write looks again. */
+static void
+ss_state_slot(const struct ss_ledger *ledger, uint8_t ret_slot[SS_SLOT_BYTES])
+{
+	uint8_t seal[SS_DIGEST_BYTES];
+	uint32_t half = (uint32_t)(ledger->next & 1), flags = ledger->ended != 0;
+
+	memset(ret_slot, 0, SS_SLOT_BYTES);
+	memcpy(ret_slot, &half, 4);
+	memcpy(ret_slot + 4, &flags, 4);
+	(void)ss_uuid_bytes(ledger->chain, ret_slot + 8);
+	memcpy(ret_slot + 24, &ledger->epoch, 8);
+	/* Not the aggregate itself, which checkpoints tell: this key is gone with the next record. */
+	ss_derive(ledger->secrets->aggregate_key, "safespawn state", ledger->aggregate, SS_DIGEST_BYTES, seal);
+	for (int i = 0; i < 2; i++) {
+		memcpy(ret_slot + 32 + 40 * i, &ledger->next, 8);
+		memcpy(ret_slot + 40 + 40 * i, seal, SS_DIGEST_BYTES);
+	}
+}
+
 /*
  * Write our slot: one pwrite within one page, which SIGKILL cannot cut in two. Not through a
  * mapping: that would be SIGBUS for the whole process if somebody cut the file.
@@ -118,22 +141,11 @@ ss_uuid_bytes(const char text[SS_ID_BYTES], uint8_t ret_bytes[16])
 static int
 ss_state_write(struct ss_ledger *ledger)
 {
-	uint8_t slot[SS_SLOT_BYTES] = { 0 }, seal[SS_DIGEST_BYTES];
-	uint32_t half = (uint32_t)(ledger->next & 1), flags = ledger->ended != 0;
+	uint8_t slot[SS_SLOT_BYTES];
 	struct stat seen;
 	int error;
 
-	/* Both halves alike, in one write. A reader in the middle of it looks again. */
-	memcpy(slot, &half, 4);
-	memcpy(slot + 4, &flags, 4);
-	(void)ss_uuid_bytes(ledger->chain, slot + 8);
-	memcpy(slot + 24, &ledger->epoch, 8);
-	/* Not the aggregate itself, which checkpoints tell: this key is gone with the next record. */
-	ss_derive(ledger->secrets->aggregate_key, "safespawn state", ledger->aggregate, SS_DIGEST_BYTES, seal);
-	for (int i = 0; i < 2; i++) {
-		memcpy(slot + 32 + 40 * i, &ledger->next, 8);
-		memcpy(slot + 40 + 40 * i, seal, SS_DIGEST_BYTES);
-	}
+	ss_state_slot(ledger, slot);
 	error = ss_still(ledger->state_fd, &ledger->state_same, &seen);
 	if (!error)
 		error = ss_pwrite_whole(ledger->state_fd, slot, sizeof(slot), ledger->slot * SS_SLOT_BYTES);
@@ -141,25 +153,67 @@ ss_state_write(struct ss_ledger *ledger)
 	return error;
 }
 
+/* Which slot, at `from` or behind, is this one; 0 for none. */
+static uint64_t
+ss_state_find(const struct ss_ledger *ledger, const uint8_t slot[SS_SLOT_BYTES], uint64_t from)
+{
+	uint8_t there[32 * SS_SLOT_BYTES];
+	ssize_t bytes;
+
+	for (uint64_t at = from; at - from < SS_CLAIM_SPAN; at += (uint64_t)bytes) {
+		bytes = pread(ledger->state_fd, there, sizeof(there), (off_t)at);
+		if (bytes < (ssize_t)SS_SLOT_BYTES)
+			return 0;
+		bytes -= bytes % (ssize_t)SS_SLOT_BYTES;
+		for (ssize_t i = 0; i < bytes; i += (ssize_t)SS_SLOT_BYTES)
+			if (!memcmp(there + i, slot, SS_SLOT_BYTES))
+				return (at + (uint64_t)i) / SS_SLOT_BYTES;
+	}
+	return 0;
+}
+
+/* Append a slot to the state file: all of it within the limit, or those behind it would be out of line. */
+static int
+ss_state_append(const struct ss_ledger *ledger, const uint8_t slot[SS_SLOT_BYTES], uint64_t size)
+{
+	uint8_t data[2 * SS_SLOT_BYTES] = { 0 };
+	uint64_t over = size % SS_SLOT_BYTES, skip = over ? over : SS_SLOT_BYTES; /* zeros up to the next slot */
+	struct rlimit limit;
+	size_t taken;
+
+	memcpy(data + SS_SLOT_BYTES, slot, SS_SLOT_BYTES);
+	if (!getrlimit(RLIMIT_FSIZE, &limit) && size + sizeof(data) - skip > limit.rlim_cur)
+		return -EFBIG;
+	return ss_write_whole(ledger->claim_fd, (const char *)data + skip, sizeof(data) - skip, &taken);
+}
+
 /*
- * Take the next slot for our chain. A forked child that has dropped its privileges can still do
- * that: the descriptor is all it needs. The count lies in memory that all writers share.
+ * Take a slot for our chain: append it, and look where it came to lie. The order of appends is the kernel's,
+ * so nobody waits for a lock that a stopped process holds, and no count can be out of date. A forked child
+ * that has dropped its privileges can still do that: the descriptors are all it needs. One that was taken
+ * over may cut the file meanwhile, or append what is no slot: then it is tried again, and refused in the end.
  */
 static int
 ss_state_claim(struct ss_ledger *ledger)
 {
-	struct stat seen;
-	uint64_t *head;
+	uint8_t slot[SS_SLOT_BYTES];
 	int error;
 
-	if ((error = ss_still(ledger->state_fd, &ledger->state_same, &seen)))
-		return error;
-	if (seen.st_size < (off_t)SS_SLOT_BYTES)
-		return -EBADMSG;
-	head = mmap(NULL, SS_SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, ledger->state_fd, 0);
-	if (head == MAP_FAILED)
-		return -errno;
-	ledger->slot = __atomic_add_fetch(head + 1, 1, __ATOMIC_SEQ_CST);
-	(void)munmap(head, SS_SLOT_BYTES);
-	return ss_state_write(ledger);
+	ss_state_slot(ledger, slot);
+	for (int tries = 0; tries < SS_CLAIM_TRIES; tries++) {
+		struct stat seen;
+		uint64_t size;
+
+		if ((error = ss_still(ledger->state_fd, &ledger->state_same, &seen)) ||
+		    (error = ss_still(ledger->claim_fd, &ledger->state_same, &seen)))
+			return error;
+		size = (uint64_t)seen.st_size;
+		if (size < SS_SLOT_BYTES)
+			return -EBADMSG; /* somebody has cut it */
+		if ((error = ss_state_append(ledger, slot, size)))
+			return error;
+		if ((ledger->slot = ss_state_find(ledger, slot, size - size % SS_SLOT_BYTES)) > 0)
+			return 0;
+	}
+	return -EBADMSG;
 }

@@ -165,7 +165,7 @@ ss_ledger_map(struct ss_ledger **ret_ledger)
 		return -errno;
 	(void)madvise(made, sizeof(struct ss_ledger), MADV_DONTDUMP); /* it has the last line in it */
 	*ret_ledger = made;
-	(*ret_ledger)->fd = (*ret_ledger)->state_fd = -1;
+	(*ret_ledger)->fd = (*ret_ledger)->state_fd = (*ret_ledger)->claim_fd = -1;
 	if ((error = ss_secrets_map(&(*ret_ledger)->secrets)))
 		(void)munmap(made, sizeof(struct ss_ledger));
 	return error;
@@ -226,6 +226,7 @@ ss_ledger_take_files(struct ss_ledger *ledger, const struct ss_setup *setup)
 	if (setup->state != NULL)
 		ledger->state_same = ss_same_of(&state);
 	ledger->state_fd = ss_handle_take(setup->state);
+	ledger->claim_fd = ss_handle_take(setup->claims);
 	return 0;
 }
 
@@ -270,7 +271,8 @@ ss_ledger_end(struct ss_ledger *ledger)
 	ledger->closed = 1;
 	ss_close_same(ledger->fd, &ledger->same);
 	ss_close_same(ledger->state_fd, &ledger->state_same);
-	ledger->fd = ledger->state_fd = -1;
+	ss_close_same(ledger->claim_fd, &ledger->state_same);
+	ledger->fd = ledger->state_fd = ledger->claim_fd = -1;
 	explicit_bzero(ledger->secrets->record_key, 32);
 	explicit_bzero(ledger->secrets->aggregate_key, 32);
 	ss_ring_wake(&ledger->ring);

@@ -238,7 +238,6 @@ class StateFile:
         self.slots += 1
         unit = struct.pack("<II16sQQ32s", 0, 0, uuid.UUID(chain).bytes, epoch, 0, seal)
         self._put(self.slots * UNIT, unit.ljust(UNIT, b"\0"))
-        self._put(8, struct.pack("<Q", self.slots))
         return self.slots
 
     def half(self, slot: int, number: int, seal: bytes) -> None:

@@ -553,10 +553,11 @@ def test_descriptor_that_becomes_another_file(tmp_path: Path, faults: Path, whic
         def played(case):
             opened = audit.open(case["ledger"], keys=case["keys"], mode=case["mode"])
             safespawn.run(["/bin/true"])
-            (ours,) = [fd for fd, name in fds().items() if name == case["where"] + case["which"]]
+            ours = [fd for fd, name in fds().items() if name == case["where"] + case["which"]]
             theirs = os.open(case["where"] + "/theirs", os.O_RDWR | os.O_CREAT)
             os.write(theirs, b"theirs")
-            os.dup2(theirs, ours)
+            for fd in ours:
+                os.dup2(theirs, fd)
             refused = 0
             for _ in range(3):
                 try:
@@ -564,10 +565,9 @@ def test_descriptor_that_becomes_another_file(tmp_path: Path, faults: Path, whic
                 except AuditError as problem:
                     refused += problem.errno == errno.EBADF
             opened.close()
-            os.fstat(ours)
             content = os.pread(theirs, 1000, 0).decode()
-            os.close(ours)
-            os.close(theirs)
+            for fd in (*ours, theirs):
+                os.close(fd)  # not ours any more: they are still open
             return dict(refused=refused, content=content)
         """,
         tmp_path,
@@ -794,3 +794,120 @@ def test_interpreters_in_one_process(tmp_path: Path, faults: Path) -> None:
     assert out["codes"] == [0]
     assert ledger.programs("spawn.exit") == {"inside", "outside"}
     assert len(ledger.chains) == 3
+
+
+@root_only
+@pytest.mark.threat("T-33")
+def test_child_that_cuts_the_state_file(tmp_path: Path, faults: Path) -> None:
+    """A child without privileges that cuts and mends the state file all the time: an opening works, or raises.
+
+    Where the count of slots lay in shared memory, SIGBUS ended this process within the first openings.
+    """
+    (out,) = faulting.run(
+        TOOLS
+        + """
+def scene(case):
+    ledger, keys = case["where"] + "/ledger", case["where"] + "/keys"
+    keys_of.initialise(keys)
+    arm(case["where"])
+    opened = audit.open(ledger, keys=keys)
+    (state, *_) = [fd for fd, name in fds().items() if name == ledger + ".state"]
+    heard, told = os.pipe()
+
+    def cut():
+        os.setresuid(65534, 65534, 65534)
+        head = os.pread(state, 128, 0)
+        os.write(told, b".")
+        while True:
+            os.ftruncate(state, 0)
+            os.pwrite(state, head, 0)
+
+    enemy = child(cut)
+    os.read(heard, 1)
+    came = dict()
+    for _ in range(case["openings"]):
+        try:
+            audit.open(ledger, keys=keys).close()
+            answer = "opened"
+        except AuditError as problem:
+            answer = errno.errorcode[problem.errno]
+        came[answer] = came.get(answer, 0) + 1
+    os.kill(enemy, signal.SIGKILL)
+    os.waitpid(enemy, 0)
+    os.close(heard)
+    os.close(told)
+    return dict(came=came)
+""",
+        [{"where": str(tmp_path), "openings": 400}],
+        tmp_path,
+        faults,
+    )
+
+    assert out["status"] == 0, out
+    assert sum(out["came"].values()) == 400
+    assert set(out["came"]) <= {"opened", "EBADMSG", "EEXIST"}, out["came"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 128, 200])
+@pytest.mark.threat("T-33")
+def test_state_file_that_is_cut_within_a_claim(tmp_path: Path, faults: Path, size: int) -> None:
+    """The state file becomes shorter between the look at its size and the append: the slot is found all the same."""
+    (out,) = faulting.run(
+        TOOLS
+        + """
+def scene(case):
+    ledger, keys = case["where"] + "/ledger", case["where"] + "/keys"
+    keys_of.initialise(keys)
+    for _ in range(3):
+        audit.open(ledger, keys=keys).close()
+    parked, go_on = os.pipe()
+    arm(case["where"], rule("write", only=".state", park=parked))
+    opener = threading.Thread(target=audit.open, args=(ledger,), kwargs=dict(keys=keys))
+    opener.start()
+    asleep(opener)
+    os.truncate(ledger + ".state", case["size"])
+    os.write(go_on, b".")
+    opener.join()
+    os.close(parked)
+    os.close(go_on)
+    opened = audit._ledger()
+    tell(opened, who="us")
+    last = opened._core.birth().chain
+    with open(ledger + ".state", "rb") as file:
+        data = file.read()
+    opened.close()
+    ours = [at for at in range(0, len(data), 128) if data[at + 8 : at + 24] == uuid.UUID(last).bytes]
+    return dict(records=[int.from_bytes(data[at + 32 : at + 40], "little") for at in ours if at], size=len(data))
+""",
+        [{"where": str(tmp_path), "size": size}],
+        tmp_path,
+        faults,
+    )
+
+    assert out["status"] == 0 and out["records"][-1] == 2, out
+    assert out["size"] % 128 == 0
+
+
+def test_state_file_out_of_line(tmp_path: Path, faults: Path) -> None:
+    """Somebody appends what is no slot: those of later chains are in their places, and the verifier tells of it."""
+    (out,) = faulting.run(
+        """
+def scene(case):
+    from safespawn.audit import verifier
+    ledger, keys = case["where"] + "/ledger", case["where"] + "/keys"
+    key = bytes.fromhex(keys_of.initialise(keys))
+    audit.open(ledger, keys=keys).close()
+    with open(ledger + ".state", "ab") as file:
+        file.write(b"x")
+    for _ in range(2):
+        audit.open(ledger, keys=keys).close()
+    seen = verifier.verify(ledger, key=key, registry=keys)
+    return dict(found=[[f.reason, f.byte] for f in seen.findings], size=os.path.getsize(ledger + ".state"))
+""",
+        [{"where": str(tmp_path)}],
+        tmp_path,
+        faults,
+    )
+
+    assert out["found"] == [["state-garbage", 256]], out
+    assert out["size"] == 5 * 128

@@ -180,10 +180,15 @@ class Core:
 
     __slots__ = ("_made", "raw")
 
-    def __init__(self, setup: Any, file: File, state: File | None) -> None:
-        """Take the files over and begin the chain. Raises OSError."""
+    def __init__(self, setup: Any, file: File, state: tuple[File, File] | None) -> None:
+        """Take the files over and begin the chain. Raises OSError.
+
+        ``state`` is the state file twice: for writing slots, and for appending them.
+        """
         self._made = _ffi.gc(_ffi.new("struct ss_ledger **"), _free)
-        setup.file, setup.state = file.raw, state.raw if state else _ffi.NULL
+        setup.file = file.raw
+        if state is not None:
+            setup.state, setup.claims = (one.raw for one in state)
         check(_LIB.ss_ledger_open(setup, self._made))
         self.raw = self._made[0]
 

@@ -101,9 +101,9 @@ def open_segment(path: str, *, strict: bool) -> File:
     return file
 
 
-def open_beside(path: str) -> File:
+def open_beside(path: str, more: int = 0) -> File:
     """Open or create a file that belongs to a ledger, by the same rules. Raises AuditError."""
-    file = _opened(path, 0)
+    file = _opened(path, more)
     file.lift(LOW_FD)
     return file
 

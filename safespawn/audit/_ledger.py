@@ -106,7 +106,7 @@ class Ledger:
                     stack.callback(keys.close)
                 self.redaction = keys.redaction() if keys else _redaction.own_key()
                 file = stack.enter_context(_files.open_segment(self._place, strict=strict))
-                state = stack.enter_context(_open_state(self._place + ".state")) if keys else None
+                state = self._open_state(stack) if keys else None
                 self._home = identity(os.path.dirname(self._place))
                 self._core = self._open_core(keys, file, state)
             self._mirror()
@@ -132,7 +132,14 @@ class Ledger:
             idle_seconds=self.options.checkpoint_seconds or CHECKPOINT_SECONDS,
         )
 
-    def _open_core(self, keys: keys_of.Keys | None, file: _core.File, state: _core.File | None) -> _core.Core:
+    def _open_state(self, stack: contextlib.ExitStack) -> tuple[_core.File, _core.File]:
+        path = self._place + ".state"
+        state = stack.enter_context(_open_state(path))
+        return state, stack.enter_context(_files.open_beside(path, os.O_APPEND))
+
+    def _open_core(
+        self, keys: keys_of.Keys | None, file: _core.File, state: tuple[_core.File, _core.File] | None
+    ) -> _core.Core:
         self._set_append_only(file)
         chain = _ids.uuid7()
         setup = _core.new_setup(
