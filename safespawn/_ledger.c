@@ -527,6 +527,7 @@ ss_ledger_counts(struct ss_ledger *ledger, struct ss_ledger_counts *ret_counts)
 {
 	memset(ret_counts, 0, sizeof(*ret_counts));
 	ret_counts->lost = __atomic_load_n(&ledger->secrets->lost, __ATOMIC_RELAXED);
+	ret_counts->state = ledger->state_fd; /* a child past libc wants it before it has a chain */
 	if (ss_ledger_enter(ledger))
 		return;
 	memcpy(ret_counts->events, ledger->counts, sizeof(ret_counts->events));

@@ -97,6 +97,7 @@ struct ss_ledger_counts {
 	uint64_t events[SS_EV_COUNT];
 	uint64_t lost, next, booked, reserved, size;
 	int32_t reserves, poisoned;
+	int32_t state; /* descriptor of the state file, -1 for none */
 };
 
 /* Which file a descriptor of ours was. */

@@ -167,6 +167,15 @@ ss_handle_put(const struct ss_handle *file, const char *data, uint64_t bytes)
 	return ss_pwrite_whole(file->fd, data, bytes, 0);
 }
 
+/* Make a hole in it, which reads as zeros and takes no room. */
+SS_API int
+ss_handle_punch(const struct ss_handle *file, uint64_t at, uint64_t bytes)
+{
+	const int how = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+
+	return fallocate(file->fd, how, (off_t)at, (off_t)bytes) ? -errno : 0;
+}
+
 static int
 ss_handle_take(struct ss_handle *file)
 {

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "safespawn.audit._record",
         "safespawn.audit._lines",
         "safespawn.audit._segments",
+        "safespawn.audit._slots",
         "safespawn.audit._fields",
         "safespawn.audit._page_assets",
         "safespawn._cli_progress",

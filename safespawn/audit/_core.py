@@ -98,6 +98,10 @@ class File:
         """Write over the beginning: all of it, or nothing. Raises OSError."""
         check(_LIB.ss_handle_put(self.raw, data, len(data)))
 
+    def punch(self, at: int, size: int) -> None:
+        """Make a hole, where the file system can: there the file must be empty already."""
+        _LIB.ss_handle_punch(self.raw, at, size)
+
     def __enter__(self) -> File:
         """Return it."""
         return self
@@ -122,6 +126,8 @@ class Counts(NamedTuple):
     reserves: bool
     #: fdatasync has failed, and the file is not trusted again.
     poisoned: bool
+    #: The descriptor of the state file, -1 for none.
+    state: int
 
 
 def new_setup(
@@ -247,7 +253,7 @@ class Core:
         _LIB.ss_ledger_counts(self.raw, c)
         events = {_NAMES[i]: n for i, n in enumerate(c.events) if n}
         numbers = c.lost, c.next, c.booked, c.reserved, c.size
-        return Counts(events, *numbers, bool(c.reserves), bool(c.poisoned))
+        return Counts(events, *numbers, bool(c.reserves), bool(c.poisoned), c.state)
 
     def inherit(self, origin: Any) -> int:
         """Begin another chain, in a child that was forked past libc; answers 0 or a negative errno."""

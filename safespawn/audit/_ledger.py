@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .. import _probe
 from .._descriptors import identity
 from .._errors import AuditError
-from . import _breakglass, _bypass, _core, _files, _ids, _record, _redaction
+from . import _breakglass, _bypass, _core, _files, _ids, _record, _redaction, _slots
 from . import keys as keys_of
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class Options:
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     late_failure: LateFailure = "continue"
     mirrors: tuple[Mirror, ...] = ()
+    #: So many chains may have a slot in the state file.
+    chains: int = _slots.MOST
 
     @property
     def reserve(self) -> int:
@@ -92,6 +94,7 @@ class Ledger:
         self._early: list[tuple[str, Mapping[str, Any]]] = []
         self._is_stuck = False
         self._failed_flushes, self._no_segment_before = 0, 0.0
+        self._slots, self._is_crowded = _slots.Room(options.chains), False
         self._begin()
         _open_ledgers.add(self)
 
@@ -111,6 +114,7 @@ class Ledger:
                 self._core = self._open_core(keys, file, state)
             self._mirror()
             self._opened()
+            self._tell_crowd()
         except BaseException as problem:
             if hasattr(self, "_core"):
                 self._end()
@@ -135,6 +139,7 @@ class Ledger:
     def _open_state(self, stack: contextlib.ExitStack) -> tuple[_core.File, _core.File]:
         path = self._place + ".state"
         state = stack.enter_context(_open_state(path))
+        self._check_room(state.fd)  # before a slot is taken, and a line of the registry
         return state, stack.enter_context(_files.open_beside(path, os.O_APPEND))
 
     def _open_core(
@@ -186,7 +191,8 @@ class Ledger:
             if self._runner is not None:  # in a forked child its threads are gone
                 self._runner.start()
             self._teller = None  # what it says of the process is another's in a forked child
-            error = self._core.append("chain.open", None, _record.members(self._opening()), 0)
+            if not (error := self._lacks_room()):
+                error = self._core.append("chain.open", None, _record.members(self._opening()), 0)
             while error in (0, -errno.EISCONN) and self._early:
                 self._append_own(*self._early.pop(0))
             return 0 if error == -errno.EISCONN else error
@@ -201,6 +207,33 @@ class Ledger:
     def _set_append_only(self, file: _core.File) -> None:
         if self.options.append_only:
             _files.set_append_only(file.fd, on=True)
+
+    def _check_room(self, state: int) -> None:
+        """Refuse a chain that no verifier could check with the others. Raises AuditError."""
+        if self._slots.used(state) >= self._slots.most:
+            raise self._error(OSError(errno.EUSERS, os.strerror(errno.EUSERS)))
+
+    def _lacks_room(self) -> int:
+        """Answer an errno when a chain that begins with its first record, a forked child's, finds too many."""
+        begins = "parent" in (self._core.birth().keys or ()) and not (counts := self._core.counts()).next
+        try:
+            if begins and counts.state >= 0:
+                self._check_room(counts.state)
+        except OSError as problem:
+            return -(problem.errno or errno.EIO)
+        return 0
+
+    def _tell_crowd(self) -> None:
+        """Tell once, before there are too many chains."""
+        state = self._core.counts().state
+        with contextlib.suppress(OSError):  # the next slot will tell
+            if (
+                not self._is_crowded
+                and state >= 0
+                and (n := self._slots.used(state)) >= self._slots.notice_at
+            ):
+                why = f"{n} of {self._slots.most} chains have a slot in the state file: retire old segments"
+                self._is_crowded = not self._append_own("audit.degraded", {"lost": 0, "why": why})
 
     # -------------------------------------------------------------- closing
 
@@ -295,7 +328,7 @@ class Ledger:
     def refuse(self, number: int) -> None:
         """Raise AuditError because a record could not be kept, unless the mode is ``best_effort``."""
         if self.mode != "best_effort":
-            raise self._error(OSError(number, _WHY.get(number) or os.strerror(number)))
+            raise self._error(OSError(number, os.strerror(number)))
 
     def _write(
         self, event: str, sid: str | None, make: Make, flags: int, native: Native | None, kept: Any
@@ -356,7 +389,8 @@ class Ledger:
     def _error(self, problem: OSError) -> AuditError:
         if isinstance(problem, AuditError):
             return problem
-        told = AuditError(problem.errno, f"the record was not written: {problem.strerror}", self.path)
+        why = _WHY.get(problem.errno or 0) or problem.strerror
+        told = AuditError(problem.errno, f"the record was not written: {why}", self.path)
         told.guard = "intent-first"
         return told
 
@@ -388,6 +422,7 @@ class Ledger:
     def checkpoint(self, why: str = "asked") -> None:
         """Write a checkpoint: how many records there are, what was lost, and the aggregate."""
         with self._lock:
+            self._tell_crowd()
             if not self._core.is_at(self._place) and self._follow():
                 return  # that has written one
             flags = _core.AGGREGATE | (_core.FLUSH if self.mode == "durable" else 0)
@@ -495,9 +530,12 @@ class Ledger:
         keys = keys_of.find(self.options.keys)
         if keys is None:
             return False
-        with contextlib.closing(keys), keys.opening(chain, self._place, origin):
-            if error := self._core.inherit(origin):
-                raise OSError(-error, os.strerror(-error))
+        with contextlib.closing(keys):
+            if (state := self._core.counts().state) >= 0:
+                self._check_room(state)
+            with keys.opening(chain, self._place, origin):
+                if error := self._core.inherit(origin):
+                    raise OSError(-error, os.strerror(-error))
         return True
 
     def _before_fork(self) -> None:
@@ -522,6 +560,8 @@ _WHY = {
     errno.ESTALE: "somebody deleted the ledger, and it cannot be made anew",
     errno.ECHILD: "this process was forked, and it can have no chain: the keys are out of its reach",
     errno.ESHUTDOWN: "the process is ending, the ledger is closed",
+    errno.EBADMSG: "somebody cut the state file, or filled it with something else",
+    errno.EUSERS: "the state file is full of chains: rotate and retire old segments, or begin another ledger",
 }
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from . import _slots
+from ._slots import UNIT
 from ._verify_segments import open_file
 
 MAGIC = b"SSSTATE1"
-UNIT = 128
 #: A ledger that a verifier can check has fewer chains than that: see _verify_scan.CHAINS_MAX.
-UNITS_MAX = 1 << 21
+SLOTS_MAX = 1 << 21
 #: A slot that is written all the time is never the same twice; then the last look must do.
 LOOKS = 64
 
@@ -37,50 +39,53 @@ class State(NamedTuple):
 
 
 def read(path: str) -> State:
-    """Read the file. Raises OSError."""
+    """Read the file, in which slots that were given back may be holes. Raises OSError."""
     fd = open_file(path)
     try:
-        data, size = _twice(fd), os.fstat(fd).st_size
+        return _read(fd)
     finally:
         os.close(fd)
-    state = State({}, [])
-    if not any(data):
-        return state  # its maker was killed before it wrote anything
-    if data[: len(MAGIC)] != MAGIC:
-        state.faults.append((0, f"does not begin with {MAGIC.decode()}"))
-        return state
-    if size % UNIT or size > UNITS_MAX * UNIT:
-        state.faults.append((size, f"{size} bytes are no whole number of slots, or too many"))
-    for byte in range(UNIT, len(data) - UNIT + 1, UNIT):
-        _add(state, byte, data[byte : byte + UNIT])
+
+
+def _read(fd: int) -> State:
+    state, size = State({}, []), os.fstat(fd).st_size
+    is_ours = os.pread(fd, len(MAGIC), 0) == MAGIC
+    for place, data in _slots.pieces(fd):
+        for at, unit in _twice(fd, place, data):
+            if not is_ours:
+                state.faults.append((0, f"does not begin with {MAGIC.decode()}"))
+                return state
+            if place + at:
+                _add(state, place + at, unit)
+        if len(state.slots) + len(state.faults) > SLOTS_MAX:
+            state.faults.append((place, "too many slots"))
+            return state
+    if size % UNIT:
+        state.faults.append((size, f"{size} bytes are no whole number of slots"))
     return state
 
 
-def _twice(fd: int) -> bytes:
-    """Read the file until no slot has changed under us: a chain writes its slot after every record.
+def _twice(fd: int, place: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the slots of a piece that do not change under us: a chain writes its slot after every record.
 
     A reader may see half of such a write. What it sees twice was not being written, because the two
     halves take turns and the numbers only go up.
     """
-    data = os.pread(fd, UNITS_MAX * UNIT, 0)
-    again = os.pread(fd, len(data), 0)
-    if again == data:
-        return data
-    units = [data[at : at + UNIT] for at in range(0, len(data), UNIT)]
-    for number, unit in enumerate(units):
-        now = again[number * UNIT : (number + 1) * UNIT]
+    again = os.pread(fd, len(data), place)
+    for at, unit in _slots.units(again):
+        before, now = data[at : at + UNIT], unit
         for _ in range(LOOKS):
-            if now == unit:
+            if now == before:
                 break
-            unit, now = now, os.pread(fd, UNIT, number * UNIT)  # noqa: PLW2901 - the next look
-        units[number] = now
-    return b"".join(units)
+            before, now = now, os.pread(fd, UNIT, place + at)
+        if len(now) == UNIT:
+            yield at, now
 
 
 def _add(state: State, byte: int, unit: bytes) -> None:
     which, closed, chain, epoch, first, first_seal, second, second_seal, rest = _SLOT.unpack(unit)
     if not any(unit):
-        return  # given out, and its process was killed at once
+        return  # given back under our eyes
     if which > 1 or closed > 1 or any(rest):
         state.faults.append((byte, "this slot is none that a ledger writes"))
         return

@@ -95,6 +95,8 @@ def _counted(done: Done, seen: Seen, standing: scan.Standing, slot: Slot | None,
 
     So a ledger that was read earlier cannot be ahead by two.
     """
+    if slot is None and done.means.state is not None and seen.id in done.means.state.slots:
+        return  # it was compared, and is retired by now: see retention
     if slot is None:
         text = "the state file has no slot of this chain: records that were cut off are not seen"
         _end(done, seen.id, standing, "state-missing", text)

@@ -8,11 +8,13 @@ import hashlib
 import json
 import os
 import stat
+import uuid
 from io import BufferedReader
 from typing import Any
 
+from .. import _probe
 from .._errors import AuditError
-from . import _files, _record
+from . import _files, _record, _slots
 from ._ledger import Ledger, Options
 from .keys import find
 
@@ -29,6 +31,8 @@ def retire(
     on the disk before the file goes. Returns the names of the files. Raises ValueError for a ``keep``
     below 1: the number of the last segment is what the next one counts from, and none is given out twice.
     AuditError when the record cannot be kept, OSError when a file cannot be read or deleted.
+
+    Chains of which nothing is left then, and nothing will come, give their slots in the state file back.
     """
     if keep < 1:
         raise ValueError(f"keep must be 1 or more, not {keep!r}")
@@ -41,15 +45,34 @@ def retire(
         raise AuditError(
             errno.ENOKEY, "the ledger has keys: without them nothing vouches for what is deleted", where
         )
-    with Ledger(where, "durable", Options(keys)) as ledger:
+    gone = _Heads()
+    # At the limit of chains this must still be possible: it is the way back.
+    with Ledger(where, "durable", Options(keys, chains=_slots.MOST + _slots.SPARE)) as ledger:
         for name in names:
             with _opened(name) as file:
-                size = _tell(ledger, name, file)
+                size = _tell(ledger, name, file, gone)
                 _delete(name, file.fileno())
                 # A process that had not followed yet may have written on; now it finds the file deleted.
                 if os.fstat(file.fileno()).st_size != size:
-                    _tell(ledger, name, file)
+                    _tell(ledger, name, file, gone)
+    if os.path.exists(where + ".state"):
+        _give_back(where + ".state", gone)
     return names
+
+
+def _give_back(state: str, gone: _Heads) -> None:
+    """Empty the slots of chains whose records are all in segments that were retired, and that are over.
+
+    A slot that tells of more records is left: they are still here, or were cut off.
+    """
+
+    def is_over(slot: _slots.Slot) -> bool:
+        chain = str(uuid.UUID(bytes=slot.chain))
+        head = gone.known.get(chain)
+        return head is not None and slot.records <= head[0] + 1 and (slot.is_closed or gone.is_dead(chain))
+
+    with _files.open_beside(state) as file:
+        _slots.give_back(file.fd, is_over, file.punch)
 
 
 def _opened(name: str) -> BufferedReader:
@@ -61,10 +84,10 @@ def _opened(name: str) -> BufferedReader:
     return file
 
 
-def _tell(ledger: Ledger, name: str, file: BufferedReader) -> int:
-    """Write what a segment holds, to the disk; return how many bytes that is about."""
+def _tell(ledger: Ledger, name: str, file: BufferedReader, gone: _Heads) -> int:
+    """Write what a segment holds, to the disk and into ``gone``; return how many bytes that is about."""
     size = 0
-    for told in _summaries(name, file):
+    for told in _summaries(name, file, gone):
         if not ledger.append("segment.retired", None, told.copy):
             raise AuditError(None, "the record of a retired segment was not kept", name)
         size = told["bytes"]
@@ -79,7 +102,7 @@ def _has_keys(keys: str | os.PathLike[str] | None) -> bool:
     return found is not None
 
 
-def _summaries(name: str, file: BufferedReader) -> list[dict[str, Any]]:
+def _summaries(name: str, file: BufferedReader, gone: _Heads) -> list[dict[str, Any]]:
     """Return what the records about a segment tell: each has as many heads as fit into it."""
     digest, heads, size = hashlib.sha256(), _Heads(), 0
     file.seek(0)
@@ -92,6 +115,7 @@ def _summaries(name: str, file: BufferedReader) -> list[dict[str, Any]]:
         "sha256": digest.hexdigest(),
         "bytes": size,
     }
+    gone.take(heads)
     items = list(heads.known.items())
     parts = [items[at : at + HEADS] for at in range(0, len(items), HEADS)] or [[]]
     return [{**whole, "heads": dict(part)} for part in parts]
@@ -107,6 +131,26 @@ class _Heads:
 
     def __init__(self) -> None:
         self.known: dict[str, list[Any]] = {}
+        #: The boot of a chain, and pid and start time of its process where its ``chain.open`` is here.
+        self.lives: dict[str, tuple[str, tuple[Any, Any] | None]] = {}
+
+    def take(self, younger: _Heads) -> None:
+        """Add what another has found."""
+        for chain, head in younger.known.items():
+            self._put(chain, *head)
+        for chain, life in younger.lives.items():
+            if life[1] is not None or chain not in self.lives:
+                self.lives[chain] = life
+
+    def is_dead(self, chain: str) -> bool:
+        """Whether its process is seen to be gone: of an earlier boot, or not among those that run."""
+        # Here, because most who write a ledger never retire any of it.
+        from ._verify_tails import process_runs  # noqa: PLC0415
+
+        here, (boot, process) = _probe.boot_id(), self.lives.get(chain, ("", None))
+        if not boot or not here:
+            return False
+        return boot != here or (process is not None and not process_runs((*process, boot), here))
 
     def add(self, line: bytes) -> None:
         try:
@@ -120,6 +164,8 @@ class _Heads:
             return
         for head in older:
             self._put(*head)
+        if event == "chain.open" or chain not in self.lives:
+            self.lives[chain] = _life(record)
         self._put(
             chain,
             number,
@@ -131,6 +177,12 @@ class _Heads:
         number_then, digest_then, *keys_then = self.known.get(chain, [-1, ""])
         newest = [number, digest] if number >= number_then else [number_then, digest_then]
         self.known[chain] = [*newest, *(keys or keys_then)]
+
+
+def _life(record: dict[str, Any]) -> tuple[str, tuple[Any, Any] | None]:
+    boot, who = record.get("boot"), record.get("who")
+    process = (who.get("pid"), who.get("start")) if isinstance(who, dict) else None
+    return boot if isinstance(boot, str) else "", process if record["ev"] == "chain.open" else None
 
 
 def _delete(name: str, fd: int) -> None:
