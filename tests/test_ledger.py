@@ -231,13 +231,54 @@ def test_damaged_keys_are_refused(tmp_path: Path, path: Path, spoil: Callable[[P
     assert caught.value.errno == number
 
 
-def test_missing_keys_that_were_named_are_an_error(tmp_path: Path, path: Path) -> None:
-    """A directory without keys is an error when it was asked for, and none when it is the default."""
-    with pytest.raises(AuditError):
-        audit.open(path, keys=tmp_path)
-    with audit.open(path):
-        pass
+@pytest.mark.parametrize("named", ["argument", "environment"])
+@pytest.mark.parametrize("what", ["missing/keys", "empty", "file/keys"])
+def test_missing_keys_that_were_named_are_an_error(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch, named: str, what: str
+) -> None:
+    """A directory without keys is refused by its name when it was asked for, whoever asked."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    where = str(tmp_path / what)
+    if named == "environment":
+        monkeypatch.setenv("SAFESPAWN_AUDIT_KEYS", where)
+
+    with pytest.raises(AuditError, match=where) as caught:
+        audit.open(path, keys=where if named == "argument" else None)
+    assert caught.value.errno in (errno.ENOENT, errno.ENOTDIR)
+    assert not path.exists()
+
+
+def test_missing_keys_of_the_default_are_none(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody names a directory, one without keys means none; one with a part of them is damaged."""
+    monkeypatch.delenv("SAFESPAWN_AUDIT_KEYS")
+    monkeypatch.setattr(audit.keys, "DIRECTORY", str(tmp_path / "keys"))
+    audit.open(path).close()
+    audit.keys.initialise()
+    audit.open(path).close()
+    (tmp_path / "keys" / "epoch").unlink()
+    with pytest.raises(AuditError, match="cannot open the keys"):
+        audit.open(path)
+
+    assert [r["keys"] for r in helpers.records(path) if r["ev"] == "chain.open"] == [None, {"epoch": 1}]
+
+
+@pytest.mark.parametrize("named", ["argument", "environment"])
+def test_no_keys_can_be_asked_for(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    """An empty name asks for no keys, also where the host has some; none are made then without a name."""
+    monkeypatch.delenv("SAFESPAWN_AUDIT_KEYS")
+    monkeypatch.setattr(audit.keys, "DIRECTORY", str(tmp_path / "keys"))
+    audit.keys.initialise()
+    if named == "environment":
+        monkeypatch.setenv("SAFESPAWN_AUDIT_KEYS", "")
+        with pytest.raises(AuditError, match="SAFESPAWN_AUDIT_KEYS is empty"):
+            audit.keys.initialise()
+    audit.open(path, keys="" if named == "argument" else None).close()
+
     assert helpers.records(path)[0]["keys"] is None
+
 
 
 # ------------------------------------------------------------------ context

@@ -29,7 +29,7 @@ _ffi = _binding.ffi
 
 #: Where a host has its keys unless it is told otherwise.
 DIRECTORY = "/var/lib/safespawn/audit"
-#: The variable that tells otherwise.
+#: The variable that tells otherwise; empty: there are to be none.
 VARIABLE = "SAFESPAWN_AUDIT_KEYS"
 
 #: Seconds that opening a ledger waits for another process that is opening one.
@@ -39,10 +39,15 @@ _EPOCH, _REGISTRY, _REDACTION = "epoch", "registry.jsonl", "redaction"
 _NO_HASH = "0" * 64
 
 
+def _named() -> str | None:
+    """Return what the environment says, unless others chose that for us."""
+    return None if _binding.is_secure() else os.environ.get(VARIABLE)
+
+
 def default_directory() -> str:
-    """Return where the keys are, by the environment unless others chose that for us."""
-    named = None if _binding.is_secure() else os.environ.get(VARIABLE)
-    return named or DIRECTORY
+    """Return where the keys are, by the environment if that says so; empty where there are to be none."""
+    named = _named()
+    return DIRECTORY if named is None else named
 
 
 def initialise(
@@ -55,6 +60,8 @@ def initialise(
     when there are keys already: making them anew would cut all chains off from what they can be checked with.
     """
     where = os.fspath(directory or default_directory())
+    if not where:
+        raise AuditError(errno.EINVAL, f"{VARIABLE} is empty, so there are to be no keys: name a directory", "")
     _make_directory(where)
     if any(os.path.lexists(os.path.join(where, name)) for name in (_EPOCH, _REGISTRY, _REDACTION)):
         raise AuditError(errno.EEXIST, "there are keys in this directory, or parts of some", where)
@@ -77,15 +84,25 @@ def initialise(
 def find(directory: str | os.PathLike[str] | None) -> Keys | None:
     """Return the keys in a directory; None for the default one when there are none that we may use.
 
-    Raises AuditError for a directory that was named and has none, and for damaged keys.
+    A name that is empty, here or in the environment, asks for none. Raises AuditError for a directory that
+    was named, here or there, and has none, and for damaged keys.
     """
-    where = os.fspath(directory or default_directory())
+    where = os.fspath(default_directory() if directory is None else directory)
+    if not where:
+        return None
     try:
         return Keys(where)
     except AuditError as problem:
-        if directory is None and problem.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
-            return None
-        raise
+        is_named = directory is not None or _named() is not None
+        is_none = problem.errno in (errno.ENOENT, errno.ENOTDIR) and not _is_part(where)
+        if is_named or not (is_none or problem.errno == errno.EACCES):
+            raise
+        return None
+
+
+def _is_part(where: str) -> bool:
+    """Whether some of the files are there: then the others are missing."""
+    return any(os.path.lexists(os.path.join(where, name)) for name in (_EPOCH, _REGISTRY))
 
 
 class Keys:
