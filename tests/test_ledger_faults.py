@@ -121,7 +121,11 @@ def scene(case):
 
     def reopen():
         nonlocal opened
-        opened.close()
+        try:
+            opened.close()
+        except AuditError as problem:  # it is closed all the same
+            if mode != "durable" or fault.get("error") is None:
+                wrong(repr(problem))
         try:
             opened = open_ledger()
         except AuditError as problem:
@@ -308,6 +312,64 @@ def test_flush_that_fails_on(tmp_path: Path, mark: Path, faults: Path) -> None:
     assert out["booked"] == 0
     assert not list(tmp_path.glob("mark-*"))
     assert 1 <= len(ledger_check.segments(tmp_path / "ledger")) <= 4
+
+
+@KEYED
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_close_that_cannot_flush(tmp_path: Path, mark: Path, faults: Path, at: int, mode: str, keyed: bool) -> None:
+    """A durable ledger whose last flush fails is closed, and says that the disk may not have its end.
+
+    What fails before is made good in another segment.
+    """
+    out, ledger = play(
+        """
+        opened = open_ledger()
+        opened.append("guard.config", None, dict)
+        arm(where, rule("fdatasync", "EIO", at=case["at"], times=1000 if case["at"] == 3 else 1))
+        before = fds()
+        try:
+            opened.close()
+            out["errno"] = 0
+        except AuditError as problem:
+            out["errno"], out["text"] = problem.errno, str(problem)
+        out["left"] = [name for name in fds().values() if name.startswith(where + "/ledger")]
+        out["closed"] = opened.closed
+        opened.close()
+        """,
+        tmp_path,
+        mark,
+        faults,
+        mode=mode,
+        keyed=keyed,
+        at=at,
+    )
+
+    # 1: before the last record, which goes to a new segment; 2: behind it; 3: there is none.
+    assert out["errno"] == (errno.EIO if (mode, at) == ("durable", 2) else 0)
+    assert not out["errno"] or "the disk may not have its last records" in out["text"]
+    assert out["closed"] is True and out["left"] == []
+    assert ledger.events()[-1] == "chain.close"
+
+
+def test_ledger_before_that_cannot_flush(tmp_path: Path, mark: Path, faults: Path) -> None:
+    """The ledger that takes the place of one that could not be flushed is open, and tells of it."""
+    out, ledger = play(
+        """
+        open_ledger()
+        safespawn.audit._ledger().append("guard.config", None, dict)
+        arm(where, rule("fdatasync", "EIO", only="/ledger", at=3))  # opening, the other's end, and behind it
+        opened = open_ledger()
+        out["spawned"] = [spawn()]
+        """,
+        tmp_path,
+        mark,
+        faults,
+    )
+    (told,) = ledger.of("audit.degraded")
+
+    assert out["spawned"] == [0]
+    assert "the disk may not have its last records" in told["why"]
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,18 @@ def open(  # noqa: A001
         _redaction.use_key(opened.redaction)
         _Current.asked_environment = True
     if before is not None:
-        before.close()
+        _close(before, opened)
     _bypass.watch(_tell_bypass)
     return opened
+
+
+def _close(before: Ledger, opened: Ledger) -> None:
+    """Close the one that was open; what becomes of that is nothing against the new one, which tells it."""
+    try:
+        before.close()
+    except AuditError as problem:
+        why = str(problem)
+        opened.append("audit.degraded", None, lambda: {"lost": 0, "why": why})
 
 
 def verify(

@@ -238,22 +238,35 @@ class Ledger:
     # -------------------------------------------------------------- closing
 
     def close(self) -> None:
-        """Write the closing record and close the file; doing it twice is no error."""
+        """Write the closing record and close the file; doing it twice is no error.
+
+        Raises AuditError in mode ``durable`` when the disk may not have the last records; it is closed then.
+        """
+        error = 0
         with self._lock:
             if not self._closed:
                 self._closed = True  # first: whoever looks must not find one open that takes no record
-                self._write_end()
+                error = self._write_end()
         self._end()  # without the lock, which the threads of mirrors may wait for
+        if error:
+            why = f"closed, and the disk may not have its last records: {os.strerror(-error)}"
+            raise AuditError(-error, why, self.path)
 
-    def _write_end(self) -> None:
-        flags = _core.AGGREGATE | _core.CLOSES
+    def _write_end(self) -> int:
+        """Write the last record. Answers 0, or why the disk may not have what was kept."""
+        flags, error = _core.AGGREGATE | _core.CLOSES, 0
         if self.mode == "durable":
             flags |= _core.FLUSH
+            self._no_segment_before = 0.0  # there is no later
             if error := self._core.flush():
-                self._flush_elsewhere(error)
-        told = _record.members(self._standing())
+                error = self._flush_elsewhere(error)
+        told, kept = _record.members(self._standing()), _core.new_kept()
         # Not _append_own: a chain in which nothing was written stays empty.
-        self._core.append("chain.close", None, told, flags)
+        answer = self._core.append("chain.close", None, told, flags, kept)
+        if answer in (-errno.ECHILD, -errno.ENOTCONN):
+            return 0  # a forked child that has written nothing
+        # It is flushed with all that came before. When it could not be written, those were flushed or not.
+        return answer if not answer or kept.flags & _core.UNFLUSHED else error
 
     def _end(self) -> None:
         try:
