@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -115,6 +116,31 @@ def test_numbers_are_never_given_out_twice(path: Path) -> None:
 
     assert gone == [f"{path}.{n}" for n in (1, 2, 3)]
     assert [s.name for s in ledger_check.segments(path)] == ["ledger.4", "ledger.5", "ledger"]
+
+
+def test_rotation_that_another_process_is_at(path: Path) -> None:
+    """While somebody else holds the lock there is no new segment: the answer is no, and from the second time on it is told."""
+    with audit.open(path) as ledger:
+        with open(path, "rb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            answers = [ledger.rotate() for _ in range(3)]
+        answers += [ledger.rotate(), ledger.rotate()]
+
+    assert answers == [False, False, False, True, True]
+    assert [s.name for s in ledger_check.segments(path)] == ["ledger.1", "ledger.2", "ledger"]
+    assert [r["ev"] for r in helpers.records(path.with_name("ledger.1"))] == ["chain.open", "audit.degraded"]
+    assert told(path.with_name("ledger.1")) == ["no new segment: Resource temporarily unavailable"]
+
+
+def test_rotation_that_another_process_has_made(path: Path) -> None:
+    """Where somebody else has turned the page it is not turned once more: the answer is yes, we are in the new segment."""
+    with audit.open(path) as ledger:
+        other = audit.Ledger(path, "require")
+        assert other.rotate()
+        assert ledger.rotate()
+        other.close()
+
+    assert [s.name for s in ledger_check.segments(path)] == ["ledger.1", "ledger"]
 
 
 def test_other_process_follows_at_its_checkpoint(path: Path) -> None:

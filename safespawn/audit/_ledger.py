@@ -92,7 +92,7 @@ class Ledger:
         self._segment_began = time.monotonic()
         self._runner: Runner | None = None
         self._early: list[tuple[str, Mapping[str, Any]]] = []
-        self._is_stuck = False
+        self._is_stuck = self._is_held = False
         self._failed_flushes, self._no_segment_before = 0, 0.0
         self._slots, self._is_crowded = _slots.Room(options.chains), False
         self._begin()
@@ -214,7 +214,7 @@ class Ledger:
             raise self._error(OSError(errno.EUSERS, os.strerror(errno.EUSERS)))
 
     def _lacks_room(self) -> int:
-        """Answer an errno when a chain that begins with its first record, a forked child's, finds too many."""
+        """Answer an errno when the chain of a forked child, which has no slot yet, finds too many."""
         begins = "parent" in (self._core.birth().keys or ()) and not (counts := self._core.counts()).next
         try:
             if begins and counts.state >= 0:
@@ -383,7 +383,9 @@ class Ledger:
         """
         with self._lock:
             if self._core.counts().poisoned:
-                if time.monotonic() < self._no_segment_before or not self._leave_segment("fdatasync failed"):
+                if time.monotonic() < self._no_segment_before or not self._leave_segment(
+                    "fdatasync failed", is_needed=True
+                ):
                     return error
                 if error := self._core.flush():
                     self._no_segment_before = time.monotonic() + min(self._failed_flushes, PAUSE_MAX)
@@ -449,7 +451,8 @@ class Ledger:
     def rotate(self) -> bool:
         """Give the segment that is written the next number, and go on in a new one.
 
-        False if that cannot be done (after a drop of privileges, say): the old one is written on.
+        False if that cannot be done (after a drop of privileges, say, or while another process is at it):
+        the old one is written on.
         """
         return self._leave_segment("segment")
 
@@ -464,22 +467,30 @@ class Ledger:
         except OSError:
             return False
 
-    def _leave_segment(self, why: str) -> bool:
+    def _leave_segment(self, why: str, *, is_needed: bool = False) -> bool:
+        """``is_needed``: go on with another descriptor, also where nobody can rename the segment now."""
         with self._lock:
+            was_held, self._is_held = self._is_held, False
             try:
                 self._step_aside()
+            except BlockingIOError as problem:
+                self._is_held = not is_needed
+                if was_held and not is_needed:  # the first time somebody may be about to do it for us
+                    self._tell_stuck(problem)
+                if not is_needed:
+                    return False
             except OSError as problem:
                 self._tell_stuck(problem)
                 return False
             return self._follow(why)
 
     def _step_aside(self) -> None:
-        """Rename our segment, unless another process has done that, or is at it. Raises OSError."""
+        """Rename our segment, unless another process has. Raises OSError: BlockingIOError if it is at it."""
         with _core.File() as held:
             try:
                 held.open(self._place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 fcntl.flock(held.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (FileNotFoundError, BlockingIOError):
+            except FileNotFoundError:
                 return
             if self._core.is_at(self._place):
                 self._rename(held)

@@ -61,7 +61,9 @@ def initialise(
     """
     where = os.fspath(directory or default_directory())
     if not where:
-        raise AuditError(errno.EINVAL, f"{VARIABLE} is empty, so there are to be no keys: name a directory", "")
+        raise AuditError(
+            errno.EINVAL, f"{VARIABLE} is empty, so there are to be no keys: name a directory", ""
+        )
     _make_directory(where)
     if any(os.path.lexists(os.path.join(where, name)) for name in (_EPOCH, _REGISTRY, _REDACTION)):
         raise AuditError(errno.EEXIST, "there are keys in this directory, or parts of some", where)
