@@ -43,9 +43,9 @@ ss_turn(uint32_t x, int n)
 static void
 ss_sha256_blocks_plain(uint32_t state[8], const uint8_t *data, size_t blocks)
 {
-	for (; blocks > 0; blocks--, data += 64) {
-		uint32_t w[64], s[8];
+	uint32_t w[64], s[8];
 
+	for (; blocks > 0; blocks--, data += 64) {
 		/* The message schedule: 16 words as they come, big-endian, the others made of them. */
 		for (int i = 0; i < 16; i++)
 			w[i] = (uint32_t)data[4 * i] << 24 | (uint32_t)data[4 * i + 1] << 16 |
@@ -72,6 +72,9 @@ ss_sha256_blocks_plain(uint32_t state[8], const uint8_t *data, size_t blocks)
 		for (int i = 0; i < 8; i++)
 			state[i] += s[i];
 	}
+	/* The first words are the data, which may be a key, and from the others one could go back to it. */
+	explicit_bzero(w, sizeof(w));
+	explicit_bzero(s, sizeof(s));
 }
 
 #if defined(__x86_64__)
@@ -88,8 +91,10 @@ ss_sha256_blocks_sha(uint32_t state[8], const uint8_t *data, size_t blocks)
 	__m128i abef = _mm_alignr_epi8(badc, efgh, 8);
 	__m128i cdgh = _mm_blend_epi16(efgh, badc, 0xf0);
 
+	__m128i w[4];
+
 	for (; blocks > 0; blocks--, data += 64) {
-		__m128i w[4], was_abef = abef, was_cdgh = cdgh;
+		__m128i was_abef = abef, was_cdgh = cdgh;
 
 		for (int i = 0; i < 4; i++)
 			w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const void *)(data + 16 * i)), swap);
@@ -111,6 +116,7 @@ ss_sha256_blocks_sha(uint32_t state[8], const uint8_t *data, size_t blocks)
 		abef = _mm_add_epi32(abef, was_abef);
 		cdgh = _mm_add_epi32(cdgh, was_cdgh);
 	}
+	explicit_bzero(w, sizeof(w)); /* as above: the compiler has it in memory */
 	/* Back to a to h. */
 	__m128i feba = _mm_shuffle_epi32(abef, 0x1b), dchg = _mm_shuffle_epi32(cdgh, 0xb1);
 
@@ -202,6 +208,7 @@ ss_sha256_end(struct ss_sha256 *hash, uint8_t ret_digest[SS_DIGEST_BYTES])
 	ss_sha256_blocks(hash->state, tail, size / 64);
 	for (int i = 0; i < SS_DIGEST_BYTES; i++)
 		ret_digest[i] = (uint8_t)(hash->state[i / 4] >> (24 - 8 * (i % 4)));
+	explicit_bzero(tail, size);
 }
 
 /* All at once. Wiped, because what is hashed may be a key. The answer may lie where the data does. */
@@ -249,6 +256,7 @@ ss_hmac_end(struct ss_hmac *mac, uint8_t ret_digest[SS_DIGEST_BYTES])
 	ss_sha256_add(&mac->outer, inner, sizeof(inner));
 	ss_sha256_end(&mac->outer, ret_digest);
 	explicit_bzero(mac, sizeof(*mac));
+	explicit_bzero(inner, sizeof(inner));
 }
 
 /* HMAC over two parts, the second may be empty. The answer may lie where the key does. */

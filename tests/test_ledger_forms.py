@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import random
+import struct
 import subprocess
 import time
 from collections import Counter
@@ -236,6 +237,7 @@ def sha(tmp_path_factory: pytest.TempPathFactory) -> Any:
         void pieces(const char *, const size_t *, size_t, uint8_t *);
         void keyed(const uint8_t *, const char *, size_t, size_t, uint8_t *);
         int blocks(int, uint32_t *, const uint8_t *, size_t);
+        void left(int, const uint8_t *, uint8_t *, size_t);
         """
     )
     maker.set_source(
@@ -243,7 +245,30 @@ def sha(tmp_path_factory: pytest.TempPathFactory) -> Any:
         """
         #include <stdint.h>
         #include <string.h>
+        #include <ucontext.h>
         #include "_sha256.c"
+        static ucontext_t before, inside;
+        static uint8_t out[64];
+        static const uint8_t *secret;
+        static int which;
+        static void use(void)
+        {
+            uint32_t state[8] = { 0 };
+            switch (which) {
+            case 0: ss_sha256(secret, 32, out); break;
+            case 1: ss_hmac(secret, "data", 4, NULL, 0, out); break;
+            default: ss_sha256_blocks_plain(state, secret, 1);
+            }
+        }
+        /* Use a key on a stack of its own, which can be looked at then. */
+        static void left(int how, const uint8_t *key, uint8_t *stack, size_t bytes)
+        {
+            which = how, secret = key;
+            (void)getcontext(&inside);
+            inside.uc_stack.ss_sp = stack, inside.uc_stack.ss_size = bytes, inside.uc_link = &before;
+            makecontext(&inside, use, 0);
+            (void)swapcontext(&before, &inside);
+        }
         static void whole(const char *data, size_t bytes, uint8_t *ret) { ss_sha256(data, bytes, ret); }
         static void pieces(const char *data, const size_t *sizes, size_t count, uint8_t *ret)
         {
@@ -338,6 +363,21 @@ def test_both_ways_through_a_block(sha: Any) -> None:
     state = sha.ffi.new("uint32_t[8]", [0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19])
     sha.lib.blocks(1, state, block, 1)
     assert b"".join(word.to_bytes(4, "big") for word in state) == hashlib.sha256(text).digest()
+
+
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["sha256", "hmac", "plain"])
+def test_nothing_of_a_key_is_left_on_the_stack(sha: Any, which: int) -> None:
+    """Who reads the memory of the process later finds no piece of a key where it was hashed, nor of its pads."""
+    key, stack = sha.ffi.new("uint8_t[64]", random.Random(19).randbytes(64)), sha.ffi.new("uint8_t[65536]")
+    sha.lib.left(which, key, stack, len(stack))
+    seen, pieces = bytes(stack), []
+    for pad in (0, 0x36, 0x5C):
+        text = bytes(byte ^ pad for byte in bytes(key)[: 64 if which == 2 else 32])
+        words = struct.pack(f"={len(text) // 4}I", *struct.unpack(f">{len(text) // 4}I", text))
+        pieces += [one[at : at + 8] for one in (text, words) for at in range(0, len(text), 8)]
+
+    assert any(seen)
+    assert [piece.hex() for piece in pieces if piece in seen] == []
 
 
 # ------------------------------------------------------------------ the limit of a line
