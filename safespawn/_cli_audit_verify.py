@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import json
 import os
@@ -14,6 +15,8 @@ from typing import Any
 
 from safespawn._cli_progress import Progress
 from safespawn.audit import keys, verifier
+from safespawn.audit._verify_findings import plain
+from safespawn.audit._verify_segments import read_whole
 
 #: Exit codes.
 CLEAN, FINDINGS, CANNOT = 0, 1, 2
@@ -43,7 +46,7 @@ def add(commands: Any) -> None:
     )
     more = parser.add_argument
     more("ledger", metavar="LEDGER", help="the file that is being written; older segments lie beside it")
-    more("--key-file", metavar="FILE", help="the verification key, 64 hex digits ('-' for standard input)")
+    more("--key-file", metavar="FILE", help="the verification key, 64 hex digits; '-' reads standard input")
     more("--without-key", action="store_true", help="only the hash chain, which write access can forge")
     more("--keys", metavar="DIR", help="key directory, for its registry of chains (default: this host's)")
     state = parser.add_mutually_exclusive_group()
@@ -75,7 +78,7 @@ def run(given: argparse.Namespace) -> int:
         _say(_as_json(made) if given.json else "\n".join(_lines(made)))
     except (OSError, ValueError) as problem:
         progress.clear()
-        sys.stderr.write(f"safespawn audit verify: {problem}\n")
+        sys.stderr.write(f"safespawn audit verify: {plain(_words(problem))}\n")
         return CANNOT
     return CLEAN if made.ok else FINDINGS
 
@@ -96,11 +99,26 @@ def _say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _words(problem: Exception) -> str:
+    """Return what a person needs of an error: the file and what is wrong, not its number."""
+    if not isinstance(problem, OSError) or problem.strerror is None:
+        return str(problem)
+    hint = " (--key-file FILE, or --without-key)" if problem.errno == errno.ENOKEY else ""
+    where = "" if problem.filename is None else f"{os.fsdecode(problem.filename)}: "
+    return f"{where}{problem.strerror}{hint}"
+
+
 def _key(path: str) -> bytes:
-    if path == "-":
-        return verifier.key_from(sys.stdin.buffer.read(KEY_FILE_BYTES))
-    with open(path, "rb") as file:
-        return verifier.key_from(file.read(KEY_FILE_BYTES))
+    """Read the verification key. Raises ValueError: a FIFO nobody writes to must not hold us up."""
+    try:
+        text = sys.stdin.buffer.read(KEY_FILE_BYTES) if path == "-" else read_whole(path, KEY_FILE_BYTES)
+        return verifier.key_from(text)
+    except OSError as problem:
+        is_odd = problem.errno == errno.EINVAL
+        hint = "; '-' reads standard input" if is_odd else ""
+        raise ValueError(f"--key-file {path}: {problem.strerror}{hint}") from problem
+    except ValueError as problem:
+        raise ValueError(f"--key-file {path}: {problem}") from problem
 
 
 def _as_json(made: verifier.Verification) -> str:

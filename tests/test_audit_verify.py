@@ -1808,7 +1808,7 @@ def test_command_as_json(ledger: tuple[Ledger, Chain], key_file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("00", "64 hex digits"), ("zz" * 32, "64 hex digits"), ("", "64 hex digits")],
+    [("0a1b", "64 hex digits"), ("zz" * 32, "64 hex digits"), ("\n", "64 hex digits")],
 )
 def test_command_with_a_bad_key(ledger: tuple[Ledger, Chain], key_file: Path, text: str, message: str) -> None:
     """Exit code 2, and a message that does not show what was given."""
@@ -1817,7 +1817,7 @@ def test_command_with_a_bad_key(ledger: tuple[Ledger, Chain], key_file: Path, te
 
     assert (code, out) == (2, "")
     assert message in err
-    assert not text or text not in err.replace("64 hex", "")
+    assert not text.strip() or text not in err.replace("64 hex", "")
 
 
 def test_command_without_what_it_needs(ledger: tuple[Ledger, Chain], tmp_path: Path, key_file: Path) -> None:
@@ -1835,6 +1835,45 @@ def test_command_without_what_it_needs(ledger: tuple[Ledger, Chain], tmp_path: P
         code, out, err = command(*words)
         assert (code, out) == (2, "")
         assert err.startswith("safespawn audit verify: ")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "empty", "long"])
+def test_command_with_a_key_file_that_is_none(ledger: tuple[Ledger, Chain], tmp_path: Path, kind: str) -> None:
+    """It is refused at once, with its name and what is wrong with it."""
+    path = tmp_path / "odd"
+    if kind == "fifo":
+        os.mkfifo(path)  # nobody writes: whoever waited for it would hang
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        path.write_bytes(b"" if kind == "empty" else b"a" * 5000)
+    code, out, err = command(ledger[0].path, "--key-file", path)
+
+    assert (code, out) == (2, "")
+    wrong = {"empty": "empty", "long": "longer than 4096 bytes"}.get(kind, "not a regular file")
+    assert err.startswith(f"safespawn audit verify: --key-file {path}: ")
+    assert wrong in err
+    assert ("'-' reads standard input" in err) == (kind in ("fifo", "directory"))
+
+
+def test_command_with_an_empty_standard_input(ledger: tuple[Ledger, Chain], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key came: that is said, and no number of an error."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    assert command(ledger[0].path, "--key-file", "-") == (
+        2, "", "safespawn audit verify: --key-file -: it is empty: a verification key has 64 hex digits\n",
+    )  # fmt: skip
+
+
+def test_command_names_what_is_missing(ledger: tuple[Ledger, Chain]) -> None:
+    """Without a key the answer names the option and the file, not an errno."""
+    path = ledger[0].path
+    assert command(path)[2] == (
+        f"safespawn audit verify: {path}: cannot verify: the chains have keys; give the verification key"
+        " (--key-file FILE, or --without-key)\n"
+    )
+    assert command(path.with_name("none"))[2] == (
+        f"safespawn audit verify: {path.with_name('none')}: cannot verify: no ledger is there\n"
+    )
 
 
 def test_command_takes_the_key_from_standard_input(

@@ -76,12 +76,12 @@ class Finding:
     def __str__(self) -> str:
         """Return ``file:line:byte chain seq reason: text``."""
         n = "-" if self.n is None else self.n
-        return _plain(
+        return plain(
             f"{self.file}:{self.line}:{self.byte} {self.chain or '-'} {n} {self.reason}: {self.text}"
         )
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Paths come from files that others have written: a terminal must not obey them."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 

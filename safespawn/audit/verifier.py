@@ -50,9 +50,8 @@ def key_from(text: bytes) -> bytes:
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
-        raise ValueError(
-            f"a verification key has {2 * KEY_BYTES} hex digits; these {len(text)} bytes are none"
-        )
+        what = f"these {len(text)} bytes are none" if text.strip() else "it is empty"
+        raise ValueError(f"{what}: a verification key has {2 * KEY_BYTES} hex digits")
     return key
 
 
