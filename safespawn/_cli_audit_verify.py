@@ -25,7 +25,7 @@ EPILOG = """\
 exit codes:
   0  nothing was found; notices may be there
   1  findings: records were changed, taken out or cut off, or a file is missing
-  2  nothing could be said: no ledger, no key, or a file that cannot be read
+  2  nothing could be said: no ledger, no record in it, no key, or a file that cannot be read
 
 one line for each: FILE:LINE:BYTE CHAIN NUMBER REASON: TEXT
 lines count from 1, bytes from 0; of a chain the first is told, and how many follow

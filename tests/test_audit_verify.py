@@ -685,7 +685,7 @@ def test_no_bytes_crash_it(two: tuple[Ledger, bytes], junk: bytes, at: int, wher
 @QUICK
 @given(junk=st.binary(max_size=3000))
 def test_no_bytes_alone_crash_it(tmp_path_factory: pytest.TempPathFactory, junk: bytes) -> None:
-    """A file of anything is a ledger that has findings, or none, but always an answer."""
+    """A file of anything has findings or no record: there is always an answer, and never that all is well."""
     where = tmp_path_factory.mktemp("junk")
     path = where / "ledger"
     (where / "ledger.state").write_bytes(junk)
@@ -693,7 +693,8 @@ def test_no_bytes_alone_crash_it(tmp_path_factory: pytest.TempPathFactory, junk:
         path.write_bytes(data)
         with contextlib.suppress(AuditError):
             verify(path, without_key=True, witness=[path])
-        verify(path, key=KEY, witness=[where / "ledger.state"])
+        with contextlib.suppress(AuditError):
+            assert not verify(path, key=KEY, witness=[where / "ledger.state"]).ok
 
 
 def test_deep_and_long_json(tmp_path: Path) -> None:
@@ -1565,6 +1566,53 @@ def test_copy_without_state_and_registry(ledger: tuple[Ledger, Chain], tmp_path:
     result = verify(copy, key=KEY, state=False)
     assert result.ok
     assert [text.partition(":")[0] for text in result.limits[:3]] == ["no state file", "no registry", "no witness"]
+
+
+@pytest.mark.parametrize("left", [b"", b"\n", b'{"v":1,"c":"0193'])
+@pytest.mark.parametrize("what", ["key", "no key", "registry", "state"])
+def test_ledger_in_which_no_record_is_left(ledger: tuple[Ledger, Chain], left: bytes, what: str) -> None:
+    """Where nothing was checked nobody is told that nothing was found."""
+    made, _ = ledger
+    copy = made.path.parent / "copy" / "elsewhere.jsonl"
+    copy.parent.mkdir()
+    copy.write_bytes(left)
+    given: dict[str, Any] = {"key": KEY, "state": False}
+    if what == "no key":
+        given["key"] = None
+    elif what == "registry":
+        given["registry"] = made.path.parent / "keys"
+    elif what == "state":
+        given["state"] = form.StateFile(copy.with_name("no slots")).path
+    with pytest.raises(AuditError, match="no record is here") as caught:
+        verify(copy, **given)
+    assert caught.value.errno == errno.ENODATA
+
+    made.path.write_bytes(left)  # by its own name the registry knows what is missing
+    assert reasons(look(made, state=False)) == ["chain-missing"]
+
+
+def test_slots_of_an_emptied_ledger_prove_nothing(ledger: tuple[Ledger, Chain]) -> None:
+    """Without the registry a slot that says 0 may have been emptied; with it the seal tells."""
+    made, chain = ledger
+    made.path.write_bytes(b"")
+    fix_state(made, chain, 0, form.ZERO)
+    with pytest.raises(AuditError, match="no record is here"):
+        look(made, registry=None)
+    assert reasons(look(made)) == ["chain-missing"]
+
+
+def test_ledger_that_is_being_opened(tmp_path: Path) -> None:
+    """The registry accounts for a ledger without a record whose process has not written one yet."""
+    made = Ledger(tmp_path)
+    assert made.keys
+    assert made.state
+    name = next(made.ids)
+    made.state.claim(name, made.keys.epoch, form.first_seal(form.chain_key(made.keys.key, name)))
+    made.keys.open_chain(name, str(made.path))
+
+    result = look(made)
+    assert result.ok
+    assert noticed(result) == {"chain-empty"}
 
 
 def test_copy_with_state_and_registry(ledger: tuple[Ledger, Chain], tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ def verify(
     ``dedupe`` takes equal lines that come again, as a collector's file may have them. ``progress`` is
     called with the bytes that were read and all there are.
 
-    Raises AuditError when nothing can be said (no ledger, no key, no key directory, too many chains),
-    OSError when a file cannot be read.
+    Raises AuditError when nothing can be said (no ledger, no record in it, no key, no key directory, too
+    many chains), OSError when a file cannot be read.
     """
     if key is not None and len(key) != KEY_BYTES:
         raise ValueError(f"the verification key must be {KEY_BYTES} bytes, not {len(key)}")
@@ -100,7 +100,15 @@ def verify(
         walk.go(progress)
         done = Done(walk, path, state_path)
         _compare(done, dedupe=dedupe)
-        return _verify_summary.of(done)
+        made = _verify_summary.of(done)
+    if made.ok and not made.counts["records"] and not _is_begun(made, key):
+        raise AuditError(errno.ENODATA, "cannot verify: no record is here", path)
+    return made
+
+
+def _is_begun(made: Verification, key: bytes | None) -> bool:
+    """Whether it is proven why there is no record: a process has just registered its chain."""
+    return key is not None and any(notice.reason == "chain-empty" for notice in made.notices)
 
 
 def _state(path: str | None, findings: Collector) -> State | None:
