@@ -1643,6 +1643,58 @@ def test_ledger_with_a_long_path(tmp_path: Path) -> None:
     assert (found.reason, found.chain) == ("chain-missing", gone)
 
 
+@pytest.mark.parametrize("opened_as", ["linked", "real"])
+@pytest.mark.parametrize("looked_at", ["linked", "real", "relative", "file link"])
+def test_chain_is_missed_by_every_name_of_its_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_as: str, looked_at: str
+) -> None:
+    """A ledger has one path in the registry, whichever one was opened, and is known by each that leads to it."""
+    key = bytes.fromhex(audit.keys.initialise(tmp_path / "keys"))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "linked").symlink_to("real")
+    (tmp_path / "file link").symlink_to(tmp_path / "linked" / "ledger.jsonl")
+    monkeypatch.chdir(tmp_path / "real")
+    names = {
+        "linked": tmp_path / "linked" / "ledger.jsonl",
+        "real": tmp_path / "real" / "ledger.jsonl",
+        "relative": Path("../linked/ledger.jsonl"),
+        "file link": tmp_path / "file link",
+    }
+    for name in (opened_as, "real" if opened_as == "linked" else "linked"):
+        audit.open(names[name], keys=tmp_path / "keys").close()
+    registry = (tmp_path / "keys" / "registry.jsonl").read_bytes()
+    assert registry.count(f'"ledger":"{names["real"]}"'.encode()) == 2
+    assert verify(names[looked_at], key=key, registry=tmp_path / "keys").ok
+
+    path = names["real"]
+    chain = json.loads(lines_of(path)[0])["c"]
+    path.write_bytes(b"".join(line for line in lines_of(path) if chain.encode() not in line))
+    state = Path(f"{path}.state")
+    state.write_bytes(state.read_bytes()[:128] + bytes(128) + state.read_bytes()[256:])
+    found = verify(names[looked_at], key=key, registry=tmp_path / "keys").findings
+    assert [(f.reason, f.chain) for f in found] == [("chain-missing", chain)]
+
+
+@pytest.mark.parametrize("kind", ["directory link", "hard link"])
+def test_registry_has_two_names_of_one_ledger(tmp_path: Path, kind: str) -> None:
+    """Also where the registry has another name, it is the file that counts."""
+    made = Ledger(tmp_path)
+    assert made.keys
+    made.spawn(made.chain())
+    if kind == "directory link":
+        (tmp_path / "linked").symlink_to(tmp_path)
+        other = tmp_path / "linked" / "ledger.jsonl"
+    else:
+        other = tmp_path / "other.jsonl"
+        other.hardlink_to(made.path)
+    gone = next(made.ids)
+    made.keys.open_chain(gone, str(other))
+    made.keys.open_chain(next(made.ids), str(tmp_path / "linked" / "none" / "ledger.jsonl"))
+    made.keys.open_chain(next(made.ids), "/no\0path")
+
+    assert [(f.reason, f.chain) for f in look(made).findings] == [("chain-missing", gone)]
+
+
 def test_chain_of_another_ledger(tmp_path: Path) -> None:
     """Lines that were copied here from another ledger of the host are noticed."""
     made = Ledger(tmp_path)

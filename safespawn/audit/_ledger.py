@@ -85,6 +85,7 @@ class Ledger:
         self.mode = mode
         self.options = options
         self._place = os.path.abspath(self.path)
+        self._told = os.path.realpath(self._place)  # one name for the registry, whichever it was opened by
         self._lock = threading.RLock()
         self._closed = False
         self._teller: _core.Teller | None = None
@@ -158,7 +159,7 @@ class Ledger:
         )
         if keys is None:
             return _core.Core(setup, file, state)
-        with keys.opening(chain, self._place, _core.origin_of(setup)):
+        with keys.opening(chain, self._told, _core.origin_of(setup)):
             return _core.Core(setup, file, state)
 
     def _opening(self) -> dict[str, Any]:
@@ -557,7 +558,7 @@ class Ledger:
         with contextlib.closing(keys):
             if (state := self._core.counts().state) >= 0:
                 self._check_room(state)
-            with keys.opening(chain, self._place, origin):
+            with keys.opening(chain, self._told, origin):
                 if error := self._core.inherit(origin):
                     raise OSError(-error, os.strerror(-error))
         return True

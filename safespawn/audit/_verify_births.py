@@ -83,20 +83,10 @@ def _is_retired(done: Done, chain: bytes, n: int) -> bool:
     )
 
 
-def ours(done: Done, registry: Registry) -> set[str]:
-    """Return the paths of this ledger in the registry. In a copy the chains that are there tell it."""
-    if any(entry.ledger in done.names for entry in registry.chains.values()):
-        return done.names
-    return {
-        registry.chains[chain].ledger for chain in done.places if chain in registry.chains and done.has(chain)
-    }
-
-
 def registry(done: Done, known: Registry) -> None:
     """Hold the chains against the registry: all of this ledger must be here."""
-    here = ours(done, known)
     for chain, entry in known.chains.items():
-        if entry.ledger in here:
+        if entry.ledger in done.ledgers:
             if not done.records_of(chain):
                 _unwritten(done, chain, entry.epoch, known)
         elif done.has(chain):

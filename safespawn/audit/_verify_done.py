@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
+from functools import cached_property
 from typing import NamedTuple
 
 from . import _verify_scan as scan
 from ._verify_findings import ENDS, Finding, Place
-from ._verify_registry import names_of
+from ._verify_registry import is_same_ledger, names_of
 from ._verify_walk import Walk
 
 
@@ -31,6 +32,14 @@ class Done:
         self.places = {self.scanner.id(place): place for place in range(self.scanner.used)}
         self.counts: Counter[str] = Counter()
         self.names = names_of(path)
+
+    @cached_property
+    def ledgers(self) -> set[str]:
+        """The paths by which the registry knows this ledger. In a copy the chains that are here tell it."""
+        chains = self.means.registry.chains if self.means.registry else {}
+        told = {entry.ledger for entry in chains.values()}
+        ours = {path for path in told if path in self.names or is_same_ledger(path, self.path)}
+        return ours or {chains[chain].ledger for chain in self.places if chain in chains and self.has(chain)}
 
     def standing(self, chain: bytes) -> scan.Standing:
         """Return where a chain of the table stands."""

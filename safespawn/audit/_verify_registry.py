@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .._descriptors import identity
 from .._errors import AuditError
 from . import _verify_scan as scan
 from ._verify_findings import REGISTRY, Collector, Finding
@@ -78,6 +79,25 @@ def names_of(path: str) -> set[str]:
     """Return how a record may tell the path of a ledger."""
     names = {os.path.abspath(path), os.path.realpath(path)}
     return names | {_DIGEST + hashlib.sha256(os.fsencode(name)).hexdigest() for name in names}
+
+
+def is_same_ledger(told: str, path: str) -> bool:
+    """Whether a path that a record tells leads to this ledger too, over links of any kind."""
+    try:
+        real, ours = os.path.realpath(told), os.path.realpath(path)
+        pairs = [(real, ours)]
+        if os.path.basename(real) == os.path.basename(ours):  # also when the file itself is gone
+            pairs.append((os.path.dirname(real), os.path.dirname(ours)))
+        return os.path.isabs(told) and any(_is_same(*pair) for pair in pairs)
+    except ValueError:  # a NUL
+        return False
+
+
+def _is_same(one: str, other: str) -> bool:
+    try:
+        return identity(one) == identity(other)
+    except OSError:
+        return one == other
 
 
 def read(where: str, epochs: Epochs | None, findings: Collector, notices: Collector) -> Registry:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ._verify_births import ours
 from ._verify_done import Done, Told
 from ._verify_findings import WITNESS
 from ._verify_witness import Seen, Witness
@@ -43,7 +42,7 @@ def _is_ours(done: Done, chain: bytes, boot: str) -> bool:
     """Whether a chain that is not here must be: the registry says it, or it is of the same boot."""
     known, state = done.means.registry, done.means.state
     if known and chain in known.chains:
-        return known.chains[chain].ledger in ours(done, known)
+        return known.chains[chain].ledger in done.ledgers
     if (state and chain in state.slots) or chain in done.walk.forks:
         return True
     return bool(boot) and boot in done.walk.boots

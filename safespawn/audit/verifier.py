@@ -81,6 +81,8 @@ def verify(
     if key is not None and len(key) != KEY_BYTES:
         raise ValueError(f"the verification key must be {KEY_BYTES} bytes, not {len(key)}")
     path = os.fspath(path)
+    if os.path.islink(path):  # segments and state lie beside the file itself
+        path = os.path.realpath(path)
     state_path = None if state is False else f"{path}.state" if state is True else os.fspath(state)
     epochs = None if key is None else Epochs(key)
     findings, notices = Collector("in this chain"), Collector("like it")
