@@ -189,6 +189,7 @@ look_at(struct look *l, const uint8_t *whole, size_t bytes, int is_last, struct 
 			const int is_asked = r->verdict == SS_STRANGER || r->verdict == SS_GAP;
 
 			CHECK(r->verdict < sizeof(letters) - 1);
+			CHECK(!(r->flags & SS_AGAIN) || r->verdict == SS_GARBAGE);
 			if (l->nsaid + 1 < sizeof(l->said))
 				l->said[l->nsaid++] = letters[r->verdict];
 			CHECK(r->at + r->bytes <= bytes && (i == count - 1 || !is_asked));

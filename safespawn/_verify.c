@@ -43,6 +43,7 @@ enum {
 	SS_BAD_AGG = 32,    /* the aggregate that the record tells is not that of the chain */
 	SS_BAD_STATE = 64,  /* nor the one of the state file, which tells it for as many records */
 	SS_TOO_LONG = 128,
+	SS_AGAIN = 256, /* garbage, and the beginning of a record with a number that there was */
 };
 
 #define SS_CLOCK_STEP_NS 1000000000ll /* clocks are slewed by less all the time */
@@ -598,6 +599,7 @@ struct ss_piece {
 	const uint8_t *after; /* the envelope */
 	uint8_t mac[SS_DIGEST_BYTES];
 	int has_mac;
+	int is_again; /* it begins a record whose number there was */
 };
 
 /* Whether a beginning may be that of the next record: a killed writer leaves nothing else. */
@@ -616,6 +618,19 @@ ss_may_be_torn(const struct ss_piece *p)
 		return 1;
 	return !memcmp(e->previous, chain->hash, whole) &&
 	    (e->previous_digits % 2 == 0 || e->previous[whole] >> 4 == chain->hash[whole] >> 4);
+}
+
+/*
+ * What the beginning of a record is. Lines that are sent again after an error of fdatasync may be
+ * torn as well, and have a number that there was: only the caller knows whether that was told.
+ */
+static int
+ss_judge_beginning(struct ss_piece *p)
+{
+	if (ss_may_be_torn(p))
+		return SS_TORN;
+	p->is_again = p->envelope.n < p->chain->next;
+	return SS_GARBAGE;
 }
 
 /* Whether a record of a chain with keys has the MAC of its place in it. */
@@ -659,7 +674,7 @@ ss_is_struck(const struct ss_piece *p)
  * JSON object, because a torn line may end with a brace too.
  */
 static int
-ss_judge_whole(const struct ss_verify *v, const struct ss_piece *p)
+ss_judge_whole(const struct ss_verify *v, struct ss_piece *p)
 {
 	const int has_keys = !p->chain || !(p->chain->flags & SS_CHAIN_OPEN) ||
 	    p->chain->flags & SS_CHAIN_KEYED;
@@ -669,9 +684,9 @@ ss_judge_whole(const struct ss_verify *v, const struct ss_piece *p)
 		return ss_judge_by_mac(p);
 	rest = ss_json_scan(p->data, p->bytes);
 	if (rest < 0)
-		return ss_is_struck(p) && ss_may_be_torn(p) ? SS_TORN : SS_GARBAGE;
+		return ss_is_struck(p) ? ss_judge_beginning(p) : SS_GARBAGE;
 	if (rest > 0)
-		return !p->has_mac && ss_may_be_torn(p) ? SS_TORN : SS_GARBAGE;
+		return p->has_mac ? SS_GARBAGE : ss_judge_beginning(p);
 	return v->only_read ? SS_FITS : ss_judge_by_mac(p);
 }
 
@@ -693,7 +708,7 @@ ss_judge(const struct ss_verify *v, struct ss_piece *p)
 
 	memset(&p->envelope, 0, sizeof(p->envelope));
 	p->chain = NULL;
-	p->has_mac = 0;
+	p->has_mac = p->is_again = 0;
 	if (!p->bytes)
 		return SS_BLANK;
 	if (p->bytes >= SS_LINE_MAX)
@@ -703,7 +718,7 @@ ss_judge(const struct ss_verify *v, struct ss_piece *p)
 	if (p->envelope.has_n)
 		p->chain = ss_verify_find(v, p->envelope.id);
 	if (c.cut)
-		return ss_may_be_torn(p) ? SS_TORN : SS_GARBAGE;
+		return ss_judge_beginning(p);
 	p->has_mac = ss_take_mac(p->data, p->bytes, p->mac) && c.at <= c.end - SS_MAC_BYTES;
 	if (c.wrong)
 		return ss_is_changed(p) ? SS_BAD_MAC : SS_GARBAGE;
@@ -854,6 +869,8 @@ ss_tell(const struct ss_verify *v, const struct ss_piece *p, int verdict, struct
 	r->chain = p->chain ? (uint32_t)(p->chain - v->chains) : UINT32_MAX;
 	if (p->bytes >= SS_LINE_MAX)
 		r->flags |= SS_TOO_LONG;
+	if (p->is_again)
+		r->flags |= SS_AGAIN;
 	if (!e->has_n)
 		return;
 	r->flags |= SS_HAS_NUMBER;

@@ -32,7 +32,7 @@ import reference_checker
 import reference_ledger as form
 from reference_ledger import Chain, Ledger
 from safespawn import AuditError, _cli_audit_verify, _probe, audit
-from safespawn.audit import _verify_scan, _verify_segments, verifier
+from safespawn.audit import _verify_scan, _verify_segments, reader, verifier
 from safespawn.audit.verifier import Finding, Verification, verify
 
 KEY = bytes(range(32))
@@ -488,6 +488,33 @@ def test_record_whose_newline_was_refused(ledger: tuple[Ledger, Chain]) -> None:
 
     edited(made.path, offsets(made.path)[31] - 1, b"", b"?")
     first(look(made), made, 31, 30, "torn-or-garbage")
+
+
+def test_empty_lines_are_no_records(tmp_path: Path) -> None:
+    """The document, this verifier, the slow checker, the reader and the library take an empty line alike, wherever it is."""
+    made = Ledger(tmp_path)
+    made.write(b"\n")
+    chain = made.chain()
+    made.write(b"\n\n")
+    made.spawn(chain)
+    made.rotate()
+    made.write(b"\n")
+    made.checkpoint(chain)
+    made.write(b"\n")
+    result = look(made)
+
+    assert result.ok
+    assert noticed(result) == {"uncommitted"}
+    assert result.counts["records"] == chain.n == 5
+    assert reference_checker.Checker(made.path, KEY).check() == []
+    assert len([r for r in reader.records(str(made.path)) if not r.problem]) == 5
+
+    path = tmp_path / "other.jsonl"
+    path.write_bytes(b"\n" * 150)
+    path.chmod(0o600)
+    audit.open(path).close()
+    assert path.read_bytes().startswith(b"\n" * 150 + b'{"v":1,"c":"')
+    assert verify(path).counts["records"] == 2
 
 
 def test_torn_line_that_cannot_be_the_next(ledger: tuple[Ledger, Chain]) -> None:
@@ -1155,6 +1182,82 @@ def test_records_that_are_sent_again_after_a_retirement(ledger: tuple[Ledger, Ch
     result = look(made)
     assert result.ok, result.findings
     assert result.counts["repeats"] == 7
+
+
+def test_every_cut_of_what_is_sent_again_is_a_killed_writer(ledger: tuple[Ledger, Chain]) -> None:
+    """The process may be killed anywhere in it; another one ends the line, strikes it out or writes on behind it."""
+    made, chain = ledger
+    other = made.chain()
+    resend(made, chain, 2)
+    whole = made.path.read_bytes()
+    edges = offsets(made.path)[1:]
+    sizes = {*range(edges[0], len(whole), 7), *(e + i for e in edges for i in range(-3, 15) if edges[0] <= e + i <= len(whole))}
+    nextone = made.append(other, "cred.change", {"who": {}, "change": {}})
+    for size in sorted(sizes):
+        for end in (b"", b"\n", nextone):
+            made.path.write_bytes(whole[:size] + end)
+            result = look(made)
+            # The record of the other process is missing where it was not written.
+            assert reasons(result) == ([] if end == nextone else ["tail-truncated"]), (size, end, result.findings)
+            assert {f.chain for f in result.findings} <= {other.chain}
+            is_end = whole[size - 1 : size] == b"\n"
+            is_whole = end != b"\n" if is_end else end == b"\n" and whole[size : size + 1] == b"\n"
+            assert noticed(result) == (set() if is_whole else {"uncommitted"}), (size, end)
+    made.path.write_bytes(whole[:-1] + b"?\n" + nextone)
+    result = look(made)
+    assert result.ok, result.findings
+    assert result.counts["repeats"] == 1
+    assert result.counts["records"] == 53
+
+
+def test_resend_that_was_cut_and_its_first_records_retired(ledger: tuple[Ledger, Chain]) -> None:
+    """Nobody can compare it then; it hides nothing, because the retirement tells of the whole record."""
+    made, chain = ledger
+    resend(made, chain, 3)
+    made.path.write_bytes(made.path.read_bytes()[:-100])
+    other = made.chain()
+    made.rotate()
+    made.checkpoint(other)
+    made.retire(made.path.with_name("ledger.jsonl.1"))
+
+    result = look(made)
+    assert result.ok, result.findings
+    assert "uncommitted" in noticed(result)
+
+
+@pytest.mark.parametrize("way", ["bytes", "number", "segment", "chain", "first", "outside", "struck"])
+def test_beginning_that_is_no_resend(ledger: tuple[Ledger, Chain], way: str) -> None:
+    """A beginning is excused only where it is that of a record that its own chain tells of in this segment."""
+    made, chain = ledger
+    other = made.chain()
+    made.spawn(other)
+    by_other = lines_of(made.path)[-2]
+    resend(made, chain, 3)
+    lines = lines_of(made.path)
+    torn = lines.pop()[:-40] + b"\n"
+    if way == "bytes":
+        torn = torn.replace(b'"c', b'"d', 2).replace(b'"d"', b'"c"', 1)
+    elif way == "number":
+        torn = torn.replace(b'"n":49', b'"n":48')
+    elif way == "chain":
+        torn = by_other[:-40] + b"\n"
+    elif way == "outside":
+        torn = lines_of(made.path.with_name("ledger.jsonl.1"))[20][:-40] + b"\n"
+    elif way == "struck":
+        torn = torn[:-1] + b"?\n"
+    made.path.write_bytes(b"".join(lines) + (b"" if way == "segment" else torn))
+    if way == "segment":
+        made.rotate()
+        made.write(torn)
+    if way == "first":  # nothing is hidden by it: the one that counts is missing
+        older = made.path.with_name("ledger.jsonl.1")
+        older.write_bytes(b"".join(line for line in lines_of(older) if b'"n":49,' not in line))
+
+    result = look(made)
+    assert ("torn-or-garbage" in reasons(result)) or (way == "first" and "gap" in reasons(result)), result.findings
+    (found,) = result.findings
+    if way != "first":
+        assert (Path(found.file).name, found.byte) == ("ledger.jsonl", made.path.read_bytes().index(torn))
 
 
 def test_process_that_ends_during_the_look(tmp_path: Path) -> None:

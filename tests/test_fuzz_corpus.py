@@ -267,11 +267,11 @@ UNSAFE = {
     "records-overfull": ("count < room && ", ""),
     "start-over-the-end": ("is_last || bytes >= SS_LINE_MAX + SS_START_BYTES ?", "1 ?"),
     "torn-not-split": ("(p->bytes = ss_next_start(p->data, whole, left)) < whole", "0"),
-    "torn-is-anything": ("return ss_may_be_torn(p) ? SS_TORN : SS_GARBAGE;\n	p->has_mac", "return SS_FITS;\n	p->has_mac"),
-    "json-not-scanned": ("	if (rest < 0)\n		return ss_is_struck(p) && ss_may_be_torn(p) ? SS_TORN : SS_GARBAGE;", ""),
+    "torn-is-anything": ("return ss_judge_beginning(p);\n	p->has_mac", "return SS_FITS;\n	p->has_mac"),
+    "json-not-scanned": ("	if (rest < 0)\n		return ss_is_struck(p) ? ss_judge_beginning(p) : SS_GARBAGE;", ""),
     "escape-unchecked": ("else if (!byte || !strchr(", "else if (0 && !strchr("),
     "keys-not-wiped": ("explicit_bzero(v->chains, v->room * sizeof(*v->chains));\n	memset", "memset"),
-    "struck-is-garbage": ("ss_is_struck(p) && ss_may_be_torn(p)", "0"),
+    "struck-is-garbage": ("ss_is_struck(p) ?", "0 ?"),
     "line-not-counted": ("v->line += (uint64_t)is_line;", "v->line++;"),
 }
 

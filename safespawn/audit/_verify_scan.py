@@ -29,6 +29,7 @@ CLOCK_BACK: Final = lib.SS_CLOCK_BACK
 BAD_AGG: Final = lib.SS_BAD_AGG
 BAD_STATE: Final = lib.SS_BAD_STATE
 TOO_LONG: Final = lib.SS_TOO_LONG
+AGAIN: Final = lib.SS_AGAIN
 
 
 def _events() -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ _TELLING = frozenset((_OPEN, _CLOSE, _CHECKPOINT, _RETIRED, *_RESENT))
 
 #: Of repeats, beginnings and intents so many are remembered: a file may be made of nothing else.
 HELD_MAX = 1 << 20
+#: What is said of a line that is neither.
+NO_BEGINNING = "no record, and not the next one's beginning"
 #: Forks of forks of forks, before the line of descent is given up.
 DESCENT_MAX = 10_000
 
@@ -55,6 +58,17 @@ class Repeat(NamedTuple):
 
     id: bytes
     n: int
+    hash: bytes
+    place: Place
+
+
+class TornRepeat(NamedTuple):
+    """The beginning of a record whose number there was before: of one that was sent again, perhaps."""
+
+    id: bytes
+    n: int
+    #: So many bytes of a record, and their hash; or a whole one that was struck out, without its ``?``.
+    size: int
     hash: bytes
     place: Place
 
@@ -118,6 +132,7 @@ class Walk:
         self.heads: dict[bytes, Head] = {}
         self.retired: set[str] = set()
         self.repeats: list[Repeat] = []
+        self.torn_repeats: list[TornRepeat] = []
         #: Records that tell of a loss, by chain and number.
         self.losses: set[tuple[bytes, int]] = set()
         #: Records that are told to come again: chain, first and last, file.
@@ -213,12 +228,7 @@ class Walk:
         elif verdict == scan.BAD_MAC:
             self._found(record, "mac-mismatch", "changed, or written without the key of its place")
         elif verdict == scan.GARBAGE:
-            text = (
-                "longer than a record can be"
-                if record.flags & scan.TOO_LONG
-                else "no record, and not the next one's beginning"
-            )
-            self._found(record, "torn-or-garbage", text)
+            self._garbage(record, line)
         else:
             self._torn(record)
 
@@ -227,6 +237,16 @@ class Walk:
             self.repeats.append(Repeat(record.id, record.n, record.hash, self._place(record)))
         else:
             self._found(record, "replay/reorder", f"more than {HELD_MAX} records come again")
+
+    def _garbage(self, record: scan.Record, line: bytes) -> None:
+        if record.flags & scan.AGAIN and len(self.torn_repeats) < HELD_MAX:
+            part = line[:-1] if line.endswith(b"}?") else line
+            digest = hashlib.sha256(part).digest()
+            torn = TornRepeat(record.id, record.n, len(part), digest, self._place(record))
+            self.torn_repeats.append(torn)
+        else:
+            text = "longer than a record can be" if record.flags & scan.TOO_LONG else NO_BEGINNING
+            self._found(record, "torn-or-garbage", text)
 
     def _torn(self, record: scan.Record) -> None:
         if record.verdict == scan.BLANK:
