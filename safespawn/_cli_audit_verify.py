@@ -15,8 +15,6 @@ from typing import Any
 
 from safespawn._cli_progress import Progress
 from safespawn.audit import keys, verifier
-from safespawn.audit._verify_findings import plain
-from safespawn.audit._verify_segments import read_whole
 
 #: Exit codes.
 CLEAN, FINDINGS, CANNOT = 0, 1, 2
@@ -30,8 +28,6 @@ exit codes:
 one line for each: FILE:LINE:BYTE CHAIN NUMBER REASON: TEXT
 lines count from 1, bytes from 0; of a chain the first is told, and how many follow
 """
-#: A key is 64 digits; nothing of that kind is longer.
-KEY_FILE_BYTES = 4096
 #: Notices of one reason: a host where processes are killed has one for each of them.
 SHOWN = 20
 
@@ -78,7 +74,7 @@ def run(given: argparse.Namespace) -> int:
         _say(_as_json(made) if given.json else "\n".join(_lines(made)))
     except (OSError, ValueError) as problem:
         progress.clear()
-        sys.stderr.write(f"safespawn audit verify: {plain(_words(problem))}\n")
+        sys.stderr.write(f"safespawn audit verify: {verifier.plain(_words(problem))}\n")
         return CANNOT
     return CLEAN if made.ok else FINDINGS
 
@@ -109,10 +105,11 @@ def _words(problem: Exception) -> str:
 
 
 def _key(path: str) -> bytes:
-    """Read the verification key. Raises ValueError: a FIFO nobody writes to must not hold us up."""
+    """Read the verification key. Raises ValueError, which names the file."""
     try:
-        text = sys.stdin.buffer.read(KEY_FILE_BYTES) if path == "-" else read_whole(path, KEY_FILE_BYTES)
-        return verifier.key_from(text)
+        if path == "-":
+            return verifier.key_from(sys.stdin.buffer.read(verifier.KEY_FILE_BYTES))
+        return verifier.key_of_file(path)
     except OSError as problem:
         is_odd = problem.errno == errno.EINVAL
         hint = "; '-' reads standard input" if is_odd else ""

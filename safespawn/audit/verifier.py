@@ -24,7 +24,7 @@ from . import (
     _verify_witnessed,
 )
 from ._verify_done import Done
-from ._verify_findings import EXPLAINED, STATE, TAMPERED, Collector, Finding, Verification
+from ._verify_findings import EXPLAINED, STATE, TAMPERED, Collector, Finding, Verification, plain
 from ._verify_keys import Epochs
 from ._verify_registry import Registry
 from ._verify_scan import Scanner
@@ -32,10 +32,12 @@ from ._verify_state import State
 from ._verify_walk import Means, Walk
 from ._verify_witness import Witness
 
-__all__ = ["EXPLAINED", "TAMPERED", "Finding", "Verification", "key_from", "verify"]
+__all__ = ["EXPLAINED", "TAMPERED", "Finding", "Verification", "key_from", "key_of_file", "plain", "verify"]
 
 StrPath = str | os.PathLike[str]
 KEY_BYTES = 32
+#: A key is 64 digits; nothing of that kind is longer.
+KEY_FILE_BYTES = 4096
 
 
 def key_from(text: bytes) -> bytes:
@@ -53,6 +55,14 @@ def key_from(text: bytes) -> bytes:
         what = f"these {len(text)} bytes are none" if text.strip() else "it is empty"
         raise ValueError(f"{what}: a verification key has {2 * KEY_BYTES} hex digits")
     return key
+
+
+def key_of_file(path: StrPath) -> bytes:
+    """Return the verification key in a regular file; a FIFO that nobody writes to must not hold us up.
+
+    Raises OSError for a file that cannot be read or is of another kind, ValueError as :func:`key_from`.
+    """
+    return key_from(_verify_segments.read_whole(os.fspath(path), KEY_FILE_BYTES))
 
 
 def verify(
