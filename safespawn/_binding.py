@@ -110,6 +110,7 @@ class _Lib(Protocol):
     SS_BAD_AGG: int
     SS_BAD_STATE: int
     SS_TOO_LONG: int
+    SS_AGAIN: int
     SS_CHAIN_OPEN: int
     SS_CHAIN_KEYED: int
     SS_CHAIN_AGG: int

@@ -301,8 +301,8 @@ class Ledger:
 
     # -- events
 
-    def chain(self, **who: Any) -> Chain:
-        """Open a chain as a process that opens the ledger does."""
+    def chain(self, *, more: Mapping[str, Any] = {}, **who: Any) -> Chain:
+        """Open a chain as a process that opens the ledger does. ``more`` is told in its record 0."""
         name = next(self.ids)
         if self.keys:
             assert self.state is not None
@@ -311,14 +311,16 @@ class Ledger:
             made.slot = slot
         else:
             made = Chain(name, None, None, clock=self.clock)
-        self._opened(made, None, who)
+        self._opened(made, None, who, more)
         return made
 
-    def _opened(self, chain: Chain, parent: str | None, who: Mapping[str, Any]) -> None:
+    def _opened(
+        self, chain: Chain, parent: str | None, who: Mapping[str, Any], more: Mapping[str, Any] = {}
+    ) -> None:
         if chain.slot >= 0:
             self.store(chain)  # the seal of no record: nobody can make it later
         told = {"who": {"pid": 4_000_000, "start": 1, **who}, "library": "0", "parent": parent, "keys": chain.keys}
-        self.append(chain, "chain.open", {**told, "config": {}})
+        self.append(chain, "chain.open", {**told, "config": {}, **more})
 
     def fork(self, parent: Chain) -> Chain:
         """Write ``chain.fork`` and return the child's chain, which has written nothing."""
@@ -326,11 +328,11 @@ class Ledger:
         self.append(parent, "chain.fork", {"child": child.chain})
         return child
 
-    def open_fork(self, child: Chain, parent: Chain) -> Chain:
-        """Let a forked child write its first record."""
+    def open_fork(self, child: Chain, parent: Chain, **more: Any) -> Chain:
+        """Let a forked child write its first record, which tells ``more``."""
         if self.state is not None:
             child.slot = self.state.claim(child.chain, child.epoch, child.seal())
-        self._opened(child, parent.chain, {})
+        self._opened(child, parent.chain, {}, more)
         return child
 
     def spawn(self, chain: Chain, *, upto: str = "exit") -> str:
@@ -372,11 +374,19 @@ class Ledger:
         self.path.touch()
         return older
 
-    def retire(self, segment: Path, chain: Chain, *, with_keys: bool = False) -> bytes:
-        """Record the heads of a segment, in a chain of our own, and remove it.
+    def retiring(self) -> Chain:
+        """Open a chain that may tell of retired segments."""
+        return self.chain(more={"retires": str(self.path)})
 
-        ``with_keys`` adds where the keys of each chain come from, as its ``chain.open`` told it.
+    def retire(
+        self, segment: Path, chain: Chain | None = None, /, *, with_keys: bool = True, **lies: Any
+    ) -> bytes:
+        """Record the heads of a segment, in a chain opened for that, and remove it.
+
+        ``with_keys`` adds where the keys of each chain come from, as its ``chain.open`` told it. A thief
+        has another ``chain``, and ``lies``.
         """
+        own = chain or self.retiring()
         data = segment.read_bytes()
         heads: dict[str, list[Any]] = {}
         keys: dict[str, list[Any]] = {}
@@ -389,8 +399,10 @@ class Ledger:
                 keys[record["c"]] = [record["keys"]]
             heads[record["c"]] = [record["n"], sha256(line).hex(), *keys.get(record["c"], [])]
         told = {"segment": segment.name, "sha256": sha256(data).hex(), "bytes": len(data), "heads": heads}
-        line = self.append(chain, "segment.retired", told)
+        line = self.append(own, "segment.retired", {**told, **lies})
         segment.unlink()
+        if chain is None:
+            self.close(own)
         return line
 
 

@@ -995,12 +995,12 @@ def test_segment_that_is_missing(rotated: tuple[Ledger, Chain]) -> None:
 def test_segment_retired_by_a_record(rotated: tuple[Ledger, Chain]) -> None:
     """What a record says was retired is no gap: keys and aggregate are followed over it."""
     made, chain = rotated
-    made.retire(made.path.with_name("ledger.jsonl.1"), chain)
+    made.retire(made.path.with_name("ledger.jsonl.1"))
     made.spawn(chain)
 
     result = look(made)
     assert result.ok, result.findings
-    assert result.counts["compared"] == 1
+    assert result.counts["compared"] == 2
     assert any("retired" in text for text in result.checked)
 
 
@@ -1011,7 +1011,8 @@ def test_chain_that_was_retired_whole(tmp_path: Path) -> None:
     made.close(gone)
     older_segment = made.rotate()
     made.checkpoint(chain)
-    made.retire(older_segment, chain)
+    made.rotate()
+    made.retire(older_segment)
     assert look(made).ok
 
     fix_state(made, gone, 3, gone.agg)
@@ -1023,7 +1024,7 @@ def test_chain_that_was_retired_whole(tmp_path: Path) -> None:
 def test_retirement_that_does_not_fit(rotated: tuple[Ledger, Chain]) -> None:
     """A segment that is younger than the one that was retired is missed."""
     made, chain = rotated
-    made.retire(made.path.with_name("ledger.jsonl.1"), chain)
+    made.retire(made.path.with_name("ledger.jsonl.1"))
     made.path.with_name("ledger.jsonl.2").unlink()
 
     assert sorted(reasons(look(made))) == ["gap", "segment-missing"]
@@ -1050,11 +1051,12 @@ def test_aggregate_waits_for_a_checkpoint(tmp_path: Path) -> None:
     older_segment = made.rotate()
     made.spawn(chain)
     made.checkpoint(other)
-    made.retire(older_segment, other)
+    made.rotate()
+    made.retire(older_segment)
 
     result = look(made)
     assert result.ok
-    assert noticed(result) == {"aggregate-unchecked"}
+    assert noticed(result) == {"aggregate-unchecked", "retired"}
 
 
 @pytest.mark.parametrize("with_keys", [True, False])
@@ -1067,7 +1069,8 @@ def test_child_whose_opening_was_retired(tmp_path: Path, with_keys: bool) -> Non
     made.spawn(child)
     made.checkpoint(child)
     made.checkpoint(parent)
-    made.retire(segment, parent, with_keys=with_keys)
+    made.rotate()
+    made.retire(segment, with_keys=with_keys)
 
     result = look(made)
     assert result.ok is with_keys
@@ -1079,12 +1082,303 @@ def test_retirement_that_was_retired(tmp_path: Path) -> None:
     made = Ledger(tmp_path)
     gone, chain = made.chain(), made.chain()
     made.close(gone)
-    for _ in range(3):
-        segment = made.rotate()
+    made.rotate()
+    for number in range(1, 4):
         made.checkpoint(chain)
-        made.retire(segment, chain)
+        made.rotate()
+        made.retire(made.path.with_name(f"ledger.jsonl.{number}"))
 
     assert look(made).ok
+
+
+# -- who may say that a segment was retired
+
+
+def first_gone(made: Ledger, *more: str) -> None:
+    """Assert that the absence of segment 1 is told, whatever a record says of it, and what more there is."""
+    result = look(made)
+    assert {"segment-missing", "retirement-unproven", *more} <= set(reasons(result)), result.findings
+    assert "retired" not in noticed(result)
+
+
+@pytest.mark.parametrize("way", ["daemon", "second opening", "child", "child of a retirement", "unregistered"])
+def test_thief_of_another_chain_retires_a_segment(rotated: tuple[Ledger, Chain], way: str) -> None:
+    """Only a chain that an epoch began, and whose record 0 says what it is for, may speak of segments."""
+    made, chain = rotated
+    retires = {"retires": str(made.path)}
+    by = chain
+    if way == "second opening":
+        made.append(chain, "chain.open", {"who": {}, "keys": {"epoch": 1}, **retires})
+    elif way.startswith("child"):
+        parent = made.retiring() if "retirement" in way else chain
+        by = made.fork(parent)
+        if "retirement" in way:
+            made.open_fork(by, parent, **retires)
+        else:  # it makes its own record 0
+            made.open_fork(by, parent, keys={"epoch": 1}, **retires)
+    elif way == "unregistered":  # its keys are of no epoch either
+        by = Chain(next(made.ids), bytes(32), {"epoch": 9})
+        by.slot = made.state.claim(by.chain, 9)  # type: ignore[union-attr]
+        made.append(by, "chain.open", {"who": {}, "keys": by.keys, **retires})
+    made.retire(made.path.with_name("ledger.jsonl.1"), by)
+
+    result = look(made)
+    assert {"gap", "segment-missing"} <= set(reasons(result)), result.findings
+    assert ("retirement-unproven" in reasons(result)) == (way != "unregistered")
+    assert "retired" not in noticed(result)
+    assert result.counts["retired"] == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ledger.jsonl", "ledger.jsonl.01", "ledger.jsonl.0", "../ledger.jsonl.1", "other.jsonl.1", "ledger.jsonl.1\n", "", 1, None],
+)
+def test_retirement_of_what_is_no_segment_of_ours(rotated: tuple[Ledger, Chain], name: object) -> None:
+    """The name must be that of a segment of this ledger, to the letter."""
+    made, _ = rotated
+    made.retire(made.path.with_name("ledger.jsonl.1"), segment=name)
+    first_gone(made, "gap")
+
+
+def test_retirement_copied_from_another_ledger(rotated: tuple[Ledger, Chain], tmp_path: Path) -> None:
+    """Lines of another ledger of the host, with the right keys and a segment of the same name, excuse nothing here."""
+    made, _ = rotated
+    assert made.keys
+    assert made.state
+    elsewhere = "/elsewhere/ledger.jsonl"
+    for path, told_path in ((elsewhere, elsewhere), (elsewhere, str(made.path)), (str(made.path), elsewhere)):
+        slot = made.state.claim(name := next(made.ids), made.keys.epoch)
+        foreign = made.keys.open_chain(name, path)
+        foreign.slot = slot
+        made._opened(foreign, None, {}, {"retires": told_path})
+        made.append(foreign, "segment.retired", {"segment": "ledger.jsonl.1", "heads": {}})
+    made.path.with_name("ledger.jsonl.1").unlink()
+
+    result = look(made)
+    assert reasons(result).count("retirement-unproven") == 3
+    assert {"gap", "segment-missing"} <= set(reasons(result))
+
+
+@pytest.mark.parametrize(
+    ("here", "told_number", "missing_file"),
+    [
+        ((2, 3), 3, "ledger.jsonl.1"),  # it is here; what is gone is another
+        ((1, 3), 2, "ledger.jsonl.2"),  # not the oldest
+        ((2, 3), 4, "ledger.jsonl.1"),  # never was
+        ((2, 3), 10**17, "ledger.jsonl.1"),
+        ((), 3, "ledger.jsonl.4"),  # one is always left
+        ((3,), 1, "ledger.jsonl.2"),  # a hole between
+    ],
+)
+def test_retirement_out_of_order(
+    rotated: tuple[Ledger, Chain], here: tuple[int, ...], told_number: int, missing_file: str
+) -> None:
+    """Also who may retire says so of the oldest segments, one after the other, and not of the last one."""
+    made, _ = rotated
+    own = made.retiring()
+    made.append(own, "segment.retired", {"segment": f"ledger.jsonl.{told_number}", "heads": {}})
+    made.close(own)
+    for number in {1, 2, 3} - set(here):
+        made.path.with_name(f"ledger.jsonl.{number}").unlink()
+
+    assert missing_file in [Path(f.file).name for f in look(made).findings if f.reason == "segment-missing"]
+
+
+def test_retirement_of_a_segment_that_is_younger_than_the_record(rotated: tuple[Ledger, Chain]) -> None:
+    """Nobody deletes the file that is written, or one that comes after it."""
+    made, _ = rotated
+    own = made.retiring()
+    made.append(own, "segment.retired", {"segment": "ledger.jsonl.4", "heads": {}})
+    made.close(own)
+    made.rotate()
+    made.rotate()
+    assert reasons(look(made)) == ["retirement-unproven"]
+
+
+def test_thief_excuses_a_whole_chain(tmp_path: Path) -> None:
+    """The head of a chain in the record of a thief is no head: the chain is missed, and so is its segment."""
+    made = Ledger(tmp_path)
+    victim, chain = made.chain(), made.chain()
+    made.spawn(victim)
+    segment = made.rotate()
+    made.checkpoint(chain)
+    made.rotate()
+    made.retire(segment, chain)
+
+    result = look(made)
+    assert ("chain-missing", victim.chain) in [(f.reason, f.chain) for f in result.findings]
+    assert {"gap", "retirement-unproven", "segment-missing"} <= set(reasons(result))
+
+
+@pytest.mark.parametrize("lie", ["here", "epoch", "more", "no slot", "no chain", "two hashes", "longer"])
+def test_heads_against_everything_else(tmp_path: Path, lie: str) -> None:
+    """What is told of chains must fit what is here, the registry and the state file."""
+    made = Ledger(tmp_path)
+    gone, chain, rest = made.chain(), made.chain(), made.chain()
+    made.spawn(gone)
+    segment = made.rotate()
+    made.spawn(rest)
+    begun_later = made.chain()
+    made.rotate()
+    heads = {one.chain: [one.n - 1, one.previous.hex(), one.keys] for one in (gone, chain)}
+    heads[rest.chain] = [0, lines_hash(segment, rest), rest.keys]
+    name, reason = gone.chain, "retirement-unproven"
+    if lie == "here":
+        name = begun_later.chain
+        heads[name] = [0, begun_later.previous.hex(), begun_later.keys]
+    elif lie == "epoch":
+        heads[name][2] = {"epoch": 7}
+    elif lie == "more":
+        heads[name][0], reason = gone.n + 1, "state-behind"
+    elif lie == "no slot":
+        state = Path(f"{made.path}.state")
+        state.write_bytes(state.read_bytes()[:128] + bytes(128) + state.read_bytes()[256:])
+        reason = "state-missing"
+    elif lie == "no chain":
+        name, reason = next(made.ids), "chain-unregistered"
+        heads[name] = [3, "0" * 64, {"epoch": 3}]
+        made.state.claim(name, 3)  # type: ignore[union-attr]
+        made.state.store(made.state.slots, 4, form.ZERO)  # type: ignore[union-attr]
+    elif lie == "longer":
+        name, reason = rest.chain, "gap"
+        heads[name] = [2, "0" * 64, rest.keys]
+    own = made.retiring()
+    told_heads: dict[str, Any] = {"segment": segment.name, "sha256": "", "bytes": 1, "heads": heads}
+    made.append(own, "segment.retired", told_heads)
+    if lie == "two hashes":
+        name = own.chain
+        made.append(own, "segment.retired", {**told_heads, "heads": {gone.chain: [gone.n - 1, "1" * 64]}})
+    made.close(own)
+    segment.unlink()
+
+    result = look(made)
+    assert reason in reasons(result), result.findings
+    assert {f.chain for f in result.findings} == {name}
+
+
+def lines_hash(path: Path, chain: Chain) -> str:
+    """Return the hash of the last line of a chain in a file."""
+    return form.sha256([line for line in lines_of(path) if chain.chain.encode() in line[:60]][-1][:-1]).hex()
+
+
+def test_head_that_a_witness_disproves(tmp_path: Path) -> None:
+    """Also when the witness has later records, which are here."""
+    made = Ledger(tmp_path)
+    chain = made.chain()
+    made.spawn(chain)
+    segment = made.rotate()
+    made.spawn(chain)
+    made.rotate()
+    witness = tmp_path / "witness"
+    false = lines_of(segment)[-1].replace(b'"pid":9', b'"pid":8')
+    witness.write_bytes(false + b"".join(lines_of(made.path.with_name("ledger.jsonl.2"))))
+    made.retire(segment)
+
+    (found,) = look(made, witness=[witness]).findings
+    assert (found.reason, found.n) == ("witness-mismatch", 3)
+
+
+@pytest.mark.parametrize("deleted", [0, 1])
+def test_retirement_that_was_interrupted(rotated: tuple[Ledger, Chain], deleted: int) -> None:
+    """A process may be killed between the record and the deletion; the next one tells of the segment again."""
+    made, _ = rotated
+    for number in (1, 2):
+        path = made.path.with_name(f"ledger.jsonl.{number}")
+        data = path.read_bytes()
+        made.retire(path)
+        if number > deleted:
+            path.write_bytes(data)
+    result = look(made)
+    assert result.ok, result.findings
+    assert "retired-here" in noticed(result)
+
+    for number in range(deleted + 1, 3):
+        made.retire(made.path.with_name(f"ledger.jsonl.{number}"))
+    result = look(made)
+    assert result.ok, result.findings
+    assert noticed(result) == {"retired"}
+
+
+def test_retirements_are_listed(rotated: tuple[Ledger, Chain], key_file: Path) -> None:
+    """Each process that retired segments has a line: which ones, when, and the record."""
+    made, _ = rotated
+    own = made.retiring()
+    for number in (1, 2):
+        made.retire(made.path.with_name(f"ledger.jsonl.{number}"), own)
+    made.close(own)
+    code, out, _ = command(made.path, "--key-file", key_file, "--keys", made.path.parent / "keys")
+
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if " retired: " in line and line.startswith("/")]
+    assert f" {own.chain} 1 retired: ledger.jsonl.1 to ledger.jsonl.2: retired at 2026-11-" in line
+    assert "by process 4000000" in line
+
+
+def test_copy_of_a_ledger_with_retirements(rotated: tuple[Ledger, Chain], tmp_path: Path) -> None:
+    """A copy has another name: the registry tells that it is the same ledger, without it that is noticed."""
+    made, _ = rotated
+    made.retire(made.path.with_name("ledger.jsonl.1"))
+    copy = tmp_path / "copy" / "elsewhere"
+    copy.parent.mkdir()
+    for number in ("", ".2", ".3"):
+        shutil.copy(f"{made.path}{number}", f"{copy}{number}")
+
+    result = verify(copy, key=KEY, state=False, registry=made.path.parent / "keys")
+    assert result.ok, result.findings
+    assert noticed(result) == {"retired"}
+    result = verify(copy, key=KEY, state=False)
+    assert result.ok, result.findings
+    assert noticed(result) == {"retired", "other-ledger"}
+
+
+def test_retirement_of_the_library_stays_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process begins a new segment meanwhile, and the one with the records is retired later: nothing is missed."""
+    key = bytes.fromhex(audit.keys.initialise(tmp_path / "keys"))
+    path = tmp_path / "ledger.jsonl"
+    with audit.open(path, keys=tmp_path / "keys") as ledger:
+        for _ in range(3):
+            ledger.rotate()
+        real, others = os.unlink, iter([ledger.rotate])
+
+        def unlink(name: str) -> None:
+            real(name)
+            for turn in others:
+                turn()
+                audit.Ledger.checkpoint(ours[0])
+
+        ours: list[audit.Ledger] = []
+        begin = audit.retention._Retiring._begin
+        monkeypatch.setattr(audit.retention._Retiring, "_begin", lambda self: (ours.append(self), begin(self))[1])
+        monkeypatch.setattr(os, "unlink", unlink)
+        assert len(audit.retention.retire(path, keep=1, keys=tmp_path / "keys")) == 2
+        monkeypatch.undo()
+        records = [json.loads(line) for line in Path(f"{path}.4").read_bytes().splitlines()]
+        mine = [(r["ev"], r.get("retires")) for r in records if r["c"] == records[-1]["c"]]
+        assert mine[0] == ("chain.open", str(path))
+        assert [event for event, _ in mine[1:]] == ["segment.retired", "checkpoint", "segment.retired", "chain.close"]
+        for _ in range(2):
+            made = verify(path, key=key, registry=tmp_path / "keys")
+            assert made.ok, made.findings
+            ledger.rotate()
+            audit.retention.retire(path, keep=1, keys=tmp_path / "keys")
+    made = verify(path, key=key, registry=tmp_path / "keys")
+    assert made.ok, made.findings
+
+
+def test_retired_record_behind_a_torn_line(tmp_path: Path) -> None:
+    """A record on one line with the beginning of another is told in the heads as any."""
+    key = bytes.fromhex(audit.keys.initialise(tmp_path / "keys"))
+    path = tmp_path / "ledger.jsonl"
+    with audit.open(path, keys=tmp_path / "keys") as ledger:
+        ledger.checkpoint()
+        lines = lines_of(path)
+        path.write_bytes(lines[0] + lines[0][:100] + lines[1])
+        ledger.rotate()
+        ledger.rotate()
+        audit.retention.retire(path, keep=1, keys=tmp_path / "keys")
+    made = verify(path, key=key, registry=tmp_path / "keys")
+    assert made.ok, made.findings
+    assert made.counts["retired"] == 1
 
 
 def test_rotation_in_the_middle_of_the_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1177,7 +1471,8 @@ def test_records_that_are_sent_again_after_a_retirement(ledger: tuple[Ledger, Ch
     made, chain = ledger
     resend(made, chain, 7)
     made.checkpoint(chain)
-    made.retire(made.path.with_name("ledger.jsonl.1"), chain)
+    made.rotate()
+    made.retire(made.path.with_name("ledger.jsonl.1"))
 
     result = look(made)
     assert result.ok, result.findings
@@ -1842,7 +2137,7 @@ def test_ledger_of_the_library(tmp_path: Path) -> None:
     made = verify(tmp_path / "ledger.jsonl", key=key, registry=tmp_path / "keys")
 
     assert made.ok, made.findings
-    assert noticed(made) == set()
+    assert noticed(made) == {"retired"}
     assert (made.counts["silent"], made.counts["keyed"]) == (1, made.counts["chains"])
     assert made.counts["retired"] > 0
     assert made.counts["compared"] == made.counts["chains"]

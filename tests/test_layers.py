@@ -105,6 +105,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "safespawn.audit._verify_births",
         "safespawn.audit._verify_repeats",
+        "safespawn.audit._verify_retired",
         "safespawn.audit._verify_summary",
         "safespawn.audit._verify_tails",
     ),

@@ -13,9 +13,7 @@ from ._verify_segments import missing
 
 def segments(done: Done) -> None:
     """Tell which files are missing."""
-    names = [name.rpartition(".")[2] for name in done.walk.retired]
-    retired = {int(name) for name in names if name.isdecimal() and len(name) < 11}
-    for first, last in missing(done.walk.segments, retired):
+    for first, last in missing(done.walk.segments, done.walk.retired):
         file = f"{done.path}.{first}"
         text = f"{file}{f' to {done.path}.{last}' if last > first else ''}: neither here nor retired"
         done.found(("segment", first), (SEGMENTS, 0, first), Told(None, None, "segment-missing", text), file)
@@ -123,11 +121,18 @@ def strangers(done: Done, known: Registry) -> list[bytes]:
     """Return the chains that an epoch gave keys to and that the registry does not have."""
     opened = [seen.id for seen in done.walk.chains.values() if seen.process is not None]
     forked = {child for child, _, _, _ in done.walk.claims}
-    return [c for c in opened if c not in known.chains and c not in forked and done.standing(c).is_keyed]
+    keyed = [c for c in opened if c not in forked and done.standing(c).is_keyed]
+    retired = [
+        chain
+        for chain, head in done.walk.heads.items()
+        if not done.has(chain) and head.source and head.source.parent is None
+    ]
+    return [chain for chain in (*keyed, *retired) if chain not in known.chains]
 
 
 def unregistered(done: Done, chains: list[bytes]) -> None:
     """Tell of those that the registry did not have later either."""
     for chain in chains:
         text = "the registry does not have this chain"
-        done.walk.found(chain, done.standing(chain).last, None, "chain-unregistered", text)
+        place = done.standing(chain).last if done.has(chain) else done.walk.heads[chain].place
+        done.walk.found(chain, place, None, "chain-unregistered", text)

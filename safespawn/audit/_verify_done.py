@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 from collections.abc import Hashable
 from functools import cached_property
@@ -70,3 +71,11 @@ class Done:
         name = scan.name_of(told.chain) if told.chain else None
         _, line, byte = place
         return Finding(file or self.walk.name(place), line, byte, name, told.n, told.reason, told.text)
+
+
+def moment(ns: int) -> str:
+    """Return a time in UTC, to the second; the number of nanoseconds where there is no such date."""
+    try:
+        return dt.datetime.fromtimestamp(ns // 10**9, dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"{ns} ns"

@@ -28,6 +28,7 @@ TAMPERED: Mapping[str, str] = {
     "chain-unregistered": _BACK,
     "fork-mismatch": _LOOK,
     "segment-missing": "put the segment back; one that is to go is retired, which leaves a record",
+    "retirement-unproven": "keep a copy of all files; that record excuses nothing: find out who wrote it",
     "file-shrank": "somebody cuts the file: turn copytruncate of a log rotation off",
     "unkeyed": "look who wrote it; a process that was started before the keys were set up must be restarted",
     "registry-missing": _BACK,
@@ -51,6 +52,8 @@ EXPLAINED: Mapping[str, str] = {
     "ledger-absent": "a rotation was interrupted; the next process that opens the ledger begins a new file",
     "other-ledger": "the file was moved, or lines were copied from another ledger",
     "witness-other": "a collector's file of several ledgers; or an older copy of this one was put back",
+    "retired": "deleted with `safespawn audit retire`: is that what your policy deletes, and when?",
+    "retired-here": "to retire segments was interrupted, or goes on just now; or they were put back",
     "too-many": "there are more notices than were kept",
 }
 

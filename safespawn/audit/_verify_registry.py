@@ -20,7 +20,8 @@ from ._verify_segments import open_file, read_whole
 MAGIC = b"SSEPOCH1"
 EPOCH_BYTES = 128
 ZERO = bytes(32)
-_DIGEST = "sha256:"
+#: How a path that is too long for a record is told.
+DIGEST = "sha256:"
 #: The file is overwritten in one write(2); what is seen half will be whole at once.
 LOOKS = 100
 
@@ -68,7 +69,7 @@ def path_of(value: object) -> str:
     if not isinstance(value, dict):
         return ""
     if "cut" in value:
-        return f"{_DIGEST}{value.get('sha256')}"
+        return f"{DIGEST}{value.get('sha256')}"
     try:
         return os.fsdecode(bytes.fromhex(value["hex"]))
     except (KeyError, TypeError, ValueError):
@@ -78,7 +79,7 @@ def path_of(value: object) -> str:
 def names_of(path: str) -> set[str]:
     """Return how a record may tell the path of a ledger."""
     names = {os.path.abspath(path), os.path.realpath(path)}
-    return names | {_DIGEST + hashlib.sha256(os.fsencode(name)).hexdigest() for name in names}
+    return names | {DIGEST + hashlib.sha256(os.fsencode(name)).hexdigest() for name in names}
 
 
 def is_same_ledger(told: str, path: str) -> bool:

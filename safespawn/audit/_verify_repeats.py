@@ -46,7 +46,7 @@ def _tell_torn(done: Done, torn: TornRepeat, parts: dict[Key, set[Part]]) -> Non
     found = parts.get((torn.id, torn.n))
     is_right = _was_retired(done, torn) if found is None else (torn.size, torn.hash) in found
     if is_right and _is_resent(done, torn):
-        text = f"the first {torn.size} bytes of a record that was sent again: its process was killed, or the write refused"
+        text = f"the first {torn.size} bytes of a record that was sent again: its process was killed there"
         done.noticed(torn.id, torn.place, Told(torn.id, torn.n, "uncommitted", text))
     else:
         done.walk.found(torn.id, torn.place, torn.n, "torn-or-garbage", NO_BEGINNING)

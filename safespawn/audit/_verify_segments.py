@@ -105,12 +105,19 @@ def opened(path: str) -> Iterator[list[Segment]]:
 
 
 def missing(segments: list[Segment], retired: set[int]) -> list[tuple[int, int]]:
-    """Return the ranges of numbers that are neither there nor retired. Segments are retired in order."""
-    found = [segment.number for segment in segments if segment.number is not None]
+    """Return the ranges of numbers that are neither there nor retired.
+
+    Segments are retired in order, and one older segment is always left. The record about one is in a younger
+    file: so that about the youngest is always there, and those about the oldest may have gone themselves.
+    """
+    found = {segment.number for segment in segments if segment.number is not None}
+    left = {max(retired) + 1} if retired else set()
+    next_number = min(retired, default=1)
     ranges = []
-    next_number = max(retired, default=0) + 1
-    for number in found:
+    for number in sorted(found | retired | left):
         if number > next_number:
             ranges.append((next_number, number - 1))
+        if number in left - found:
+            ranges.append((number, number))
         next_number = max(next_number, number + 1)
     return ranges

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 from . import _verify_scan as scan
-from ._verify_done import Done
+from ._verify_done import Done, moment
 from ._verify_findings import Verification
 from ._verify_walk import Walk
 
@@ -64,14 +62,6 @@ def _newest(walk: Walk) -> str:
     return f"newest checkpoint: record {n} of {scan.name_of(chain)}, {moment(t)}"
 
 
-def moment(ns: int) -> str:
-    """Return a time in UTC, to the second; the number of nanoseconds where there is no such date."""
-    try:
-        return dt.datetime.fromtimestamp(ns // 10**9, dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (OverflowError, ValueError, OSError):
-        return f"{ns} ns"
-
-
 def _limits(walk: Walk, counts: dict[str, int]) -> list[str]:
     means = walk.means
     told = []
@@ -86,6 +76,10 @@ def _limits(walk: Walk, counts: dict[str, int]) -> list[str]:
     if means.witness is None:
         told.append(
             "no witness: older copies of ledger, state and key directory, put back together, are not seen"
+        )
+    if counts["retired"]:
+        told.append(
+            "what retired segments had is known only from the records that tell of them, and a witness"
         )
     told.append("what a process wrote after somebody took it over is what they wanted it to write")
     return told

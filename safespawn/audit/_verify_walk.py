@@ -47,10 +47,24 @@ class Source(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The last record of a chain in a segment that was retired."""
+    """The last record of a chain in a segment that was retired, and the place that tells it."""
 
     n: int
     hash: str
+    source: Source | None
+    place: Place
+
+
+class Retirement(NamedTuple):
+    """What a record ``segment.retired`` tells."""
+
+    id: bytes
+    n: int
+    t: int
+    place: Place
+    segment: str
+    #: By chain: number, hash, and where the keys come from, as far as the segment told it.
+    heads: dict[bytes, tuple[int, str, object]]
 
 
 class Repeat(NamedTuple):
@@ -98,6 +112,8 @@ class Seen:
     #: A record that does not follow, of a chain without keys: its number and place.
     unfit: tuple[int, Place, Place] | None = None
     checkpoint: tuple[int, int] | None = None
+    #: The ledger whose segments it was opened to retire; None if it was opened for anything else.
+    retires: str | None = None
 
 
 @dataclass
@@ -129,8 +145,12 @@ class Walk:
         self.findings, self.notices = findings, notices
         self.chains: dict[int, Seen] = {}
         self.intents: dict[bytes, Intent] = {}
+        self.retirements: list[Retirement] = []
+        #: What of these is believed (_verify_retired): heads, and numbers of segments.
         self.heads: dict[bytes, Head] = {}
-        self.retired: set[str] = set()
+        self.retired: set[int] = set()
+        #: Chains whose keys come from an epoch: a child that dropped its privileges has none of those.
+        self.of_epochs: set[bytes] = set()
         self.repeats: list[Repeat] = []
         self.torn_repeats: list[TornRepeat] = []
         #: Records that tell of a loss, by chain and number.
@@ -325,12 +345,13 @@ class Walk:
         elif record.event == _CLOSE:
             seen.is_closed = True
         elif record.event == _OPEN:
-            self._opened(seen, record, parsed(line))
+            if record.n == 0:  # a later one is none: who has the keys by then was not there
+                self._opened(seen, record, parsed(line))
         elif self.means.epochs is None or self.scanner.standing(record.place).is_keyed:
             # A chain without keys cannot excuse what is wrong with one that has them.
             told = parsed(line)
             if record.event == _RETIRED:
-                self._retired(told)
+                self._retired(record, told)
             else:
                 self._degraded(record, told)
 
@@ -340,21 +361,25 @@ class Walk:
         seen.process = pid, start, told.get("boot")
         self.boots.add(str(told.get("boot")))
         keys = told.get("keys")
+        source = source_of(keys)
+        if "retires" in told and (source is None or source.parent is None):
+            seen.retires = path_of(told["retires"])
         if keys is None:
             self.unkeyed[record.place] = self._place(record)
             return
         self.has_keys = True
-        source = source_of(keys)
         if source is not None and source.parent is not None:
             self.claims.append((record.id, source.parent, source.n, self._place(record)))
             self.means.sources[record.id] = source
 
-    def _retired(self, told: Mapping[str, Any]) -> None:
-        self.retired.add(path_of(told.get("segment")))
-        for chain, head in heads_of(told).items():
-            known = self.heads.get(chain)
-            if known is None or known.n < head[0]:
-                self.heads[chain] = Head(head[0], head[1])
+    def _retired(self, record: scan.Record, told: Mapping[str, Any]) -> None:
+        if len(self.retirements) >= HELD_MAX:
+            self._found(record, "retirement-unproven", f"more than {HELD_MAX} records of this kind")
+            return
+        one = Retirement(
+            record.id, record.n, record.t, self._place(record), path_of(told.get("segment")), heads_of(told)
+        )
+        self.retirements.append(one)
 
     def _degraded(self, record: scan.Record, told: Mapping[str, Any]) -> None:
         if told.get("lost") and len(self.losses) < HELD_MAX:
@@ -395,6 +420,8 @@ class Walk:
             self._look_ahead()
             source = self.means.sources.get(record.id)
         if source is not None:
+            if source.parent is None:
+                self.of_epochs.add(record.id)
             return self.key_from(record.id, source)
         # The state file has chains with keys only. Any other may go on here from a segment that is gone.
         has_slot = self.means.state is not None and record.id in self.means.state.slots

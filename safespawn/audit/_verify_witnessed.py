@@ -14,19 +14,20 @@ def tell(done: Done, witness: Witness) -> None:
         _found(done, second, Told(chain, n, "witness-mismatch", text))
     for chain, left in witness.chains.items():
         if left:  # what was met in the ledger was taken out
-            newest = max(left)
-            _left(done, chain, newest, left[newest])
+            _left(done, chain, left)
 
 
 def _found(done: Done, seen: Seen, told: Told) -> None:
     done.found(("witness", told.chain), (WITNESS, seen.line, seen.byte), told, seen.file)
 
 
-def _left(done: Done, chain: bytes, newest: int, seen: Seen) -> None:
-    here, head = done.records_of(chain), done.walk.heads.get(chain)
-    if head is not None and newest == head.n and seen.hash.hex() != head.hash:
+def _left(done: Done, chain: bytes, left: dict[int, Seen]) -> None:
+    newest = max(left)
+    here, head, seen = done.records_of(chain), done.walk.heads.get(chain), left[newest]
+    last = left.get(head.n) if head else None
+    if head is not None and last is not None and last.hash.hex() != head.hash:
         text = "the segment that was retired ended with another record of this number"
-        _found(done, seen, Told(chain, newest, "witness-mismatch", text))
+        _found(done, last, Told(chain, head.n, "witness-mismatch", text))
     elif newest >= here and (here or _is_ours(done, chain, seen.boot)):
         has = f"the last here is {here - 1}" if here else "none is here"
         text = f"{newest + 1 - here} records are missing: the witness has record {newest}, and {has}"

@@ -16,6 +16,7 @@ from .. import _probe
 from .._errors import AuditError
 from . import _files, _record, _slots
 from ._ledger import Ledger, Options
+from ._lines import START
 from .keys import find
 
 #: Of so many chains one record tells: each takes up to 200 bytes of 8000.
@@ -28,7 +29,8 @@ def retire(
     """Delete the oldest segments until ``keep`` of them are left beside the one that is written.
 
     Each gets a ``segment.retired`` record with its digest and the last record of every chain in it,
-    on the disk before the file goes. Returns the names of the files. Raises ValueError for a ``keep``
+    on the disk before the file goes, in a chain that is opened for nothing else. Returns the names of the
+    files. Raises ValueError for a ``keep``
     below 1: the number of the last segment is what the next one counts from, and none is given out twice.
     AuditError when the record cannot be kept, OSError when a file cannot be read or deleted.
 
@@ -47,7 +49,7 @@ def retire(
         )
     gone = _Heads()
     # At the limit of chains this must still be possible: it is the way back.
-    with Ledger(where, "durable", Options(keys, chains=_slots.MOST + _slots.SPARE)) as ledger:
+    with _Retiring(where, "durable", Options(keys, chains=_slots.MOST + _slots.SPARE)) as ledger:
         for name in names:
             with _opened(name) as file:
                 size = _tell(ledger, name, file, gone)
@@ -73,6 +75,23 @@ def _give_back(state: str, gone: _Heads) -> None:
 
     with _files.open_beside(state) as file:
         _slots.give_back(file.fd, is_over, file.punch)
+
+
+class _Retiring(Ledger):
+    """A ledger whose chain may tell of retired segments, because its record 0 says so.
+
+    Who gets hold of the keys of another chain later cannot write such a record 0. And it writes on in one
+    file: record 0 must not go with an older segment while what it vouches for stays.
+    """
+
+    def _opening(self) -> dict[str, Any]:
+        return {**super()._opening(), "retires": _record.path(os.fsencode(self._told))}
+
+    def _leave_segment(self, why: str) -> bool:  # noqa: ARG002 - of the base
+        return False
+
+    def _follow(self, why: str = "segment") -> bool:  # noqa: ARG002 - of the base
+        return False
 
 
 def _opened(name: str) -> BufferedReader:
@@ -109,7 +128,9 @@ def _summaries(name: str, file: BufferedReader, gone: _Heads) -> list[dict[str, 
     for line in file:
         digest.update(line)
         size += len(line)
-        heads.add(line.rstrip(b"\n"))
+        # A process may have written on behind a torn line. No string has such a start: quotes are escaped.
+        for part in line.rstrip(b"\n").split(START)[1:]:
+            heads.add(START + part)
     whole = {
         "segment": _record.path(os.fsencode(os.path.basename(name))),
         "sha256": digest.hexdigest(),

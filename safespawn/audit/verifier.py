@@ -17,6 +17,7 @@ from . import (
     _verify_births,
     _verify_registry,
     _verify_repeats,
+    _verify_retired,
     _verify_segments,
     _verify_state,
     _verify_summary,
@@ -139,6 +140,7 @@ def _state(path: str | None, findings: Collector) -> State | None:
 def _compare(done: Done, *, dedupe: bool) -> None:
     """Hold what was read against itself and everything else."""
     known, witness, boot = done.means.registry, done.means.witness, _probe.boot_id()
+    _verify_retired.judge(done)
     _verify_repeats.tell(done, dedupe=dedupe)
     _verify_births.segments(done)
     _verify_tails.hold(done, boot)
@@ -149,6 +151,7 @@ def _compare(done: Done, *, dedupe: bool) -> None:
         _verify_births.unregistered(done, _still_strangers(done, known))
     now = None if done.state_path is None else _state(done.state_path, Collector(""))
     _verify_tails.hold_again(done, now, boot)
+    _verify_retired.hold(done, now)
     _verify_tails.intents(done)
     if witness is not None:
         _verify_witnessed.tell(done, witness)
