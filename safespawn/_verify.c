@@ -563,6 +563,14 @@ ss_verify_reach(struct ss_verify *v, uint32_t place, uint64_t n, uint64_t steps)
 	return n - chain->next;
 }
 
+/* Goes on by so many record keys of a chain that is in no table. */
+SS_API void
+ss_verify_follow(uint8_t *record_key, uint64_t steps)
+{
+	for (; steps; steps--)
+		ss_sha256(record_key, SS_DIGEST_BYTES, record_key);
+}
+
 /* Takes over everything from a smaller table, which is wiped. */
 SS_API void
 ss_verify_move(struct ss_verify *v, struct ss_verify *from)

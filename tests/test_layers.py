@@ -99,7 +99,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("safespawn.audit._breakglass", "safespawn.audit.keys"),
     ("safespawn.audit._verify_findings", "safespawn.audit._verify_keys", "safespawn.audit._verify_segments"),
     ("safespawn.audit._verify_scan", "safespawn.audit._verify_state"),
-    ("safespawn.audit._verify_registry", "safespawn.audit._verify_witness"),
+    ("safespawn.audit._verify_descent", "safespawn.audit._verify_registry", "safespawn.audit._verify_witness"),
     ("safespawn.audit._verify_walk",),
     ("safespawn.audit._verify_done",),
     (

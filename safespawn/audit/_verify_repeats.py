@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterable
 
 from . import _verify_scan as scan
 from ._verify_done import Done, Told
 from ._verify_findings import Place
 from ._verify_walk import NO_BEGINNING, Repeat, TornRepeat
 
+#: A chain with the number of a record, or of a segment.
 Key = tuple[bytes, int]
 #: Of a beginning: how many bytes, and their hash.
 Part = tuple[int, bytes]
 
 
+class Ranges:
+    """Ranges of numbers, put in order once: a ledger may have as many of them as of records to look for."""
+
+    def __init__(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Take first and last numbers, in any order. Those that meet become one."""
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        for first, last in sorted(ranges):
+            if self._lasts and first <= self._lasts[-1]:
+                self._lasts[-1] = max(last, self._lasts[-1])
+            else:
+                self._firsts.append(first)
+                self._lasts.append(last)
+
+    def __contains__(self, n: int) -> bool:
+        """Whether one of them has this number."""
+        at = bisect_right(self._firsts, n)
+        return at > 0 and n <= self._lasts[at - 1]
+
+
 def tell(done: Done, *, dedupe: bool) -> None:
     """Tell of those that nothing accounts for. ``dedupe`` takes all that are equal."""
-    firsts, parts = _firsts(done)
+    (firsts, parts), resent = _firsts(done), _resent(done)
     for torn in done.walk.torn_repeats:
-        _tell_torn(done, torn, parts)
+        _tell_torn(done, torn, parts, resent)
     for repeat in done.walk.repeats:
         first, place = firsts.get((repeat.id, repeat.n), (b"", repeat.place))
-        if place == repeat.place and _was_retired(done, repeat) and _is_resent(done, repeat):
+        if place == repeat.place and _was_retired(done, repeat) and _is_resent(resent, repeat):
             done.counts["repeats"] += 1  # the first one is not here any more, so nobody can compare them
             continue
         if place == repeat.place:
@@ -33,7 +56,7 @@ def tell(done: Done, *, dedupe: bool) -> None:
             )
             done.walk.found(repeat.id, repeat.place, repeat.n, "unequal-repeat", text)
             continue
-        elif dedupe or _is_resent(done, repeat):
+        elif dedupe or _is_resent(resent, repeat):
             done.counts["repeats"] += 1
             continue
         else:
@@ -41,23 +64,27 @@ def tell(done: Done, *, dedupe: bool) -> None:
         done.walk.found(repeat.id, repeat.place, repeat.n, "replay/reorder", text)
 
 
-def _tell_torn(done: Done, torn: TornRepeat, parts: dict[Key, set[Part]]) -> None:
+def _tell_torn(done: Done, torn: TornRepeat, parts: dict[Key, set[Part]], resent: dict[Key, Ranges]) -> None:
     """Tell of a beginning. It counts as no record: the one that was sent first does, or is missed."""
     found = parts.get((torn.id, torn.n))
     is_right = _was_retired(done, torn) if found is None else (torn.size, torn.hash) in found
-    if is_right and _is_resent(done, torn):
+    if is_right and _is_resent(resent, torn):
         text = f"the first {torn.size} bytes of a record that was sent again: its process was killed there"
         done.noticed(torn.id, torn.place, Told(torn.id, torn.n, "uncommitted", text))
     else:
         done.walk.found(torn.id, torn.place, torn.n, "torn-or-garbage", NO_BEGINNING)
 
 
-def _is_resent(done: Done, repeat: Repeat | TornRepeat) -> bool:
-    """Whether a record of the same chain says that these come again in this segment."""
-    return any(
-        (chain, file) == (repeat.id, repeat.place[0]) and first <= repeat.n <= last
-        for chain, first, last, file in done.walk.resent
-    )
+def _resent(done: Done) -> dict[Key, Ranges]:
+    """Return what records of a chain say of it that comes again, by chain and segment."""
+    told: dict[Key, list[tuple[int, int]]] = {}
+    for chain, first, last, file in done.walk.resent:
+        told.setdefault((chain, file), []).append((first, last))
+    return {where: Ranges(ranges) for where, ranges in told.items()}
+
+
+def _is_resent(resent: dict[Key, Ranges], repeat: Repeat | TornRepeat) -> bool:
+    return repeat.n in resent.get((repeat.id, repeat.place[0]), ())
 
 
 def _was_retired(done: Done, repeat: Repeat | TornRepeat) -> bool:

@@ -163,17 +163,20 @@ class Scanner:
         return lib.ss_verify_open(self._room(), chain, ffi.NULL if key is None else key)
 
     def reach(self, place: int, n: int) -> bool:
-        """Go on to record ``n`` of a chain without those before; False if that is too far."""
-        while True:
-            steps = min(STEPS_ONCE, self.steps_left)
-            before = self._table.chains[place].next
-            left = lib.ss_verify_reach(self._table, place, n, steps)
-            self.steps_left -= n - left - before if self._is_keyed(place) else 0
-            if not left or not self.steps_left:
-                return not left
+        """Go on to record ``n`` of a chain without those before; False, and nothing done, if that is too far."""
+        chain = self._table.chains[place]
+        if chain.flags & lib.SS_CHAIN_KEYED and not self.may_go(n - chain.next):
+            return False
+        while lib.ss_verify_reach(self._table, place, n, STEPS_ONCE):
+            pass
+        return True
 
-    def _is_keyed(self, place: int) -> bool:
-        return bool(self._table.chains[place].flags & lib.SS_CHAIN_KEYED)
+    def may_go(self, steps: int) -> bool:
+        """Take so many steps of keys from those that are left; False, and none taken, where they are too many."""
+        if steps > self.steps_left:
+            return False
+        self.steps_left -= max(0, steps)
+        return True
 
     def keep(self, place: int) -> Any:
         """Return a copy of a chain's place in the table, for :meth:`restore`."""
@@ -206,14 +209,6 @@ class Scanner:
     def used(self) -> int:
         """How many chains there are."""
         return int(self._table.used)
-
-    def record_key(self, key: bytes, n: int) -> bytes | None:
-        """Return B(n) of a chain with this key; None if that is too far."""
-        with Scanner() as other:
-            other.steps_left = self.steps_left
-            reached = other.reach(place := other.open(bytes(16), key), n)
-            self.steps_left = other.steps_left
-            return bytes(ffi.buffer(other._table.chains[place].record_key)) if reached else None
 
     # -- lines
 
@@ -256,6 +251,13 @@ class Scanner:
     def record(structs: memoryview, number: int) -> Record:
         """Return one of the records that :meth:`lines` has told."""
         return Record._make(_UNPACK.unpack_from(structs, number * SIZE))
+
+
+def follow(record_key: bytes, steps: int) -> bytes:
+    """Return the record key so many records later. Nothing interrupts it: STEPS_ONCE at most."""
+    key = ffi.new("uint8_t[]", record_key)
+    lib.ss_verify_follow(key, steps)
+    return bytes(ffi.buffer(key))
 
 
 def pieces(scanner: Scanner, number: int, fd: int, size: int) -> Iterator[tuple[memoryview, bytes, int]]:

@@ -135,12 +135,12 @@ def intents(done: Done) -> None:
         done.noticed(place, place, Told(done.scanner.id(intent.chain), intent.n, "orphan-intent", text))
 
 
-def process_runs(process: tuple[object, object, object] | None, boot: str) -> bool | None:
+def process_runs(process: tuple[int | None, int | None, str | None] | None, boot: str) -> bool | None:
     """Return whether a process of this boot runs; None where that cannot be told.
 
     A pid is used again: field 22 of /proc/PID/stat, when it started, tells them apart (proc(5)).
     """
-    if process is None or not boot or process[2] != boot or type(process[0]) is not int:
+    if process is None or not boot or process[2] != boot or process[0] is None:
         return None
     try:
         with open(f"/proc/{process[0]}/stat", "rb") as file:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .._errors import AuditError
 from . import _verify_scan as scan
+from ._fields import group, number, string
+from ._verify_descent import Descent, Source
 from ._verify_findings import Collector, Finding, Place
-from ._verify_keys import Epochs, chain_key, fork_key
+from ._verify_keys import Epochs
 from ._verify_registry import Registry, parsed, path_of
 from ._verify_segments import Segment
 from ._verify_state import State
@@ -28,22 +30,12 @@ _RESENT = (scan.EVENTS["audit.degraded"], scan.EVENTS["audit.restored"])
 _OUTCOMES = frozenset(scan.EVENTS[f"spawn.{name}"] for name in ("started", "failed", "denied"))
 _TELLING = frozenset((_OPEN, _CLOSE, _CHECKPOINT, _RETIRED, *_RESENT))
 
-#: Of repeats, beginnings and intents so many are remembered: a file may be made of nothing else.
+#: Of repeats, beginnings, intents and so on so many are remembered: a file may be made of nothing else.
 HELD_MAX = 1 << 20
 #: What is said of a line that is neither.
 NO_BEGINNING = "no record, and not the next one's beginning"
-#: Forks of forks of forks, before the line of descent is given up.
-DESCENT_MAX = 10_000
 
 Progress = Callable[[int, int], None]
-
-
-class Source(NamedTuple):
-    """Where the keys of a chain come from: an epoch, or a record ``chain.fork`` of a parent."""
-
-    epoch: int
-    parent: bytes | None = None
-    n: int = 0
 
 
 class Head(NamedTuple):
@@ -97,7 +89,7 @@ class Intent(NamedTuple):
     n: int
 
 
-@dataclass
+@dataclass(slots=True)
 class Seen:
     """What was seen of a chain, beside where it stands (_verify_scan.Standing)."""
 
@@ -108,7 +100,7 @@ class Seen:
     #: Whether it goes on behind what was read; None where that is not known.
     runs: bool | None = None
     #: Process, its start time, and boot id: of the record that opened the chain.
-    process: tuple[object, object, object] | None = None
+    process: tuple[int | None, int | None, str | None] | None = None
     #: A record that does not follow, of a chain without keys: its number and place.
     unfit: tuple[int, Place, Place] | None = None
     checkpoint: tuple[int, int] | None = None
@@ -146,6 +138,7 @@ class Walk:
         self.chains: dict[int, Seen] = {}
         self.intents: dict[bytes, Intent] = {}
         self.retirements: list[Retirement] = []
+        self._told_heads = 0
         #: What of these is believed (_verify_retired): heads, and numbers of segments.
         self.heads: dict[bytes, Head] = {}
         self.retired: set[int] = set()
@@ -165,6 +158,7 @@ class Walk:
         self.unkeyed: dict[int, Place] = {}
         self.boots: set[str] = set()
         self.has_keys = False
+        self.descent = Descent(means.epochs, scanner, self._source_of) if means.epochs else None
         self._has_looked_ahead = False
         self._file = 0
 
@@ -192,6 +186,17 @@ class Walk:
         n = record.n if record.flags & scan.HAS_NUMBER else None
         told = Finding(self.segments[self._file].path, record.line, record.at, record.chain, n, reason, text)
         self.notices.add((reason, record.chain), self._place(record), told)
+
+    def _has_room(self, held: Sized, record: scan.Record, what: str) -> bool:
+        """Whether one more may be remembered; tells where not, because it is missed in the comparisons."""
+        if len(held) >= HELD_MAX:
+            self._too_many(record, what)
+        return len(held) < HELD_MAX
+
+    def _too_many(self, record: scan.Record, what: str) -> None:
+        text = f"more than {HELD_MAX} {what}: this one and what comes after it are not compared"
+        place, told = self._place(record), (record.chain, record.n, "too-many", text)
+        self.findings.add(what, place, Finding(self.name(place), record.line, record.at, *told))
 
     # -- files
 
@@ -224,6 +229,8 @@ class Walk:
             elif event == _INTENT:
                 if len(self.intents) < HELD_MAX:
                     self.intents[sid] = Intent(chain, number, line, at, n)
+                else:
+                    self._too_many(scan.Scanner.record(structs, i), "intents without an outcome")
             elif event in _OUTCOMES:
                 self.intents.pop(sid, None)
             elif event in _TELLING:
@@ -276,7 +283,7 @@ class Walk:
             return
         text = f"the first {record.size} bytes of a record: its process was killed, or the write refused"
         self._noticed(record, "uncommitted", text)
-        if record.flags & scan.HAS_NUMBER and len(self.torn) < HELD_MAX:
+        if record.flags & scan.HAS_NUMBER and self._has_room(self.torn, record, "torn records"):
             self.torn[record.id] = record.n, self._place(record)
 
     def torn_at(self, chain: bytes, n: int) -> bool:
@@ -306,8 +313,11 @@ class Walk:
                 record, "clock-back", "the wall clock was set back by more than a second before this record"
             )
         if record.flags & scan.HAS_CHILD:
-            self.forks[record.child] = record.id, record.n
-        if record.event == _INTENT and len(self.intents) < HELD_MAX:
+            if self._has_room(self.forks, record, "forks"):
+                # As in the core the first to tell of a child counts: who does later cannot take it away.
+                self.forks.setdefault(record.child, (record.id, record.n))
+            self._learned(record.child)
+        if record.event == _INTENT and self._has_room(self.intents, record, "intents without an outcome"):
             self.intents[record.sid] = Intent(record.place, self._file, record.line, record.at, record.n)
         elif record.event in _OUTCOMES:
             self.intents.pop(record.sid, None)
@@ -356,10 +366,9 @@ class Walk:
                 self._degraded(record, told)
 
     def _opened(self, seen: Seen, record: scan.Record, told: Mapping[str, Any]) -> None:
-        who = told.get("who")
-        pid, start = (who.get("pid"), who.get("start")) if isinstance(who, dict) else (None, None)
-        seen.process = pid, start, told.get("boot")
-        self.boots.add(str(told.get("boot")))
+        who, boot = group(told.get("who")), string(told.get("boot"))
+        seen.process = number(who.get("pid")), number(who.get("start")), boot
+        self.boots.add(str(boot))
         keys = told.get("keys")
         source = source_of(keys)
         if "retires" in told and (source is None or source.parent is None):
@@ -371,22 +380,28 @@ class Walk:
         if source is not None and source.parent is not None:
             self.claims.append((record.id, source.parent, source.n, self._place(record)))
             self.means.sources[record.id] = source
+            self._learned(record.id)
+
+    def _learned(self, chain: bytes) -> None:
+        if self.descent is not None:
+            self.descent.learned(chain)
 
     def _retired(self, record: scan.Record, told: Mapping[str, Any]) -> None:
-        if len(self.retirements) >= HELD_MAX:
-            self._found(record, "retirement-unproven", f"more than {HELD_MAX} records of this kind")
+        heads = heads_of(told)
+        if self._told_heads + len(heads) >= HELD_MAX or len(self.retirements) >= HELD_MAX:
+            self._too_many(record, "chains in retired segments")
             return
-        one = Retirement(
-            record.id, record.n, record.t, self._place(record), path_of(told.get("segment")), heads_of(told)
-        )
-        self.retirements.append(one)
+        self._told_heads += len(heads)
+        place, segment = self._place(record), path_of(told.get("segment"))
+        self.retirements.append(Retirement(record.id, record.n, record.t, place, segment, heads))
 
     def _degraded(self, record: scan.Record, told: Mapping[str, Any]) -> None:
-        if told.get("lost") and len(self.losses) < HELD_MAX:
+        if told.get("lost") and self._has_room(self.losses, record, "records of losses"):
             self.losses.add((record.id, record.n))
         resent = told.get("resent")
-        if isinstance(resent, list) and len(resent) == 2 and all(type(n) is int for n in resent):
-            self.resent.append((record.id, resent[0], resent[1], self._file))
+        if isinstance(resent, list) and len(resent) == 2 and all(number(n) is not None for n in resent):
+            if self._has_room(self.resent, record, "ranges of records that come again"):
+                self.resent.append((record.id, resent[0], resent[1], self._file))
 
     # -- records that are not the next of their chain
 
@@ -422,7 +437,7 @@ class Walk:
         if source is not None:
             if source.parent is None:
                 self.of_epochs.add(record.id)
-            return self.key_from(record.id, source)
+            return self.descent.key(record.id, source) if self.descent else None
         # The state file has chains with keys only. Any other may go on here from a segment that is gone.
         has_slot = self.means.state is not None and record.id in self.means.state.slots
         is_opened_without = "keys" in told and told["keys"] is None
@@ -453,7 +468,7 @@ class Walk:
     def _take_sources(self, told: Mapping[str, Any]) -> None:
         for chain, head in heads_of(told).items():
             source = source_of(head[2])
-            if source is not None:
+            if source is not None and len(self.means.sources) < HELD_MAX:
                 self.means.sources.setdefault(chain, source)
 
     def _source_of(self, chain: bytes) -> Source | None:
@@ -468,23 +483,6 @@ class Walk:
         if state and chain in state.slots and registry is None:
             return Source(state.slots[chain].epoch)
         return None
-
-    def key_from(self, chain: bytes, source: Source) -> bytes | None:
-        """Return C of a chain, over any number of forks; None when an ancestor is not known."""
-        descent: list[tuple[bytes, int]] = []
-        while source.parent is not None:
-            descent.append((chain, source.n))
-            chain = source.parent
-            above = self._source_of(chain)
-            if above is None or len(descent) > DESCENT_MAX:
-                return None
-            source = above
-        epoch = self.means.epochs.key(source.epoch) if self.means.epochs else None
-        key = epoch and chain_key(epoch, scan.name_of(chain))
-        for child, n in reversed(descent):
-            of_record = key and self.scanner.record_key(key, n)
-            key = of_record and fork_key(of_record, scan.name_of(child))
-        return key
 
     def _gap(self, record: scan.Record, line: bytes) -> None:
         """A number is too high: records are missing, or the number was changed."""
