@@ -99,7 +99,7 @@ def give_back(fd: int, is_over: Callable[[Slot], bool], punch: Callable[[int, in
     for at, data in pieces(fd):
         left = bytearray(data)
         for where, unit in units(data):
-            if at + where and is_over(_slot(unit)):
+            if at + where and is_over(slot(unit)):
                 os.pwrite(fd, _NOTHING, at + where)
                 left[where : where + UNIT] = _NOTHING
                 count += 1
@@ -108,7 +108,8 @@ def give_back(fd: int, is_over: Callable[[Slot], bool], punch: Callable[[int, in
     return count
 
 
-def _slot(unit: bytes) -> Slot:
+def slot(unit: bytes) -> Slot:
+    """Return what a unit holds; of the first one, nonsense that is no chain's."""
     half = 72 if unit[0] else 32
     return Slot(unit[8:24], int.from_bytes(unit[half : half + 8], "little"), bool(unit[4]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 import re
 from collections import Counter, deque
@@ -48,6 +49,20 @@ class Line:
     def count(self) -> int:
         """How many there are in all."""
         return self.kinds.total()
+
+
+#: Words of a command, and reasons, that are shown of the last spawn of a key, about.
+_BRIEF = 64
+
+
+def _brief(spawn: Spawn) -> Spawn:
+    """Return a spawn without most of what can make it large: the last one of each key is kept."""
+    if len(spawn.argv) <= _BRIEF and len(spawn.why) + len(spawn.refused_by) <= _BRIEF and not spawn.tags:
+        return spawn
+    brief = copy.copy(spawn)
+    brief.argv, brief.redacted, brief.tags = spawn.argv[:_BRIEF], spawn.redacted[:_BRIEF], None
+    brief.why, brief.refused_by = spawn.why[:_BRIEF], spawn.refused_by[:_BRIEF]
+    return brief
 
 
 class Tally(Generic[Key]):
@@ -227,12 +242,13 @@ class Summary:
             self.ends["end unknown"] += 1
 
     def _group(self, spawn: Spawn) -> None:
+        brief = _brief(spawn)
         program = spawn.program or ""
-        self.programs.add((spawn.ruid, spawn.euid, spawn.auid, spawn.want_uid, program), spawn)
-        reasons = tuple(map(alike, spawn.why))
+        self.programs.add((spawn.ruid, spawn.euid, spawn.auid, spawn.want_uid, program), brief)
+        reasons = tuple(map(alike, brief.why))
         asked, strategy, proof = spawn.requested or "?", spawn.strategy or "none", spawn.proof or "none"
-        self.ways.add((asked, strategy, proof, *reasons), spawn)
+        self.ways.add((asked, strategy, proof, *reasons), brief)
         if spawn.fell_back:
-            self.fallbacks.add((asked, spawn.intended or "", *reasons), spawn)
+            self.fallbacks.add((asked, spawn.intended or "", *reasons), brief)
         for pair in (spawn.tags or {}).items():
-            self.tags.add(pair, spawn)
+            self.tags.add(pair, brief)

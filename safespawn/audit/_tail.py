@@ -49,7 +49,8 @@ class _Ledger:
     def __init__(self, path: str) -> None:
         self._path = path
         self._sources: list[_Source] = []
-        self._last = 0
+        #: Older segments that were met. Not the highest number alone: anybody can make a name with a higher one.
+        self._met: set[int] = set()
         while True:
             before = numbered(path)
             current = _opened(path)
@@ -58,7 +59,7 @@ class _Ledger:
             if numbered(path) == before:
                 break
             self.close()  # rotated meanwhile: which segments are old would not be certain
-        self._last = before[-1][0] if before else 0
+        self._met.update(number for number, _ in before)
         if current is not None:
             current.to_end()
 
@@ -92,8 +93,8 @@ class _Ledger:
         self._sources.append(current)
         held[current.identity] = current
         for number, name in numbered(self._path):
-            if number > self._last:
-                self._last = number
+            if number not in self._met:
+                self._met.add(number)
                 self._take_older(name, held)
         return True
 

@@ -155,6 +155,14 @@ class Collector:
         else:
             group.others[finding.reason] += 1
 
+    def again(self, key: Hashable, order: tuple[int, ...], reason: str) -> bool:
+        """Count one more of a group whose first comes before it; False where :meth:`add` is needed."""
+        group = self._groups.get(key)
+        if group is None or order < group.order:
+            return False
+        group.others[reason] += 1
+        return True
+
     def told(self) -> tuple[Finding, ...]:
         """Return the first of each group, in the order of the files."""
         groups = sorted(self._groups.values(), key=lambda group: group.order)

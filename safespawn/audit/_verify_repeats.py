@@ -11,9 +11,10 @@ from . import _verify_scan as scan
 from ._verify_done import Done, Told
 from ._verify_findings import Place
 from ._verify_walk import NO_BEGINNING, Repeat, TornRepeat
+from ._verify_witness import key_of
 
-#: A chain with the number of a record, or of a segment.
-Key = tuple[bytes, int]
+#: A chain and the number of a segment.
+Where = tuple[bytes, int]
 #: Of a beginning: how many bytes, and their hash.
 Part = tuple[int, bytes]
 
@@ -44,7 +45,7 @@ def tell(done: Done, *, dedupe: bool) -> None:
     for torn in done.walk.torn_repeats:
         _tell_torn(done, torn, parts, resent)
     for repeat in done.walk.repeats:
-        first, place = firsts.get((repeat.id, repeat.n), (b"", repeat.place))
+        first, place = firsts.get(_key(repeat), (b"", repeat.place))
         if place == repeat.place and _was_retired(done, repeat) and _is_resent(resent, repeat):
             done.counts["repeats"] += 1  # the first one is not here any more, so nobody can compare them
             continue
@@ -64,9 +65,11 @@ def tell(done: Done, *, dedupe: bool) -> None:
         done.walk.found(repeat.id, repeat.place, repeat.n, "replay/reorder", text)
 
 
-def _tell_torn(done: Done, torn: TornRepeat, parts: dict[Key, set[Part]], resent: dict[Key, Ranges]) -> None:
+def _tell_torn(
+    done: Done, torn: TornRepeat, parts: dict[bytes, set[Part]], resent: dict[Where, Ranges]
+) -> None:
     """Tell of a beginning. It counts as no record: the one that was sent first does, or is missed."""
-    found = parts.get((torn.id, torn.n))
+    found = parts.get(_key(torn))
     is_right = _was_retired(done, torn) if found is None else (torn.size, torn.hash) in found
     if is_right and _is_resent(resent, torn):
         text = f"the first {torn.size} bytes of a record that was sent again: its process was killed there"
@@ -75,15 +78,15 @@ def _tell_torn(done: Done, torn: TornRepeat, parts: dict[Key, set[Part]], resent
         done.walk.found(torn.id, torn.place, torn.n, "torn-or-garbage", NO_BEGINNING)
 
 
-def _resent(done: Done) -> dict[Key, Ranges]:
+def _resent(done: Done) -> dict[Where, Ranges]:
     """Return what records of a chain say of it that comes again, by chain and segment."""
-    told: dict[Key, list[tuple[int, int]]] = {}
+    told: dict[Where, list[tuple[int, int]]] = {}
     for chain, first, last, file in done.walk.resent:
         told.setdefault((chain, file), []).append((first, last))
     return {where: Ranges(ranges) for where, ranges in told.items()}
 
 
-def _is_resent(resent: dict[Key, Ranges], repeat: Repeat | TornRepeat) -> bool:
+def _is_resent(resent: dict[Where, Ranges], repeat: Repeat | TornRepeat) -> bool:
     return repeat.n in resent.get((repeat.id, repeat.place[0]), ())
 
 
@@ -92,22 +95,26 @@ def _was_retired(done: Done, repeat: Repeat | TornRepeat) -> bool:
     return head is not None and repeat.n <= head.n
 
 
-def _firsts(done: Done) -> tuple[dict[Key, tuple[bytes, Place]], dict[Key, set[Part]]]:
+def _key(record: Repeat | TornRepeat | scan.Record) -> bytes:
+    return record.id + key_of(record.n)
+
+
+def _firsts(done: Done) -> tuple[dict[bytes, tuple[bytes, Place]], dict[bytes, set[Part]]]:
     """Read the ledger once more for the first record of each number that came again.
 
     Also for the beginnings that are asked for, of those of which only a beginning came again.
     """
-    wanted = {(repeat.id, repeat.n) for repeat in done.walk.repeats}
-    sizes: defaultdict[Key, set[int]] = defaultdict(set)
+    wanted = set(map(_key, done.walk.repeats))
+    sizes: defaultdict[bytes, set[int]] = defaultdict(set)
     for torn in done.walk.torn_repeats:
-        sizes[torn.id, torn.n].add(torn.size)
-    found: dict[Key, tuple[bytes, Place]] = {}
-    parts: dict[Key, set[Part]] = {}
+        sizes[_key(torn)].add(torn.size)
+    found: dict[bytes, tuple[bytes, Place]] = {}
+    parts: dict[bytes, set[Part]] = {}
     if not wanted and not sizes:
         return found, parts
     for file, segment in enumerate(done.walk.segments):
         for record, line in scan.records(segment.fd, segment.size):
-            key = record.id, record.n
+            key = _key(record)
             if key in wanted:
                 found.setdefault(key, (record.hash, (file, record.line, record.at)))
             if key in sizes and key not in parts:

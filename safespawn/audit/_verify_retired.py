@@ -85,9 +85,11 @@ def _believe(done: Done, one: Retirement) -> None:
         if known is not None and known.n == n and known.hash != digest:
             _refuse(done, one, "another record tells of other bytes at the end of the same chain")
         elif known is None or known.n < n:
-            heads[chain] = Head(n, digest, source or (known.source if known else None), one.place)
-        elif source is not None and known.source is None:
-            heads[chain] = known._replace(source=source)
+            source = source or (known.source if known else None)
+            heads[chain] = Head(n, digest, source, one.place, chain in one.over)
+        else:
+            is_last = known.is_last or (known.n == n and chain in one.over)
+            heads[chain] = known._replace(source=known.source or source, is_last=is_last)
 
 
 def _list(done: Done, each: list[tuple[Retirement, int]]) -> None:
@@ -121,6 +123,6 @@ def _hold_absent(done: Done, chain: bytes, head: Head, now: State | None) -> Non
     if slot is not None and head.n > slot.records:
         text = f"record {head.n} of this chain was retired, and the state file says {slot.records} records"
         done.ended(chain, head.place, Told(chain, head.n, "state-behind", text))
-    elif now is not None and slot is None and (entry or head.source):
+    elif now is not None and slot is None and not head.is_last and (entry or head.source):
         text = f"record {head.n} of this chain was retired, and the state file has no slot of it"
         done.ended(chain, head.place, Told(chain, head.n, "state-missing", text))

@@ -18,7 +18,7 @@ from ._verify_keys import Epochs
 from ._verify_registry import Registry, parsed, path_of
 from ._verify_segments import Segment
 from ._verify_state import State
-from ._verify_witness import Witness
+from ._verify_witness import Witness, key_of
 
 #: What is needed of a record that is as it must be: see _verify_scan.Record.
 _FAST = struct.Struct("=QQQ8x4xIHHH2x16x16s48x")
@@ -29,6 +29,8 @@ _RETIRED, _INTENT = scan.EVENTS["segment.retired"], scan.EVENTS["spawn.intent"]
 _RESENT = (scan.EVENTS["audit.degraded"], scan.EVENTS["audit.restored"])
 _OUTCOMES = frozenset(scan.EVENTS[f"spawn.{name}"] for name in ("started", "failed", "denied"))
 _TELLING = frozenset((_OPEN, _CLOSE, _CHECKPOINT, _RETIRED, *_RESENT))
+#: What is no record.
+_RUBBISH = frozenset((scan.BLANK, scan.TORN, scan.GARBAGE))
 
 #: Of repeats, beginnings, intents and so on so many are remembered: a file may be made of nothing else.
 HELD_MAX = 1 << 20
@@ -45,6 +47,8 @@ class Head(NamedTuple):
     hash: str
     source: Source | None
     place: Place
+    #: Whether the chain ends there, so that its slot was given back.
+    is_last: bool
 
 
 class Retirement(NamedTuple):
@@ -57,6 +61,8 @@ class Retirement(NamedTuple):
     segment: str
     #: By chain: number, hash, and where the keys come from, as far as the segment told it.
     heads: dict[bytes, tuple[int, str, object]]
+    #: Those of them behind which nothing comes.
+    over: frozenset[bytes]
 
 
 class Repeat(NamedTuple):
@@ -223,6 +229,8 @@ class Walk:
         for i, (at, line, n, chain, verdict, flags, event, sid) in enumerate(_FAST.iter_unpack(structs)):
             if witness is not None:
                 self._compare(scan.Scanner.record(structs, i))
+            if verdict in _RUBBISH and self._is_counted(verdict, flags, (number, line, at)):
+                continue
             if verdict or flags not in _PLAIN:
                 record = scan.Scanner.record(structs, i)
                 self._take(record, scan.line_of(record, data, base))
@@ -236,6 +244,14 @@ class Walk:
             elif event in _TELLING:
                 record = scan.Scanner.record(structs, i)
                 self._hear(record, scan.line_of(record, data, base))
+
+    def _is_counted(self, verdict: int, flags: int, place: Place) -> bool:
+        """Count what is no record where that was told before: a file may be made of empty lines."""
+        if flags & scan.HAS_NUMBER:
+            return False
+        if verdict == scan.GARBAGE:
+            return self.findings.again(place[0], place, "torn-or-garbage")
+        return self.notices.again(("uncommitted", None), place, "uncommitted")
 
     def _take(self, record: scan.Record, line: bytes) -> None:
         """Take a piece of which there is something to say."""
@@ -393,7 +409,8 @@ class Walk:
             return
         self._told_heads += len(heads)
         place, segment = self._place(record), path_of(told.get("segment"))
-        self.retirements.append(Retirement(record.id, record.n, record.t, place, segment, heads))
+        over = frozenset(chain for chain in heads if scan.name_of(chain) in _words(told.get("over")))
+        self.retirements.append(Retirement(record.id, record.n, record.t, place, segment, heads, over))
 
     def _degraded(self, record: scan.Record, told: Mapping[str, Any]) -> None:
         if told.get("lost") and self._has_room(self.losses, record, "records of losses"):
@@ -513,7 +530,7 @@ class Walk:
         wanted = witness.chains.get(record.id) if witness and record.flags & scan.HAS_NUMBER else None
         if not wanted or record.verdict in (scan.TORN, scan.GARBAGE, scan.STRANGER, scan.GAP):
             return
-        seen = wanted.pop(record.n, None)
+        seen = wanted.pop(key_of(record.n), None)
         if seen is not None and seen.hash != record.hash:
             text = f"{seen.file}:{seen.line}:{seen.byte} has another record of this number"
             self._found(record, "witness-mismatch", text)
@@ -529,6 +546,10 @@ def source_of(keys: object) -> Source | None:
     if parent is None or type(keys.get("n")) is not int or not 0 <= keys["n"] < 1 << 63:
         return None
     return Source(0, parent, keys["n"])
+
+
+def _words(told: object) -> frozenset[str]:
+    return frozenset(word for word in told if isinstance(word, str)) if isinstance(told, list) else frozenset()
 
 
 def heads_of(told: Mapping[str, Any]) -> dict[bytes, tuple[int, str, object]]:

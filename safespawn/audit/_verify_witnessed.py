@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ._verify_done import Done, Told
 from ._verify_findings import WITNESS
-from ._verify_witness import Seen, Witness
+from ._verify_witness import Seen, Witness, key_of
 
 
 def tell(done: Done, witness: Witness) -> None:
     """Tell of records that are missing, and of witnesses that differ from each other."""
-    for chain, n, first, second in witness.differing:
+    for chain, first, second in witness.differing:
         text = f"{first.file}:{first.line}:{first.byte} has another record of this number"
-        _found(done, second, Told(chain, n, "witness-mismatch", text))
+        _found(done, second, Told(chain, second.n, "witness-mismatch", text))
     for chain, left in witness.chains.items():
         if left:  # what was met in the ledger was taken out
             _left(done, chain, left)
@@ -21,10 +21,10 @@ def _found(done: Done, seen: Seen, told: Told) -> None:
     done.found(("witness", told.chain), (WITNESS, seen.line, seen.byte), told, seen.file)
 
 
-def _left(done: Done, chain: bytes, left: dict[int, Seen]) -> None:
-    newest = max(left)
-    here, head, seen = done.records_of(chain), done.walk.heads.get(chain), left[newest]
-    last = left.get(head.n) if head else None
+def _left(done: Done, chain: bytes, left: dict[bytes, Seen]) -> None:
+    seen = left[max(left)]
+    newest, here, head = seen.n, done.records_of(chain), done.walk.heads.get(chain)
+    last = left.get(key_of(head.n)) if head else None
     if head is not None and last is not None and last.hash.hex() != head.hash:
         text = "the segment that was retired ended with another record of this number"
         _found(done, last, Told(chain, head.n, "witness-mismatch", text))

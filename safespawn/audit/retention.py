@@ -19,8 +19,12 @@ from ._ledger import Ledger, Options
 from ._lines import START
 from .keys import find
 
-#: Of so many chains one record tells: each takes up to 200 bytes of 8000.
-HEADS = 30
+#: Of so many chains one record tells: each takes up to 250 bytes of 8000.
+HEADS = 25
+#: Chains that a ledger may have had: no verifier takes more (_verify_scan.CHAINS_MAX).
+CHAINS_MAX = 1 << 20
+#: Bytes that are read as one line: a hundred records that killed processes have left on it.
+LINE_BYTES = 1 << 20
 
 
 def retire(
@@ -30,9 +34,9 @@ def retire(
 
     Each gets a ``segment.retired`` record with its digest and the last record of every chain in it,
     on the disk before the file goes, in a chain that is opened for nothing else. Returns the names of the
-    files. Raises ValueError for a ``keep``
-    below 1: the number of the last segment is what the next one counts from, and none is given out twice.
-    AuditError when the record cannot be kept, OSError when a file cannot be read or deleted.
+    files. Raises ValueError for a ``keep`` below 1: the number of the last segment is what the next one
+    counts from, and none is given out twice. AuditError when the record cannot be kept, or of more than CHAINS_MAX chains, OSError when a file cannot
+    be read or deleted.
 
     Chains of which nothing is left then, and nothing will come, give their slots in the state file back.
     """
@@ -57,24 +61,8 @@ def retire(
                 # A process that had not followed yet may have written on; now it finds the file deleted.
                 if os.fstat(file.fileno()).st_size != size:
                     _tell(ledger, name, file, gone)
-    if os.path.exists(where + ".state"):
-        _give_back(where + ".state", gone)
+        ledger.give_back(gone)
     return names
-
-
-def _give_back(state: str, gone: _Heads) -> None:
-    """Empty the slots of chains whose records are all in segments that were retired, and that are over.
-
-    A slot that tells of more records is left: they are still here, or were cut off.
-    """
-
-    def is_over(slot: _slots.Slot) -> bool:
-        chain = str(uuid.UUID(bytes=slot.chain))
-        head = gone.known.get(chain)
-        return head is not None and slot.records <= head[0] + 1 and (slot.is_closed or gone.is_dead(chain))
-
-    with _files.open_beside(state) as file:
-        _slots.give_back(file.fd, is_over, file.punch)
 
 
 class _Retiring(Ledger):
@@ -84,10 +72,26 @@ class _Retiring(Ledger):
     file: record 0 must not go with an older segment while what it vouches for stays.
     """
 
+    def over(self, gone: _Heads) -> set[str]:
+        """Return the chains whose records are all in segments that are retired, and that end there.
+
+        One whose slot tells of more records is not over: they are still here, or were cut off.
+        """
+        if (state := self._core.counts().state) < 0:
+            return set()
+        slots = (_slots.slot(unit) for _, data in _slots.pieces(state) for _, unit in _slots.units(data))
+        return {name for name in map(gone.over, slots) if name}
+
+    def give_back(self, gone: _Heads) -> None:
+        """Empty the slots of those chains that were told to be over: nothing else may lack its slot."""
+        if (state := self._core.counts().state) >= 0:
+            with _files.open_beside(self._place + ".state") as file:
+                _slots.give_back(state, lambda slot: gone.has_ended(gone.over(slot)), file.punch)
+
     def _opening(self) -> dict[str, Any]:
         return {**super()._opening(), "retires": _record.path(os.fsencode(self._told))}
 
-    def _leave_segment(self, why: str) -> bool:  # noqa: ARG002 - of the base
+    def _leave_segment(self, why: str, *, is_needed: bool = False) -> bool:  # noqa: ARG002 - of the base
         return False
 
     def _follow(self, why: str = "segment") -> bool:  # noqa: ARG002 - of the base
@@ -103,10 +107,14 @@ def _opened(name: str) -> BufferedReader:
     return file
 
 
-def _tell(ledger: Ledger, name: str, file: BufferedReader, gone: _Heads) -> int:
-    """Write what a segment holds, to the disk and into ``gone``; return how many bytes that is about."""
+def _tell(ledger: _Retiring, name: str, file: BufferedReader, gone: _Heads) -> int:
+    """Write what a segment holds, to the disk and into ``gone``; return how many bytes that is about.
+
+    Not those that were told before: else what older records tell would be written once for each segment
+    that has it.
+    """
     size = 0
-    for told in _summaries(name, file, gone):
+    for told in _summaries(ledger, name, file, gone):
         if not ledger.append("segment.retired", None, told.copy):
             raise AuditError(None, "the record of a retired segment was not kept", name)
         size = told["bytes"]
@@ -121,11 +129,14 @@ def _has_keys(keys: str | os.PathLike[str] | None) -> bool:
     return found is not None
 
 
-def _summaries(name: str, file: BufferedReader, gone: _Heads) -> list[dict[str, Any]]:
-    """Return what the records about a segment tell: each has as many heads as fit into it."""
+def _summaries(ledger: _Retiring, name: str, file: BufferedReader, gone: _Heads) -> list[dict[str, Any]]:
+    """Return what the records about a segment tell: each has as many heads as fit into it.
+
+    Heads that are in ``gone`` are left out, and the others added to them.
+    """
     digest, heads, size = hashlib.sha256(), _Heads(), 0
     file.seek(0)
-    for line in file:
+    while line := file.readline(LINE_BYTES):
         digest.update(line)
         size += len(line)
         # A process may have written on behind a torn line. No string has such a start: quotes are escaped.
@@ -136,10 +147,14 @@ def _summaries(name: str, file: BufferedReader, gone: _Heads) -> list[dict[str, 
         "sha256": digest.hexdigest(),
         "bytes": size,
     }
+    items = [(chain, head) for chain, head in heads.known.items() if gone.known.get(chain) != head]
     gone.take(heads)
-    items = list(heads.known.items())
+    over = ledger.over(gone) | {chain for chain, _ in items if gone.has_ended(chain)}
+    gone.ends.update((chain, head[0]) for chain, head in items if chain in over)
     parts = [items[at : at + HEADS] for at in range(0, len(items), HEADS)] or [[]]
-    return [{**whole, "heads": dict(part)} for part in parts]
+    return [
+        {**whole, "heads": dict(part), "over": [chain for chain, _ in part if chain in over]} for part in parts
+    ]
 
 
 class _Heads:
@@ -154,14 +169,28 @@ class _Heads:
         self.known: dict[str, list[Any]] = {}
         #: The boot of a chain, and pid and start time of its process where its ``chain.open`` is here.
         self.lives: dict[str, tuple[str, tuple[Any, Any] | None]] = {}
+        #: Chains of which a record says that nothing comes behind the record with that number.
+        self.ends: dict[str, int] = {}
 
     def take(self, younger: _Heads) -> None:
         """Add what another has found."""
         for chain, head in younger.known.items():
             self._put(chain, *head)
+        self.ends.update(younger.ends)
         for chain, life in younger.lives.items():
             if life[1] is not None or chain not in self.lives:
                 self.lives[chain] = life
+
+    def has_ended(self, chain: str | None) -> bool:
+        """Whether a record says that the last one that we know is the last there will be."""
+        return chain is not None and self.ends.get(chain) == self.known[chain][0]
+
+    def over(self, slot: _slots.Slot) -> str | None:
+        """Return the chain of a slot if these are its last records, and its process can write no more."""
+        chain = str(uuid.UUID(bytes=slot.chain))
+        head = self.known.get(chain)
+        is_over = head is not None and slot.records <= head[0] + 1 and (slot.is_closed or self.is_dead(chain))
+        return chain if is_over else None
 
     def is_dead(self, chain: str) -> bool:
         """Whether its process is seen to be gone: of an earlier boot, or not among those that run."""
@@ -179,12 +208,15 @@ class _Heads:
             chain, number, event = record["c"], record["n"], record["ev"]
             older = record["heads"].items() if event == "segment.retired" else ()
             older = [(str(name), int(head[0]), str(head[1]), *head[2:3]) for name, head in older]
+            over = set(record.get("over", ()) if older else ())
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return  # part of a line: no record
         if not (isinstance(chain, str) and isinstance(number, int)):
             return
         for head in older:
             self._put(*head)
+            if head[0] in over:
+                self.ends[head[0]] = head[1]
         if event == "chain.open" or chain not in self.lives:
             self.lives[chain] = _life(record)
         self._put(
@@ -195,6 +227,8 @@ class _Heads:
         )
 
     def _put(self, chain: str, number: int, digest: str, *keys: Any) -> None:
+        if chain not in self.known and len(self.known) >= CHAINS_MAX:
+            raise AuditError(errno.E2BIG, f"more than {CHAINS_MAX} chains to be told of: begin a new ledger")
         number_then, digest_then, *keys_then = self.known.get(chain, [-1, ""])
         newest = [number, digest] if number >= number_then else [number_then, digest_then]
         self.known[chain] = [*newest, *(keys or keys_then)]

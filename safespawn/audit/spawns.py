@@ -21,11 +21,15 @@ __all__ = ["OPEN_MAX", "ORDER_ROOM", "Event", "Joiner", "Spawn", "in_order", "is
 #: Spawns that wait for their next record. When there are more, the oldest is given out as it is:
 #: still running, or nobody knows.
 OPEN_MAX = 20_000
+#: Bytes of the records of those that wait. Read they take twenty times as much where their parts are small.
+OPEN_BYTES_MAX = 48 << 20
+#: Records of one spawn; it has three. One with more is given out as it is, and again with those that follow.
+EACH_MAX = 16
 #: So many of the last lines, at least, are remembered, so that one that comes again (``resent``, or shipped
 #: twice) counts once.
 _REMEMBERED = 50_000
-#: Entries that :func:`in_order` holds back.
-ORDER_ROOM = 10_000
+#: Entries that :func:`in_order` holds back, and bytes of their records.
+ORDER_ROOM, ORDER_BYTES = 10_000, 32 << 20
 
 #: Events that tell who wants what: a spawn begins with one of them. And those that complete one.
 _FIRST = frozenset(("spawn.intent", "spawn.failed", "spawn.denied"))
@@ -45,7 +49,8 @@ class Spawn:
     ``outcome`` is that of the spawn's report: ``exec``, ``failed``, ``killed-before-exec``,
     ``race-detected``, ``timed-out``, ``refused``; or ``unknown``: announced, and may have run.
     ``intended`` is the strategy of the intent where another was used in the end. ``ended`` is false for
-    an ``exec`` that was not seen to end. ``records`` are the lines, if the joiner was to keep them.
+    an ``exec`` that was not seen to end. ``records`` are the lines, if the joiner was to keep them;
+    ``record_bytes`` is how long they are.
     """
 
     sid: str
@@ -87,6 +92,7 @@ class Spawn:
     tags: dict[str, str] | None = None
     events: tuple[str, ...] = ()
     records: tuple[bytes, ...] = ()
+    record_bytes: int = 0
 
     @property
     def target_uid(self) -> int | None:
@@ -106,6 +112,11 @@ class Event:
     event: str
     when_ns: int
     record: Record
+
+    @property
+    def record_bytes(self) -> int:
+        """The length of its record."""
+        return len(self.record.line)
 
 
 def _pairs(value: Any) -> dict[str, str]:
@@ -202,11 +213,14 @@ class Joiner:
     """Takes records one by one, and gives out what is complete.
 
     A spawn is complete when it failed, was refused or ended. At most ``room`` of them are kept
-    waiting. With ``keep`` they keep their lines.
+    waiting, and no more than had ``room_bytes`` of records. With ``keep`` they keep their lines.
     """
 
-    def __init__(self, *, room: int = OPEN_MAX, keep: bool = False) -> None:
-        self._room = room
+    def __init__(
+        self, *, room: int = OPEN_MAX, room_bytes: int = OPEN_BYTES_MAX, keep: bool = False
+    ) -> None:
+        self._room, self._room_bytes = room, room_bytes
+        self._bytes = 0
         self._keep = keep
         self._open: OrderedDict[str, Spawn] = OrderedDict()
         self._fresh: dict[str, None] = {}
@@ -246,16 +260,20 @@ class Joiner:
         spawn.events = (*spawn.events, event)
         if self._keep:
             spawn.records = (*spawn.records, record.line)
-        if event in _LAST:
-            del self._open[sid]
-            self._fresh.pop(sid, None)
-            yield spawn
-        elif event == "spawn.started":
+        spawn.record_bytes += len(record.line)
+        self._bytes += len(record.line)
+        if event == "spawn.started":
             self._fresh[sid] = None
-        while len(self._open) > self._room:
-            sid, spawn = self._open.popitem(last=False)
-            self._fresh.pop(sid, None)
-            yield spawn
+        if event in _LAST or len(spawn.events) == EACH_MAX:
+            yield self._given_out(sid)
+        while self._open and (len(self._open) > self._room or self._bytes > self._room_bytes):
+            yield self._given_out(next(iter(self._open)))
+
+    def _given_out(self, sid: str) -> Spawn:
+        spawn = self._open.pop(sid)
+        self._fresh.pop(sid, None)
+        self._bytes -= spawn.record_bytes
+        return spawn
 
     def started(self) -> list[Spawn]:
         """Return those that run, and were not returned by this before. They stay open."""
@@ -264,10 +282,7 @@ class Joiner:
 
     def rest(self) -> list[Spawn]:
         """Return those that are not complete, the oldest first, and forget them."""
-        left = list(self._open.values())
-        self._open.clear()
-        self._fresh.clear()
-        return left
+        return [self._given_out(sid) for sid in tuple(self._open)]
 
 
 def join(records: Iterable[Record], joiner: Joiner | None = None) -> Iterator[Spawn | Event]:
@@ -279,13 +294,22 @@ def join(records: Iterable[Record], joiner: Joiner | None = None) -> Iterator[Sp
     yield from joiner.rest()
 
 
-def in_order(entries: Iterable[Spawn | Event], room: int = ORDER_ROOM) -> Iterator[Spawn | Event]:
-    """Yield entries by the time they began: wholly so where no more than ``room`` are out of order."""
+def in_order(
+    entries: Iterable[Spawn | Event], room: int = ORDER_ROOM, room_bytes: int = ORDER_BYTES
+) -> Iterator[Spawn | Event]:
+    """Yield entries by the time they began: wholly so where no more than ``room`` are out of order.
+
+    Of large records ``room_bytes`` are held back, which is fewer.
+    """
     waiting: list[tuple[int, int, Spawn | Event]] = []
+    held = 0
     for place, entry in enumerate(entries):
         heapq.heappush(waiting, (entry.when_ns, place, entry))
-        if len(waiting) > room:
-            yield heapq.heappop(waiting)[2]
+        held += entry.record_bytes
+        while len(waiting) > room or held > room_bytes:
+            first = heapq.heappop(waiting)[2]
+            held -= first.record_bytes
+            yield first
     while waiting:
         yield heapq.heappop(waiting)[2]
 
@@ -319,7 +343,7 @@ def _json_value(value: Any) -> Any:
     return value
 
 
-_SHOWN = tuple(field.name for field in dataclass_fields(Spawn) if field.name != "records")
+_SHOWN = tuple(field.name for field in dataclass_fields(Spawn) if not field.name.startswith("record"))
 
 
 def plain(entry: Spawn | Event) -> dict[str, Any]:
