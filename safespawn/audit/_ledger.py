@@ -27,6 +27,8 @@ from . import _breakglass, _bypass, _core, _files, _ids, _record, _redaction, _s
 from . import keys as keys_of
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .mirrors._mirror import Mirror
     from .mirrors._runner import Runner
 
@@ -276,7 +278,7 @@ class Ledger:
         finally:
             self._core.close()
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         """Return the ledger."""
         return self
 

@@ -404,7 +404,9 @@ class Walk:
 
     def _retired(self, record: scan.Record, told: Mapping[str, Any]) -> None:
         heads = heads_of(told)
-        if self._told_heads + len(heads) >= HELD_MAX or len(self.retirements) >= HELD_MAX:
+        if not self._has_room(self.retirements, record, "retired segments"):
+            return
+        if self._told_heads + len(heads) > HELD_MAX:
             self._too_many(record, "chains in retired segments")
             return
         self._told_heads += len(heads)
