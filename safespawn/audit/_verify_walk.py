@@ -404,10 +404,10 @@ class Walk:
 
     def _retired(self, record: scan.Record, told: Mapping[str, Any]) -> None:
         heads = heads_of(told)
-        if not self._has_room(self.retirements, record, "retired segments"):
-            return
         if self._told_heads + len(heads) > HELD_MAX:
             self._too_many(record, "chains in retired segments")
+            return
+        if not self._has_room(self.retirements, record, "retired segments"):
             return
         self._told_heads += len(heads)
         place, segment = self._place(record), path_of(told.get("segment"))
