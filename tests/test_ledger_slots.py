@@ -96,6 +96,32 @@ def test_slots_go_with_the_segments_of_their_chains(host: dict[str, Any]) -> Non
     assert findings(host) == []
 
 
+def test_retired_again_and_again(host: dict[str, Any]) -> None:
+    """Chains that are over stay accounted for when the records that say so are retired themselves."""
+    for how in ("closed", "killed") * 20:
+        child(host["ledger"], how)
+    for _ in range(3):
+        retired(host)
+        assert findings(host) == []
+        assert used(host["path"]) <= 3  # ours and those of the last two retirements
+
+
+def test_slot_that_nobody_gave_back_is_missed(host: dict[str, Any]) -> None:
+    """An empty slot is excused only by a record that says that its chain was over: who empties others is seen."""
+    waits = child(host["ledger"], "waits")
+    retired(host)
+    assert used(host["path"]) == 3
+    with open(f"{host['path']}.state", "r+b") as state:
+        state.seek(2 * 128)  # after the head, and ours
+        assert any(state.read(128))
+        state.seek(2 * 128)
+        state.write(bytes(128))
+    assert findings(host) == ["state-missing"]
+
+    os.kill(waits, signal.SIGKILL)
+    os.waitpid(waits, 0)
+
+
 def test_room_of_slots_is_given_back(host: dict[str, Any]) -> None:
     """Where nothing is left of a page of slots, the file has a hole, and later chains come behind it."""
     for _ in range(100):
