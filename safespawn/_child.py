@@ -7,14 +7,28 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from . import _binding, _probe, _tree, audit
 from ._spec import Exit
-from .audit._core import Teller, ended
+from .audit._core import Teller, ended, new_kept
 
 #: Seconds. poll(2) counts milliseconds in an int, so longer waits are made of several.
 _FOREVER = 20 * 86400.0
+#: How many handlers that raise, one after the other, cannot keep a record from being written.
+_PATIENCE = 8
+
+
+def surely(kept: Any, tell: Callable[[], None]) -> None:
+    """Write a record that is worth a promise, though handlers of signals raise; theirs goes on afterwards."""
+    for left in reversed(range(_PATIENCE)):
+        try:
+            return tell()
+        except BaseException:
+            if kept.told or not left or not audit.is_kept():
+                raise
+    return None
 
 
 class Child:
@@ -39,7 +53,8 @@ class Child:
         self.timeout_killed = False
         self._room = _binding.exit_room()
         self._elsewhere: Exit | None = None
-        self._recording = False
+        self._recording, self._reaped_by = False, "self"
+        self._ending = new_kept()
         self._lock = threading.RLock()
         self._owner = os.getpid()
 
@@ -112,7 +127,7 @@ class Child:
         if not self.done:
             self._reap()
         elif not self._recording:
-            self._finish("self")  # a handler that raised has kept the record from being written
+            self._finish(self._reaped_by)  # a handler that raised has kept the record from being written
         if self.lost:
             raise ChildProcessError(
                 errno.ECHILD, f"process {self.pid} was reaped by somebody else, its status is unknown"
@@ -150,11 +165,11 @@ class Child:
             _binding.close_pidfd(self._room)
         if self._recording:
             return
-        self._recording = True
+        self._recording, self._reaped_by = True, reaped_by
         try:
             self._record(reaped_by)
         except BaseException:
-            self._recording = False
+            self._recording = bool(self._ending.told)
             raise
 
     def forget(self) -> None:
@@ -167,11 +182,20 @@ class Child:
             return
         if self.lost:
             told = {"pid": self.pid, "why": reaped_by}
-            audit.emit("exit.unknown", self.sid, lambda: told, settles=int(self.booked))
+            audit.emit(
+                "exit.unknown", self.sid, lambda: told, settles=int(self.booked), kept=self._ending
+            )
             return
         native = self._tell if self._elsewhere is None and self.booked else None
         settles = int(self.booked)
-        audit.emit("spawn.exit", self.sid, lambda: self._fields(reaped_by), settles=settles, native=native)
+        audit.emit(
+            "spawn.exit",
+            self.sid,
+            lambda: self._fields(reaped_by),
+            settles=settles,
+            native=native,
+            kept=self._ending,
+        )
 
     def _tell(self, teller: Teller, kept: Any) -> int:
         took = time.monotonic_ns() - self.started_ns

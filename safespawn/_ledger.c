@@ -454,6 +454,8 @@ ss_ledger_record(struct ss_ledger *ledger, const struct ss_record *record, struc
 		ss_ledger_lose(ledger);
 	if (!error || (!(record->flags & SS_ENTRY_BOOKS) && ss_ledger_is_loss(error, record)))
 		ss_ledger_account(ledger, record->flags);
+	kept->told = !error || ss_ledger_is_loss(error, record);
+	kept->booked = !error && (record->flags & SS_ENTRY_BOOKS);
 	if (is_heard)
 		ss_ledger_look_ahead(ledger, kept);
 	written = ledger->written;

@@ -30,8 +30,11 @@ enum {
 	SS_KEPT_UNFLUSHED = 1 << 3, /* it is in the file, and the disk may not have it */
 };
 
+/* What came of a record. It is filled in by the call itself: no handler of a signal comes in between. */
 struct ss_kept {
 	uint32_t flags;
+	uint8_t told;	/* it is in the file, or its loss was counted: it must not be told again */
+	uint8_t booked; /* what comes of it has its room put by, and must give that back */
 };
 
 struct ss_entry {

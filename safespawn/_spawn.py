@@ -34,7 +34,7 @@ from ._errors import AuditError, KilledBeforeExec, RaceDetected, SpawnError, Spa
 from ._process import Process
 from ._records import Records
 from ._spec import KEEP, Decision, Executable, Identity, Request, SpawnReport, Verdict, Word
-from .audit._core import Teller, intent, started
+from .audit._core import Teller, intent, new_kept, started
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -92,9 +92,15 @@ class _Job:
     launcher: _launcher.Held | None = None
     outcome: _binding.Outcome | None = None
     executable: Executable | None = None
-    #: Whether its intent was recorded, and so has booked room for what is still to be told.
-    announced: bool = False
+    #: What became of its intent, and of the record of what came of that.
+    intent: Any = field(default_factory=new_kept)
+    ending: Any = field(default_factory=new_kept)
     _told_how: bytes = b""
+
+    @property
+    def announced(self) -> bool:
+        """Whether its intent was recorded, and so has booked room for what is still to be told."""
+        return bool(self.intent.booked)
 
     def decide(self, decision: Decision) -> None:
         """Take a decision; records tell the last one."""
@@ -230,7 +236,13 @@ def _accept(job: _Job, decision: Decision) -> None:
 
 def _refuse(job: _Job, verdict: Verdict) -> NoReturn:
     report = job.report("refused")
-    audit.emit("spawn.denied", job.sid, lambda: Records.denied(job.request, report, verdict))
+    audit.emit(
+        "spawn.denied",
+        job.sid,
+        lambda: Records.denied(job.request, report, verdict),
+        settles=2 * job.announced,
+        kept=job.ending,
+    )
     refusal = UnsafeSpawn(errno.EPERM, f"{verdict.guard}: {verdict.why}")
     refusal.report, refusal.guard = report, verdict.guard
     raise refusal
@@ -243,14 +255,35 @@ def _run_window(job: _Job, streams: _streams.Streams) -> Process:
             _refuse(job, verdict)
     if job.changes:
         _open_places(job)
-    call = _binding.Call(_plan(job, program, streams.sources))
-    _announce(job, call)
-    return _open_window(job, call, streams)
+    call, slot = _binding.Call(_plan(job, program, streams.sources)), _binding.Slot()
+    try:
+        _announce(job, call)
+        return _open_window(job, call, slot, streams)
+    except BaseException:
+        _child.surely(job.ending, partial(_tell_ending, job, slot))
+        raise
 
 
-def _open_window(job: _Job, call: _binding.Call, streams: _streams.Streams) -> Process:
+def _tell_ending(job: _Job, slot: _binding.Slot) -> None:
+    """Tell how a spawn ended that has run nothing, where a handler that raised has kept it from being told."""
+    if not job.announced or job.ending.told or slot.ran:
+        return
+    done = job.outcome or (slot.outcome() if slot.raw.outcome else None)
+    report = job.report(done.outcome, done.stage, done.errno or None) if done else job.report("interrupted")
+    audit.emit(
+        "spawn.failed",
+        job.sid,
+        lambda: Records.failed(job.request, report, done),
+        settles=2,
+        kept=job.ending,
+    )
+
+
+def _open_window(
+    job: _Job, call: _binding.Call, slot: _binding.Slot, streams: _streams.Streams
+) -> Process:
     """Run the window, and let no exception of a signal handler lose what came of it."""
-    slot, child, made = _binding.Slot(), _child.Child(job.sid), list[Process]()
+    child, made = _child.Child(job.sid), list[Process]()
     report = partial(job.report, "exec", "exec")
     child.booked = job.announced
     try:
@@ -270,7 +303,7 @@ def _open_window(job: _Job, call: _binding.Call, streams: _streams.Streams) -> P
             _child.abandon(child)
         if slot.ran:
             job.outcome = job.outcome or slot.outcome()
-            _record_start(job, slot, child, report)
+            _child.surely(job.ending, partial(_record_start, job, slot, child, report))
     return made[0]
 
 
@@ -284,6 +317,7 @@ def _record_start(
         lambda: Records.started(report(), slot.outcome(), child),
         settles=int(job.announced),
         native=partial(_tell_start, job, slot, child) if job.announced else None,
+        kept=job.ending,
     )
     if not kept and audit.kills_unrecorded():
         child.send_signal(signal.SIGKILL)
@@ -372,12 +406,13 @@ def _apart(
 def _announce(job: _Job, call: _binding.Call) -> None:
     """intent-first (T-11): what cannot be recorded is not started."""
     try:
-        job.announced = audit.emit(
+        audit.emit(
             "spawn.intent",
             job.sid,
             lambda: Records.intent(job.request, job.report("intent"), job.env, call.plan.fds),
             gate=True,
             native=partial(_tell_intent, job, call),
+            kept=job.intent,
         )
     except AuditError as problem:
         problem.report = job.report("refused")
@@ -630,8 +665,14 @@ def _fail(job: _Job, outcome: str, stage: str, number: int, problem: OSError | N
     """Record a spawn that ran no program, and raise what it means, or ``problem`` that says it better."""
     done = job.outcome
     report = job.report(outcome, stage, number or None)
-    settles = 2 if job.announced else 0
-    audit.emit("spawn.failed", job.sid, lambda: Records.failed(job.request, report, done), settles=settles)
+    settles = 2 * job.announced
+    audit.emit(
+        "spawn.failed",
+        job.sid,
+        lambda: Records.failed(job.request, report, done),
+        settles=settles,
+        kept=job.ending,
+    )
     problem = problem or _exception(job.request, outcome, stage, number)
     vars(problem).update(report=report, stage=stage)
     raise problem

@@ -233,6 +233,7 @@ def emit(
     gate: bool = False,
     settles: int = 0,
     native: Native | None = None,
+    kept: Any = None,
 ) -> bool:
     """Write one record of a spawn; whether it is kept, where anybody keeps records.
 
@@ -240,31 +241,31 @@ def emit(
     the record comes before the act: AuditError, or whatever a ``sys.audit``
     hook raises, means that the act must not happen. Without it the act has happened: an
     Exception of a hook and an AuditError are logged and not raised; another exception of a hook goes
-    on after the record. ``settles``: see :meth:`Ledger.append`.
+    on after the record. ``settles`` and ``kept``: see :meth:`Ledger.append`.
     """
     if gate:
         sys.audit(f"safespawn.{event}", sid)
-        return _write(event, sid, make, gate=True, settles=0, native=native)
+        return _write(event, sid, make, gate=True, settles=0, native=native, kept=kept)
     try:
         sys.audit(f"safespawn.{event}", sid)
     except Exception:
         _logger.exception("a sys.audit hook failed on %s of spawn %s", event, sid)
     finally:
         try:
-            kept = _write(event, sid, make, gate=False, settles=settles, native=native)
+            answer = _write(event, sid, make, gate=False, settles=settles, native=native, kept=kept)
         except AuditError:
             _logger.exception("no ledger for %s of spawn %s", event, sid)
-            kept = False
-    return kept
+            answer = False
+    return answer
 
 
 def _write(
-    event: str, sid: str | None, make: Make, *, gate: bool, settles: int, native: Native | None
+    event: str, sid: str | None, make: Make, *, gate: bool, settles: int, native: Native | None, kept: Any
 ) -> bool:
     while (ledger := _ledger()) is not None:
-        kept = ledger.append(event, sid, make, gate=gate, settles=settles, native=native)
-        if kept is not None:
-            return kept
+        answer = ledger.append(event, sid, make, gate=gate, settles=settles, native=native, kept=kept)
+        if answer is not None:
+            return answer
         if _Current.ending:
             if gate:
                 ledger.refuse(errno.ESHUTDOWN)

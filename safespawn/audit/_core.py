@@ -173,7 +173,7 @@ class Birth(NamedTuple):
 
 
 def new_kept() -> Any:
-    """Return room for what came of a record."""
+    """Return room for what came of a record: ``told`` once, and whether it has ``booked`` room."""
     return _ffi.new(_KEPT)
 
 

@@ -307,6 +307,7 @@ class Ledger:
         gate: bool = False,
         settles: int = 0,
         native: Native | None = None,
+        kept: Any = None,
     ) -> bool | None:
         """Write one record: True if it was kept, False if it was lost, None if the ledger was closed.
 
@@ -315,8 +316,9 @@ class Ledger:
         raised: the loss is counted, and told by the next record that can be written.
         ``settles``: how many of the two records that an intent books this one is worth.
         ``native`` writes it straight from C; what ``make`` returns is written where that cannot.
+        ``kept``: :func:`_core.new_kept`, for who must know what came of it when a handler raises.
         """
-        kept = _core.new_kept()
+        kept = kept or _core.new_kept()
         flags = (0, _core.FREES, _core.FREES_TWO)[settles]
         if gate:
             flags |= _core.BOOKS | (_core.FLUSH if self.mode == "durable" else 0)
@@ -354,13 +356,14 @@ class Ledger:
             if error == -errno.EMSGSIZE:
                 error = self._core.append(event, sid, _record.members(make()), flags, kept)
             if error and kept.flags & _core.UNFLUSHED:
-                return self._unflushed(error, flags)
+                return self._unflushed(error, flags, kept)
             if error not in _REMEDIABLE:
                 return error
             if failure := self._remedied(error):
                 error = failure
                 break
         self._core.lose()  # the core has not counted it: there might have been a remedy
+        kept.told = True
         return error
 
     def _remedied(self, error: int) -> int:
@@ -371,9 +374,10 @@ class Ledger:
             return 0 if self._begin_anew() else error
         return 0 if self._follow() else error  # deleted: nobody would read what we write there
 
-    def _unflushed(self, error: int, flags: int) -> int:
+    def _unflushed(self, error: int, flags: int, kept: Any) -> int:
         """Only what announces something must be on the disk by now; the others are in the file."""
         if (error := self._flush_elsewhere(error)) and flags & _core.BOOKS:
+            kept.booked = False
             self._core.unbook()
             return error
         return 0
