@@ -134,6 +134,8 @@ def test_secret_is_hidden_behind_a_wrapper(wrapper: list[str]) -> None:
         (["cp", "net/a", "-U", "a%b"], ["cp", "net/a", "-U", "a%b"]),
         (["tool", "hunter2hunter2", "--password=hunter2hunter2"], ["tool", MARK, f"--password={MARK}"]),
         (["tool", "hunt", "--password=hunt"], ["tool", "hunt", f"--password={MARK}"]),
+        (["tool", "secret123", "x=secret123", "--password=secret123"], ["tool", MARK, f"x={MARK}", f"--password={MARK}"]),
+        (["tool", "--password=password", "my-password"], ["tool", f"--password={MARK}", "my-password"]),
     ],
     ids=str,
 )

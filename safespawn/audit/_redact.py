@@ -18,6 +18,8 @@ MARK = "\u2026".encode()
 REDACTED_MAX, MACS_MAX = 64, 8
 #: A longer argument is not searched: it is hidden if there may be a secret in it.
 SEARCHED_MAX = _record.ARGV_MAX
+#: A shorter text may be part of a word by chance.
+ANYWHERE_MIN = 6
 #: What stands for a declared secret while the rest is searched, for each of its bytes: it is part of no name,
 #: no token and no separator, and of no UTF-8.
 OPAQUE = b"\xff"
@@ -162,16 +164,16 @@ class _Redaction:
         text = argument if len(argument) <= SEARCHED_MAX else _without(argument, self._spans[index])
         return text if len(text) <= SEARCHED_MAX else b""  # no record has room for it
 
-    def _values(self, together: bytes) -> list[bytes]:
-        """Return what is hidden and may stand there in other arguments."""
+    def _values(self, together: bytes) -> dict[bytes, bool]:
+        """Return what is hidden and stands there again, and whether it is hidden within words too."""
         found = {part.strip(b"\"'") for index in range(len(self._spans)) for part in self._hidden(index)}
-        values = {one for one in found if len(one) >= _repeats.ANYWHERE_MIN and one in together}
         # Not the word "password", though: it would be hidden in the names of options.
-        values = {one for one in values if not _shapes.kind_of(one)}
+        long = [one for one in found if len(one) >= ANYWHERE_MIN and one in together]
+        values = {one: not _shapes.kind_of(one) for one in long}
         for index, spans in self._declared.items():
             parts = [self._argv[index][start:end] for start, end in spans if start < end]
-            values.update(part for part in parts if part in together)
-        return sorted(values)
+            values.update((part, len(part) >= ANYWHERE_MIN) for part in parts if part in together)
+        return values
 
     def _rest_may_have_secrets(self) -> bool:
         rest = self._seen[len(self._spans) :]

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 
 from ._text_search import Span
 
-#: A shorter text may stand anywhere by chance: only what stands between two of SEPARATORS is the same.
-ANYWHERE_MIN = 6
+#: What stands between two of these, or at an end, stands alone.
 SEPARATORS = b" \t\r\n\"'=:,;/@&?|"
 #: So many places are looked at in one text, which bounds the time that a hostile one takes.
 PLACES_MAX = 1000
 
 
-def places(values: Iterable[bytes], text: bytes) -> list[Span]:
-    """Return where any of ``values`` stands, in no order: all of the text, if that is in too many places."""
+def places(values: Mapping[bytes, bool], text: bytes) -> list[Span]:
+    """Return where any of ``values`` stands, in no order: all of the text, if that is in too many places.
+
+    Those that are False count only where they stand alone: they may be part of another word by chance.
+    """
     found: list[Span] = []
-    for value in values:
-        for place in _each(value, text):
-            found.append(place)
-            if len(found) > PLACES_MAX:
+    looked_at = 0
+    for value, anywhere in values.items():
+        for start, end in _each(value, text):
+            looked_at += 1
+            if looked_at > PLACES_MAX:
                 return [(0, len(text))]
-    return [place for place in found if place[1] - place[0] >= ANYWHERE_MIN or _alone(text, *place)]
+            if anywhere or _alone(text, start, end):
+                found.append((start, end))
+    return found
 
 
 def _each(value: bytes, text: bytes) -> Iterator[Span]:

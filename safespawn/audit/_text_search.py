@@ -164,7 +164,7 @@ def _headers(text: bytes, *, script: bool) -> Iterator[Span]:
     done = 0
     for found in _shapes.HEADER.finditer(text):
         name = found.group(1)
-        if found.start() < done or _shapes.kind_of(name) is None:
+        if found.start() < done or _shapes.kind_of(name) in (None, "login"):
             continue
         if text[found.end() - 1 : found.end()] == b":" and not _shapes.HEADER_NAME.fullmatch(name.lower()):
             continue

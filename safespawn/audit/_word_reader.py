@@ -22,7 +22,7 @@ _SCRIPT_OPTION = Expression(rb"-[A-Za-z]*c")
 _BLANK = Expression(rb"\s")
 _NAME = Expression(rb"--[\w.\-]+|-[\w.\-]{2,}")
 #: Words behind which NAME VALUE follows.
-_SETTERS = (b"set", b"config", b"put", b"--arg")
+_SETTERS = (b"set", b"config", b"--arg")
 _OPTION = Expression(rb"--.*|-[A-Za-z]", re.DOTALL)
 _BREAKS = Expression(rb"[;|&(`]")
 _BREAKS_IN_TEXT = Expression(rb"[;|&(`=]")
@@ -90,7 +90,8 @@ class Reader:
             yield from self._joined(word)
             yield from self._option(word) if word[:1] == b"-" and len(word) > 1 else self._word(word)
             # An option may come in between: "config set --secret NAME VALUE".
-            self._setting = word.lower() in _SETTERS or (self._setting and word[:1] == b"-")
+            sets = word == b"put" or word.lower() in _SETTERS  # but PUT is a method of HTTP
+            self._setting = sets or (self._setting and word[:1] == b"-")
 
     def _joined(self, word: bytes) -> Iterator[Span]:
         """Yield the secret that an option is joined to: -pSECRET."""
