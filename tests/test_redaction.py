@@ -332,6 +332,16 @@ def test_as_much_as_execve_takes_is_looked_at_in_time(number: int, length: int) 
     assert {piece: seconds for piece, seconds in took.items() if seconds >= 1} == {}
 
 
+def test_time_of_all_arguments_has_an_end() -> None:
+    """However many have a text in them that takes long: what has not been searched by then is hidden whole."""
+    text = " ".join(name.decode() for name in _tools.TOOLS)[: _redact.SEARCHED_MAX - 10]
+    argv = ["sh", *[f"pin={number:02} {text}" for number in range(60)], "end"]
+
+    assert _seconds(list(encoded(argv)), 0.5) < 0.5
+    seen = shown(argv)
+    assert seen == ["sh", *[f"pin={MARK}"] * 8, *[MARK] * 52, "end"]
+
+
 @pytest.mark.parametrize("word", [b"-p", b"-u", b"--password", b"", b"-px", b"mysql", b"sudo", b"'"], ids=repr)
 def test_many_arguments_take_time_in_proportion(word: bytes) -> None:
     """A hundred thousand arguments take some four times as long as a quarter of them."""

@@ -16,8 +16,9 @@ from ._word_reader import Reader
 MARK = "\u2026".encode()
 #: A record has room for so many arguments with secrets, and for the MACs of so many.
 REDACTED_MAX, MACS_MAX = 64, 8
-#: A longer argument is not searched: it is hidden if there may be a secret in it.
+#: A longer argument is not searched, nor more in all: it is hidden if there may be a secret in it.
 SEARCHED_MAX = _record.ARGV_MAX
+SEARCHED_IN_ALL = 8 * SEARCHED_MAX
 #: A shorter text may be part of a word by chance.
 ANYWHERE_MIN = 6
 #: What stands for a declared secret while the rest is searched, for each of its bytes: it is part of no name,
@@ -110,6 +111,7 @@ class _Redaction:
         self._patterns = patterns
         self._searched = searched
         self._reader = Reader()
+        self._unsearched = SEARCHED_IN_ALL
         self._spans: list[list[Span]] = []  # for each argument that may be shown
 
     def result(self) -> Redacted | None:
@@ -134,7 +136,8 @@ class _Redaction:
         """Return what looks secret in the next argument."""
         spans: list[Span] = []
         if self._searched:
-            short = len(argument) <= SEARCHED_MAX
+            self._unsearched -= len(argument)
+            short = len(argument) <= SEARCHED_MAX and self._unsearched >= 0
             spans = self._reader.read(argument, search=short)
             if not short and _first_look.may_have_secrets(argument):
                 spans = [(0, len(argument))]
