@@ -16,19 +16,20 @@ from .audit._core import Teller, ended, new_kept
 
 #: Seconds. poll(2) counts milliseconds in an int, so longer waits are made of several.
 _FOREVER = 20 * 86400.0
-#: How many handlers that raise, one after the other, cannot keep a record from being written.
+#: How many handlers that raise, one after the other, keep nothing from being done.
 _PATIENCE = 8
 
 
-def surely(kept: Any, tell: Callable[[], None]) -> None:
-    """Write a record that is worth a promise, though handlers of signals raise; theirs goes on afterwards."""
+def surely(do: Callable[[], None]) -> None:
+    """Do something that can be begun again, for an exception that goes on afterwards, though handlers raise others."""
     for left in reversed(range(_PATIENCE)):
         try:
-            return tell()
+            do()
         except BaseException:
-            if kept.told or not left or not audit.is_kept():
+            if not left:
                 raise
-    return None
+        else:
+            return
 
 
 class Child:
@@ -96,6 +97,11 @@ class Child:
         """Whether there is nothing left to reap."""
         return bool(self._room.pid)
 
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to reap, nor to record."""
+        return self.done and (self._recording or self.unrecorded)
+
     def wait(self, timeout: float | None) -> bool:
         """Wait for the end; False if ``timeout`` seconds went by. Raises ChildProcessError."""
         if timeout is not None and math.isnan(timeout):
@@ -115,7 +121,7 @@ class Child:
         """Wait for the end of a child that no other thread can know of: one system call."""
         answer = _binding.wait(self._room, False)
         if answer == 0:
-            self._finish("self")
+            self._finish()
             return True
         if answer == -errno.EINTR:
             return False  # a signal: its Python handler runs before the next try
@@ -127,7 +133,7 @@ class Child:
         if not self.done:
             self._reap()
         elif not self._recording:
-            self._finish(self._reaped_by)  # a handler that raised has kept the record from being written
+            self._finish()  # a handler that raised has kept the record from being written
         if self.lost:
             raise ChildProcessError(
                 errno.ECHILD, f"process {self.pid} was reaped by somebody else, its status is unknown"
@@ -141,13 +147,14 @@ class Child:
         try:
             answer = _binding.wait(self._room, True)
             if answer == 0:
-                self._finish("self")
+                self._finish()
             elif answer == -errno.ECHILD:
                 self._reaped_elsewhere()
             elif answer == -errno.EBADF and not self.done:
                 # Somebody closed our descriptor: its number may be another's by now.
+                self._reaped_by = "somebody closed its pidfd"
                 self.lost, self._room.pid, self._room.pidfd = True, -1, -1
-                self._finish("somebody closed its pidfd")
+                self._finish()
         finally:
             self._lock.release()
 
@@ -157,20 +164,27 @@ class Child:
             return
         self._elsewhere = _probe.exit_by_pidfd(self.pidfd, self.pid)
         self.lost = self._elsewhere is None
+        self._reaped_by = "reaped elsewhere" if self.lost else "pidfd_info"
         self._room.pid = -1
-        self._finish("reaped elsewhere" if self.lost else "pidfd_info")
+        self._finish()
 
-    def _finish(self, reaped_by: str) -> None:
+    def _finish(self) -> None:
         with self._lock:
             _binding.close_pidfd(self._room)
         if self._recording:
             return
-        self._recording, self._reaped_by = True, reaped_by
+        self._recording = True
         try:
-            self._record(reaped_by)
+            self._record(self._reaped_by)
         except BaseException:
             self._recording = bool(self._ending.told)
             raise
+
+    def drop(self) -> bool:
+        """Let others reap and record it, because its handle is gone; whether it may be running."""
+        if self.is_ours and not self.over:
+            abandon(self)
+        return self.is_ours and not self.done
 
     def forget(self) -> None:
         """Close the descriptor and look no more: it is not, or no longer, our child."""
@@ -182,9 +196,7 @@ class Child:
             return
         if self.lost:
             told = {"pid": self.pid, "why": reaped_by}
-            audit.emit(
-                "exit.unknown", self.sid, lambda: told, settles=int(self.booked), kept=self._ending
-            )
+            audit.emit("exit.unknown", self.sid, lambda: told, settles=int(self.booked), kept=self._ending)
             return
         native = self._tell if self._elsewhere is None and self.booked else None
         settles = int(self.booked)

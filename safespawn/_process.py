@@ -13,6 +13,9 @@ from . import _child, _streams
 from ._secret import Secret
 from ._spec import SpawnReport
 
+#: How many handlers that raise one after the other lose no child. No call, which one could interrupt.
+_TRIES = (1,) * 8
+
 
 @final
 class Process:
@@ -156,7 +159,13 @@ class Process:
 
     def __del__(self) -> None:
         """Hand a child that was not reaped to those who look later."""
-        child = getattr(self, "_child", None)
-        if child is not None and child.is_ours and not child.done:
-            _child.abandon(child)  # first: the warning may be an error
-            warnings.warn(f"{self!r} was dropped while running", ResourceWarning, stacklevel=2, source=self)
+        for _ in _TRIES:
+            try:
+                if not self._child.drop():
+                    return
+                break
+            except AttributeError:
+                return  # it was never begun
+            except BaseException:  # noqa: BLE001, S112 - a handler's: Python would ignore it here, and lose the child
+                continue
+        warnings.warn(f"{self!r} was dropped while running", ResourceWarning, stacklevel=2, source=self)

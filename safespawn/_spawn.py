@@ -255,56 +255,57 @@ def _run_window(job: _Job, streams: _streams.Streams) -> Process:
             _refuse(job, verdict)
     if job.changes:
         _open_places(job)
-    call, slot = _binding.Call(_plan(job, program, streams.sources)), _binding.Slot()
+    call = _binding.Call(_plan(job, program, streams.sources))
+    slot, child = _binding.Slot(), _child.Child(job.sid)
     try:
         _announce(job, call)
-        return _open_window(job, call, slot, streams)
+        return _open_window(job, call, slot, child, streams)
     except BaseException:
-        _child.surely(job.ending, partial(_tell_ending, job, slot))
+        _child.surely(partial(_settle, job, slot, child))
         raise
 
 
-def _tell_ending(job: _Job, slot: _binding.Slot) -> None:
-    """Tell how a spawn ended that has run nothing, where a handler that raised has kept it from being told."""
-    if not job.announced or job.ending.told or slot.ran:
-        return
-    done = job.outcome or (slot.outcome() if slot.raw.outcome else None)
-    report = job.report(done.outcome, done.stage, done.errno or None) if done else job.report("interrupted")
-    audit.emit(
-        "spawn.failed",
-        job.sid,
-        lambda: Records.failed(job.request, report, done),
-        settles=2,
-        kept=job.ending,
-    )
-
-
 def _open_window(
-    job: _Job, call: _binding.Call, slot: _binding.Slot, streams: _streams.Streams
+    job: _Job,
+    call: _binding.Call,
+    slot: _binding.Slot,
+    child: _child.Child,
+    streams: _streams.Streams,
 ) -> Process:
-    """Run the window, and let no exception of a signal handler lose what came of it."""
-    child, made = _child.Child(job.sid), list[Process]()
     report = partial(job.report, "exec", "exec")
     child.booked = job.announced
-    try:
-        outcome = job.outcome = _native(job, call, slot)
-        if outcome.outcome != "exec":
-            child.unrecorded = True
-            _fail(job, outcome.outcome, outcome.stage, outcome.errno)
-        child.adopt(slot)
-        if not outcome.confirmed:
-            job.decide(job.decision._replace(verdicts=(*job.decision.verdicts, UNCONFIRMED)))
-        job.slim()
-        # Kept in the step that makes it. A handler that raises inside leaves `made` empty.
-        made.extend(map(Process, (child,), (job.request.words,), (report,), (streams,)))
-    finally:
-        # Either it could not be killed yet, or a program runs that our caller will never see.
-        if not made and (child.adopt(slot) or child.pidfd >= 0):
-            _child.abandon(child)
-        if slot.ran:
-            job.outcome = job.outcome or slot.outcome()
-            _child.surely(job.ending, partial(_record_start, job, slot, child, report))
-    return made[0]
+    outcome = job.outcome = _native(job, call, slot)
+    if outcome.outcome != "exec":
+        _fail(job, outcome.outcome, outcome.stage, outcome.errno)
+    child.adopt(slot)
+    if not outcome.confirmed:
+        job.decide(job.decision._replace(verdicts=(*job.decision.verdicts, UNCONFIRMED)))
+    job.slim()
+    made = Process(child, job.request.words, report, streams)
+    _record_start(job, slot, child, report)
+    return made
+
+
+def _settle(job: _Job, slot: _binding.Slot, child: _child.Child) -> None:
+    """Do what is left to do for a spawn that ends in an exception, wherever a handler has raised it.
+
+    A child that our caller will never see is reaped later; what was announced gets its one ending.
+    """
+    child.booked, child.unrecorded = job.announced, not slot.ran
+    # Either it could not be killed yet, or a program runs.
+    if child.adopt(slot) or child.pidfd >= 0:
+        _child.abandon(child)
+    if not job.announced or job.ending.told:
+        return
+    if job.outcome is None and slot.raw.outcome:
+        job.outcome = slot.outcome()
+    done = job.outcome
+    if slot.ran:
+        _record_start(job, slot, child, partial(job.report, "exec", "exec"))
+    elif done is not None:
+        _record_failure(job, done.outcome, done.stage, done.errno)
+    else:
+        _record_failure(job, "interrupted", None, 0)
 
 
 def _record_start(
@@ -663,19 +664,22 @@ def _fits(job: _Job) -> None:
 
 def _fail(job: _Job, outcome: str, stage: str, number: int, problem: OSError | None = None) -> NoReturn:
     """Record a spawn that ran no program, and raise what it means, or ``problem`` that says it better."""
-    done = job.outcome
-    report = job.report(outcome, stage, number or None)
-    settles = 2 * job.announced
+    report = _record_failure(job, outcome, stage, number)
+    problem = problem or _exception(job.request, outcome, stage, number)
+    vars(problem).update(report=report, stage=stage)
+    raise problem
+
+
+def _record_failure(job: _Job, outcome: str, stage: str | None, number: int) -> SpawnReport:
+    done, report = job.outcome, job.report(outcome, stage, number or None)
     audit.emit(
         "spawn.failed",
         job.sid,
         lambda: Records.failed(job.request, report, done),
-        settles=settles,
+        settles=2 * job.announced,
         kept=job.ending,
     )
-    problem = problem or _exception(job.request, outcome, stage, number)
-    vars(problem).update(report=report, stage=stage)
-    raise problem
+    return report
 
 
 def _exception(request: Request, outcome: str, stage: str, number: int) -> OSError:

@@ -6,6 +6,7 @@ a profile function (sys.setprofile) that acts on just these events stands for a 
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import pytest
 import faulting
 import ledger_check
 
-#: Does something with the ledger again and again, and lets a handler come one moment later each time.
-MOMENTS = """
+#: A signal at a moment that is chosen.
+AT = """
 PACKAGE = os.path.dirname(safespawn.__file__)
 
 class At:
@@ -29,6 +30,8 @@ class At:
             return
         if frame.f_code.co_filename.endswith("/_segments.py"):
             return  # a look at each segment: there are more of them each time
+        if event == "call" and frame.f_code.co_name == "__del__":
+            return  # what is raised at its first step Python ignores, and all that it was to do
         self.count += 1
         if self.count == self.number:
             sys.setprofile(None)
@@ -40,7 +43,10 @@ class At:
 
 def interrupt():
     raise KeyboardInterrupt
+"""
 
+#: Does something with the ledger again and again, and lets a handler come one moment later each time.
+MOMENTS = AT + """
 def scene(case):
     where, mode = case["where"], case["mode"]
     ledger, keys = where + "/ledger", where + "/keys" if case["keyed"] else None
@@ -123,6 +129,94 @@ def scene(case):
 
 DOS = ["open", "fork", "rotate", "checkpoint", "append", "spawn", "close"]
 
+#: Spawns in one way again and again, interrupted one moment later each time, and again when that has begun
+#: to be told.
+ENDINGS = AT + """
+import subprocess, warnings
+from safespawn import _child
+
+def twice(at):
+    second = At(4, interrupt)
+    def handler():
+        sys.setprofile(second)
+        raise KeyboardInterrupt
+    return handler
+
+def scene(case):
+    where = case["where"]
+    key = keys_of.initialise(where + "/keys") if case["keyed"] else None
+    arm(where)
+    warnings.simplefilter("ignore", ResourceWarning)
+    sys.unraisablehook = lambda told: None  # a handler that raises in __del__
+    ledger = audit.open(where + "/ledger", mode=case["mode"], keys=where + "/keys" if key else None)
+    no_program = where + "/no-program"
+    with open(no_program, "w") as file:
+        file.write("neither ELF nor script")
+    os.chmod(no_program, 0o700)
+
+    def talk():
+        process = safespawn.spawn(["/bin/cat"], stdin=-1, stdout=-1)
+        with process:
+            process.communicate(b"x")
+
+    def late():
+        try:
+            safespawn.run(["/bin/sleep", "60"], timeout=0)
+        except subprocess.TimeoutExpired:
+            pass
+
+    def fails():
+        try:
+            safespawn.run([no_program])
+        except OSError as problem:
+            assert problem.errno == errno.ENOEXEC, problem
+
+    def drops():
+        safespawn.spawn(["/bin/true"])
+
+    def polls():
+        process = safespawn.spawn(["/bin/true"])
+        process.kill()
+        while process.poll() is None:
+            os.sched_yield()
+
+    do = dict(run=lambda: safespawn.run(["/bin/true"]), talk=talk, late=late, fails=fails, drops=drops, polls=polls)[case["do"]]
+    def let_all_end():
+        gc.collect()
+        for child in list(_child._abandoned):
+            child.send_signal(signal.SIGKILL)
+            child.wait(20)
+        _child.reap_abandoned()
+
+    do()
+    let_all_end()
+    number, came, raised, problems, before = 0, True, 0, [], len(fds())
+    while came:
+        number += case["step"]
+        at = At(number, None)
+        at.handler = twice(at) if case["again"] else interrupt
+        sys.setprofile(at)
+        try:
+            do()
+        except KeyboardInterrupt:
+            raised += 1
+        finally:
+            sys.setprofile(None)
+        came = at.came
+        let_all_end()
+        if (booked := ledger._core.counts().booked):
+            problems.append(f"{number}: {booked} bytes are still booked")
+            break
+        if case["do"] != "talk" and len(fds()) != before:  # Python's pipes can be lost: between two steps of its own
+            problems.append(f"{number}: descriptors {sorted(fds().values())}")
+            break
+        if not no_child():
+            problems.append(f"{number}: a child is left")
+            break
+    ledger.close()
+    return dict(key=key, problems=problems, moments=number, raised=raised)
+"""
+
 
 def play(where: Path, faults: Path, **case: Any) -> Iterator[tuple[str, dict[str, Any], ledger_check.Ledger]]:
     """Play it with all that a ledger does; yield what was done, what came of it, and the ledger."""
@@ -154,3 +248,33 @@ def test_handler_that_records_at_every_moment(tmp_path: Path, faults: Path, hand
         assert out["problems"] == [], do
         assert out["raised"] == 0
         assert ledger.of("guard.config") if handler == "append" else ledger.programs("spawn.exit")
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_each_intent_has_one_ending(tmp_path: Path, faults: Path, again: bool) -> None:
+    """Whatever is interrupted, and when: one record says what came of an intent, one how it ended, nothing is booked."""
+    dos = ("run", "talk", "late", "fails", "drops", "polls")
+    modes = (("require", False), ("durable", True))
+    cases = [
+        {"do": do, "mode": mode, "keyed": keyed, "again": again, "step": 2, "where": str(tmp_path / f"{do}-{mode}")}
+        for do in dos
+        for mode, keyed in modes
+    ]
+    for case in cases:
+        Path(str(case["where"])).mkdir(mode=0o700)
+    for case, out in zip(cases, faulting.run(ENDINGS, cases, tmp_path, faults), strict=True):
+        assert "crashed" not in out and out["status"] == 0, (case, out)
+        assert out["problems"] == [], case
+        assert out["raised"] > 50, case
+        where = Path(str(case["where"]))
+        ledger = ledger_check.check(where / "ledger", out["key"], where / "keys")
+        told = Counter((record["ev"], record["sid"]) for record in ledger.records if record["sid"])
+        assert set(told.values()) == {1}, [one for one in told.items() if one[1] > 1]
+        by_event = defaultdict(set)
+        for event, sid in told:
+            by_event[event].add(sid)
+        assert by_event["spawn.intent"] == by_event["spawn.started"] | by_event["spawn.failed"], case
+        assert by_event["spawn.started"] == by_event["spawn.exit"], case
+        assert by_event["spawn.started"].isdisjoint(by_event["spawn.failed"])
+        outcomes = {record["outcome"]["outcome"] for record in ledger.of("spawn.failed")}
+        assert outcomes == ({"failed", "interrupted"} if case["do"] == "fails" else {"interrupted"})

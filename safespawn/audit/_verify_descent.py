@@ -39,9 +39,7 @@ class _Known:
 class Descent:
     """What is known of the lines of descent."""
 
-    def __init__(
-        self, epochs: Epochs, scanner: Scanner, source_of: Callable[[bytes], Source | None]
-    ) -> None:
+    def __init__(self, epochs: Epochs, scanner: Scanner, source_of: Callable[[bytes], Source | None]) -> None:
         """``source_of`` tells where the keys of a chain come from, as far as that is known by now."""
         self._epochs, self._scanner, self._source_of = epochs, scanner, source_of
         self._known: dict[bytes, _Known] = {}

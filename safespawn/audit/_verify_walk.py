@@ -551,7 +551,9 @@ def source_of(keys: object) -> Source | None:
 
 
 def _words(told: object) -> frozenset[str]:
-    return frozenset(word for word in told if isinstance(word, str)) if isinstance(told, list) else frozenset()
+    return (
+        frozenset(word for word in told if isinstance(word, str)) if isinstance(told, list) else frozenset()
+    )
 
 
 def heads_of(told: Mapping[str, Any]) -> dict[bytes, tuple[int, str, object]]:

@@ -16,7 +16,16 @@ from .spawns import Event, Spawn, iso
 __all__ = ["OUTCOMES", "STRATEGIES", "Filter", "event_pattern", "outcome", "strategy", "time_ns", "uid"]
 
 #: What a spawn can come to: the outcomes of its report, and an intent without one.
-OUTCOMES = ("exec", "failed", "killed-before-exec", "race-detected", "timed-out", "refused", "unknown")
+OUTCOMES = (
+    "exec",
+    "failed",
+    "killed-before-exec",
+    "race-detected",
+    "timed-out",
+    "interrupted",
+    "refused",
+    "unknown",
+)
 STRATEGIES = ("vfork", "launcher", "fork")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

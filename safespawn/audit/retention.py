@@ -153,7 +153,8 @@ def _summaries(ledger: _Retiring, name: str, file: BufferedReader, gone: _Heads)
     gone.ends.update((chain, head[0]) for chain, head in items if chain in over)
     parts = [items[at : at + HEADS] for at in range(0, len(items), HEADS)] or [[]]
     return [
-        {**whole, "heads": dict(part), "over": [chain for chain, _ in part if chain in over]} for part in parts
+        {**whole, "heads": dict(part), "over": [chain for chain, _ in part if chain in over]}
+        for part in parts
     ]
 
 

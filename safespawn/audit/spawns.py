@@ -47,7 +47,7 @@ class Spawn:
     ``want_gid`` are None where the caller's were kept.
 
     ``outcome`` is that of the spawn's report: ``exec``, ``failed``, ``killed-before-exec``,
-    ``race-detected``, ``timed-out``, ``refused``; or ``unknown``: announced, and may have run.
+    ``race-detected``, ``timed-out``, ``interrupted``, ``refused``; or ``unknown``: announced, and may have run.
     ``intended`` is the strategy of the intent where another was used in the end. ``ended`` is false for
     an ``exec`` that was not seen to end. ``records`` are the lines, if the joiner was to keep them;
     ``record_bytes`` is how long they are.
@@ -216,9 +216,7 @@ class Joiner:
     waiting, and no more than had ``room_bytes`` of records. With ``keep`` they keep their lines.
     """
 
-    def __init__(
-        self, *, room: int = OPEN_MAX, room_bytes: int = OPEN_BYTES_MAX, keep: bool = False
-    ) -> None:
+    def __init__(self, *, room: int = OPEN_MAX, room_bytes: int = OPEN_BYTES_MAX, keep: bool = False) -> None:
         self._room, self._room_bytes = room, room_bytes
         self._bytes = 0
         self._keep = keep
