@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextvars
 import errno
+import gc
 import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 import helpers
 from safespawn import AuditError, audit, run
+from safespawn.audit import _core
 
 
 @pytest.fixture
@@ -312,3 +315,94 @@ def test_tags_follow_the_context(path: Path) -> None:
         thread.join()
 
     assert [r["tags"] for r in helpers.records(path) if "tags" in r] == [{"request_id": "7"}]
+
+
+# ------------------------------------------------------------------ what nobody closes
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+def test_ledger_that_nobody_refers_to(path: Path, tmp_path: Path, keyed: bool) -> None:
+    """A ledger that was forgotten is closed with its last record, and warns."""
+    keys = tmp_path / "keys" if keyed else ""
+    if keyed:
+        audit.keys.initialise(keys)
+    before = helpers.open_fds()
+    ledger = audit.Ledger(path, "require", audit.Options(keys))
+    with pytest.warns(ResourceWarning, match=str(path)):
+        del ledger
+        gc.collect()
+
+    assert helpers.open_fds() == before
+    assert events(path) == ["chain.open", "chain.close"]
+
+
+def test_ledger_that_could_not_be_opened_does_not_warn(tmp_path: Path) -> None:
+    """What was never open, or was closed, is forgotten without a word."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(AuditError):
+            audit.Ledger(tmp_path / "missing" / "ledger", "require")
+        with pytest.raises(ValueError, match="mode must be"):
+            audit.Ledger(tmp_path / "ledger", "never")  # type: ignore[arg-type]
+        audit.Ledger(tmp_path / "ledger", "require").close()
+        gc.collect()
+
+
+def test_ledger_that_is_open_at_the_end(path: Path) -> None:
+    """At the end of the interpreter a ledger that a module still refers to is closed too."""
+    code = f"from safespawn import audit; ledger = audit.Ledger({str(path)!r}, 'require')"
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True, check=True)
+
+    assert "ResourceWarning" in done.stderr and str(path) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert events(path) == ["chain.open", "chain.close"]
+
+
+def test_forked_child_forgets_the_ledger(path: Path) -> None:
+    """A child that has written nothing forgets its ledger without a record and without a warning."""
+    ledger = audit.Ledger(path, "require")
+    pid = os.fork()
+    if not pid:
+        code = 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            sys.unraisablehook = lambda _: os._exit(2)
+            del ledger
+            gc.collect()
+            code = 0
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    ledger.close()
+
+    assert events(path) == ["chain.open", "chain.fork", "chain.close"]
+
+
+def test_what_a_mirror_told_before_the_fork_is_told_once(path: Path) -> None:
+    """What waits for the first record of a chain is the parent's: a child does not tell it again."""
+    ledger = audit.Ledger(path, "require")
+    ledger._early.append(("mirror.down", {"mirror": "m", "why": "w", "accepted": 0, "dropped": 0}))
+    pid = os.fork()
+    if not pid:
+        kept = ledger.append("guard.config", None, dict)
+        ledger.close()
+        os._exit(0 if kept else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    ledger.close()
+    child = [r["ev"] for r in helpers.records(path) if r["c"] != helpers.records(path)[0]["c"]]
+
+    assert child == ["chain.open", "guard.config", "chain.close"]
+
+
+def test_key_of_a_chain_that_did_not_begin_is_wiped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When an opening fails behind the epoch, the key that it was given is gone from memory."""
+    audit.keys.initialise(tmp_path / "keys")
+    keys = audit.keys.find(tmp_path / "keys")
+    assert keys is not None
+    origin = _core.new_origin("0193c5a0-0000-7000-8000-00000000beef")
+    with pytest.raises(KeyboardInterrupt), keys.opening("x" * 36, "ledger", origin):
+        given = bytes(origin.key)
+        raise KeyboardInterrupt
+    keys.close()
+
+    assert given != bytes(32)
+    assert bytes(origin.key) == bytes(32)

@@ -14,6 +14,7 @@ import fcntl
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -119,6 +120,7 @@ class Ledger:
             self._opened()
             self._tell_crowd()
         except BaseException as problem:
+            self._closed = True
             if hasattr(self, "_core"):
                 self._end()
             if isinstance(problem, OSError):
@@ -277,6 +279,16 @@ class Ledger:
                 self._runner.stop(MIRROR_GRACE)
         finally:
             self._core.close()
+
+    def __del__(self) -> None:
+        """Close one that was forgotten, and warn: its end would look like that of a killed process."""
+        if getattr(self, "_closed", True):
+            return
+        try:
+            if self._core.counts().next:  # a forked child that has written nothing has nothing to forget
+                warnings.warn(f"unclosed ledger {self.path!r}", ResourceWarning, source=self, stacklevel=2)
+        finally:
+            self.close()
 
     def __enter__(self) -> Self:
         """Return the ledger."""
@@ -579,6 +591,7 @@ class Ledger:
         """Locks may be held by threads that are not here. The core has begun the child's chain itself."""
         self._lock = threading.RLock()
         self._broken = 0
+        self._early = []  # the parent tells it
         if self._runner is not None:
             self._runner.after_fork()
 

@@ -137,7 +137,10 @@ class Keys:
             self._check(_LIB.ss_epoch_read(self._epoch.raw, epoch))
             previous = self._catch_up(epoch)
             _LIB.ss_epoch_chain(epoch, origin)
-            yield
+            try:
+                yield
+            finally:
+                _ffi.memmove(origin.key, bytes(32), 32)  # a chain that began has done that
             name = _ids.text(bytes(epoch.registry))
             told = {"chain": chain, "ledger": _record.path(os.fsencode(ledger)), "pid": os.getpid()}
             line = _registered(epoch, name, previous, "registry.chain", told)
