@@ -558,6 +558,58 @@ def test_way_with_dots_is_judged_as_the_kernel_goes_it(public: Path) -> None:
             _files.judge_directory(f"{public}/{way}/ledger")
 
 
+def test_dots_behind_a_link(tmp_path: Path) -> None:
+    """`..` means what it means to the kernel: ledger, state, segments and the registry's name are where the path leads."""
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/away")
+    keys = tmp_path / "keys"
+    key = bytes.fromhex(audit.keys.initialise(keys))
+    with audit.open(f"{tmp_path}/link/../ledger", keys=keys) as ledger:
+        for _ in range(2):
+            assert ledger.rotate()
+    audit.retention.retire(f"{tmp_path}/link/../ledger", keep=1, keys=keys)
+    there = tmp_path / "far" / "ledger"
+    names = {r["ledger"] for r in helpers.records(keys / "registry.jsonl") if "ledger" in r}
+
+    assert sorted(p.name for p in there.parent.iterdir()) == ["away", "ledger", "ledger.2", "ledger.state"]
+    assert not (tmp_path / "ledger").exists()
+    assert {os.path.realpath(name) for name in names} == {str(there)}
+    for path in (there, f"{tmp_path}/link/../ledger"):
+        seen = audit.verify(path, key=key, registry=keys)
+        assert (seen.findings, seen.notices) == ((), ())
+
+
+@root_only
+def test_dots_through_a_link_of_others(public: Path) -> None:
+    """A link of somebody else on the way is refused, also where `..` leaves again where it leads to."""
+    (public / "real" / "in").mkdir(parents=True)
+    (public / "link").symlink_to("real/in")
+    os.lchown(public / "link", 65534, 65534)
+    with pytest.raises(AuditError, match="belongs to uid 65534"):
+        audit.open(f"{public}/link/../ledger")
+
+    assert not list(public.rglob("ledger"))
+
+
+def test_directory_that_is_gone(tmp_path: Path) -> None:
+    """A relative path from a directory that was deleted is an AuditError like any other."""
+    (tmp_path / "gone").mkdir()
+    out = helpers.run_snippet(
+        """
+        from safespawn import audit, AuditError
+        os.chdir(where)
+        os.rmdir(where)
+        try:
+            audit.open("ledger")
+        except AuditError as problem:
+            out["errno"] = problem.errno
+        """,
+        where=str(tmp_path / "gone"),
+    )
+
+    assert out == {"errno": errno.ENOENT}
+
+
 @root_only
 def test_place_of_a_user(public: Path) -> None:
     """A user's own directory is fine for that user, and for root only if root owns it."""

@@ -75,9 +75,9 @@ def open(  # noqa: A001
     through a directory of others. The ledger that was open before is closed.
 
     ``keys`` is the key directory (``safespawn audit keys init``); without it that of the host is
-    used, if there is one that we may use; ``""`` is for none. ``max_bytes``: a segment that has reached that size is
-    renamed and a new one begun; ``max_seconds``: one that is that old, with the next checkpoint; 0 for
-    never. ``append_only`` sets the file's append-only flag (chattr(1)). A checkpoint is written after
+    used, if there is one that we may use; ``""`` is for none. ``max_bytes``: a segment that has reached
+    that size is renamed and a new one begun; ``max_seconds``: one that is that old, with the next
+    checkpoint; 0 for never. ``append_only`` sets the file's append-only flag (chattr(1)). A checkpoint is written after
     1000 records, or with the first record after ``checkpoint_seconds``. ``late_failure="kill"`` kills a
     program whose start cannot be recorded any more. ``mirrors`` get a copy of each record, in threads of
     their own (see :mod:`safespawn.audit.mirrors`); with them there is a checkpoint also when nothing

@@ -33,6 +33,22 @@ NETWORK = {
 _LINKS_MAX = 40  # as path_resolution(7)
 
 
+def place_of(path: str) -> str:
+    """Return the absolute path of what ``path`` means to the kernel. Raises AuditError.
+
+    Not abspath alone: behind a link, `..` goes up from where that leads to.
+    """
+    try:
+        whole = os.path.join(os.getcwd(), path) if not os.path.isabs(path) else path
+    except OSError as problem:  # the directory that we are in is gone
+        raise AuditError(problem.errno, f"cannot open the ledger: {problem.strerror}", path) from problem
+    if ".." not in whole.split("/"):
+        return os.path.abspath(whole)
+    judge_directory(whole)  # here, because the links on the way are not in the answer
+    head, name = os.path.split(whole)
+    return os.path.join(os.path.realpath(head), name)
+
+
 def judge_directory(path: str) -> None:
     """Refuse a place where others could put another file in the ledger's place. Raises AuditError.
 

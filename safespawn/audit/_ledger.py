@@ -87,7 +87,7 @@ class Ledger:
         self.path = os.fspath(path)
         self.mode = mode
         self.options = options
-        self._place = os.path.abspath(self.path)
+        self._place = _files.place_of(self.path)
         self._told = os.path.realpath(self._place)  # one name for the registry, whichever it was opened by
         self._lock = threading.RLock()
         self._closed = False

@@ -42,7 +42,7 @@ def retire(
     """
     if keep < 1:
         raise ValueError(f"keep must be 1 or more, not {keep!r}")
-    where = os.path.abspath(os.fspath(path))
+    where = _files.place_of(os.fspath(path))
     numbers = _files.numbers(where)
     names = [f"{where}.{number}" for number in numbers[: max(0, len(numbers) - keep)]]
     if not names:
