@@ -320,6 +320,111 @@ keep()
     assert ledger.of("checkpoint")[-1]["breakglass"] == ledger.of("chain.close")[0]["breakglass"] == 2
 
 
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+@pytest.mark.parametrize("by", ["call", "environment"])
+def test_glass_is_broken_before_there_is_a_ledger(tmp_path: Path, by: str, keyed: bool) -> None:
+    """On a disk that is full from the beginning a daemon starts, its programs run and are told; later it has its ledger."""
+    out, ledger = on_disk(
+        GLASS
+        + """
+filler = os.open(where + "/filler", os.O_WRONLY | os.O_CREAT)
+try:
+    while True:
+        os.write(filler, bytes(4096))
+except OSError:
+    os.close(filler)
+consent("yes")
+refused = []
+
+def opening():
+    if by == "call":
+        return audit.open(ledger, keys=keys)
+    os.environ["SAFESPAWN_AUDIT"] = ledger
+    os.environ["SAFESPAWN_AUDIT_KEYS"] = keys or ""
+    audit._Current.asked_environment = False
+
+try:
+    opening()
+    start()
+except AuditError as problem:
+    refused.append(problem.errno)
+os.environ["SAFESPAWN_BREAKGLASS"] = "make room"
+glass = sys.modules["safespawn.audit._breakglass"]
+tell, out["told"] = glass.tell, []
+glass.tell = lambda text: (out["told"].append(text), tell(text))
+opening()
+out["codes"] = [end(start()) for _ in range(3)]
+opened = audit._Current.ledger
+opened.checkpoint()
+out["stand"] = [opened.rotate(), opened.closed, opened.checkpoint()]
+before = opened.lost
+pid = os.fork()
+if not pid:
+    os._exit(end(start()))
+out["child"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+out["kmsg"] = open(kmsg, errors="replace").read()
+consent(None)
+out["refused"] = start()
+out["lost"] = [before, opened.lost]
+consent("yes")
+os.remove(where + "/filler")
+sys.modules["safespawn.audit._ledger"].PAUSE_MAX = 0
+opened._no_try_before = 0
+out["codes"].append(end(start()))
+opened.checkpoint()
+opened.close()
+out["records"] = [json.loads(line) for line in open(ledger)]
+if keyed:
+    seen = audit.verify(ledger, key=bytes.fromhex(out["key"]), registry=keys)
+    out["findings"] = [str(finding) for finding in seen.findings]
+""",
+        "tmpfs",
+        tmp_path,
+        keyed=keyed,
+        by=by,
+    )
+    of = {event: [r for r in out["records"] if r["ev"] == event] for event in {r["ev"] for r in out["records"]}}
+    before, lost = out["lost"]
+
+    assert out["codes"] == [0] * 4 and out["child"] == 0
+    assert out["stand"] == [False, False, None]
+    assert out["refused"] == errno.ENOSPC
+    assert sum("spawn.intent was not kept: No space left" in text and "make room" in text for text in out["told"]) == 3
+    assert "spawn.intent was not kept" in out["kmsg"]
+    assert [(r["reason"], r["of"]) for r in of["breakglass"]] == [("make room", None)]
+    assert of["checkpoint"][-1]["breakglass"] == 3
+    assert before >= 9 and lost == before + 3  # three for each program; the fork, and what was refused
+    assert sum(r["lost"] for r in of["audit.degraded"]) == lost
+    assert len(of["spawn.exit"]) == 1
+    assert out.get("findings", []) == []
+
+
+def test_glass_is_broken_on_a_disk_that_is_read_only(tmp_path: Path) -> None:
+    """A file system that takes no write when the daemon starts: the same, until it takes some."""
+    out, _ = on_disk(
+        GLASS
+        + """
+libc = ctypes.CDLL(None, use_errno=True)
+REMOUNT, READ_ONLY = 32, 1
+assert libc.mount(None, where.encode(), None, REMOUNT | READ_ONLY, None) == 0
+consent("yes")
+os.environ["SAFESPAWN_BREAKGLASS"] = "why not"
+opened = audit.open(ledger)
+out["codes"] = [end(start())]
+assert libc.mount(None, where.encode(), None, REMOUNT, None) == 0
+opened._no_try_before = 0
+out["codes"].append(end(start()))
+opened.close()
+out["told"] = [json.loads(line)["why"] for line in open(ledger) if '"ev":"breakglass"' in line]
+""",
+        "tmpfs",
+        tmp_path,
+    )
+
+    assert out["codes"] == [0, 0]
+    assert len(out["told"]) == 1 and "Read-only file system" in out["told"][0]
+
+
 def test_glass_holds(tmp_path: Path) -> None:
     """Without consent of root, or without a reason, it is refused as ever; in best_effort nothing is broken."""
     out, ledger = on_disk(

@@ -77,11 +77,13 @@ def open(  # noqa: A001
     ``keys`` is the key directory (``safespawn audit keys init``); without it that of the host is
     used, if there is one that we may use; ``""`` is for none. ``max_bytes``: a segment that has reached
     that size is renamed and a new one begun; ``max_seconds``: one that is that old, with the next
-    checkpoint; 0 for never. ``append_only`` sets the file's append-only flag (chattr(1)). A checkpoint is written after
-    1000 records, or with the first record after ``checkpoint_seconds``. ``late_failure="kill"`` kills a
-    program whose start cannot be recorded any more. ``mirrors`` get a copy of each record, in threads of
-    their own (see :mod:`safespawn.audit.mirrors`); with them there is a checkpoint also when nothing
-    happens. Raises AuditError; TypeError and ValueError for what cannot be meant.
+    checkpoint; 0 for never. ``append_only`` sets the file's append-only flag (chattr(1)). A checkpoint is
+    written after 1000 records, or with the first record after ``checkpoint_seconds``.
+    ``late_failure="kill"`` kills a program whose start cannot be recorded any more. ``mirrors`` get a copy of
+    each record, in threads of their own (see :mod:`safespawn.audit.mirrors`); with them there is a checkpoint
+    also when nothing happens. Where the glass is broken (docs/audit-operations.md) a ledger that cannot be
+    opened is returned all the same, and opened later. Raises AuditError; TypeError and ValueError for what
+    cannot be meant.
     """
     _check_number("max_bytes", max_bytes, int)
     _check_number("max_seconds", max_seconds, (int, float))

@@ -99,7 +99,13 @@ class Ledger:
         self._is_stuck = self._is_held = False
         self._failed_flushes, self._no_segment_before = 0, 0.0
         self._slots, self._is_crowded = _slots.Room(options.chains), False
-        self._begin()
+        #: Why there is none yet, where the glass is broken; how many records it has not had meanwhile.
+        self._unopened: AuditError | None = None
+        self._untold, self._tries, self._no_try_before = 0, 0, 0.0
+        try:
+            self._begin()
+        except AuditError as problem:
+            self._do_without(problem)
         _open_ledgers.add(self)
 
     # -------------------------------------------------------------- opening
@@ -126,6 +132,47 @@ class Ledger:
             if isinstance(problem, OSError):
                 raise self._error(problem) from problem
             raise
+
+    def _do_without(self, problem: AuditError) -> None:
+        """Go on without a ledger if the administrator lets us; else raise."""
+        reason = None if self.mode == "best_effort" else _breakglass.reason()
+        if reason is None:
+            raise problem
+        self._unopened, self._runner, self._closed = problem, None, False
+        self.redaction = _redaction.own_key()
+        self._no_try_before = time.monotonic() + 1
+        _breakglass.tell(f"breakglass: {problem}; reason given: {reason}")
+
+    def _opens_late(self) -> bool:
+        """Whether there is a ledger now. It is tried again at times, whoever broke the glass."""
+        with self._lock:
+            if self._unopened is None or self._closed or time.monotonic() < self._no_try_before:
+                return self._unopened is None
+            before, untold = self._unopened, self._untold
+            self._unopened = None
+            try:
+                self._begin()
+            except AuditError as problem:
+                self._unopened, self._runner, self._closed = problem, None, False
+                self._tries += 1
+                self._no_try_before = time.monotonic() + min(2**self._tries, PAUSE_MAX)
+                return False
+            _redaction.use_key(self.redaction)
+            for _ in range(untold):
+                self._core.lose()
+            reason = _record.path(os.fsencode(_breakglass.reason() or ""))
+            self._append_own("breakglass", {"reason": reason, "why": f"not opened: {before}", "of": None})
+            return True
+
+    def _unkept(self, event: str, sid: str | None, *, gate: bool) -> bool | None:
+        """Count a record for which there is no ledger; raise if what it announces must not happen."""
+        number = self._unopened.errno if self._unopened is not None else None
+        if self._closed:
+            return None
+        self._untold += 1
+        if gate and not self._breaks_glass(event, sid, number or errno.EIO):
+            self.refuse(number or errno.EIO)
+        return False
 
     def _mirror(self) -> None:
         if not self.options.mirrors:
@@ -249,6 +296,9 @@ class Ledger:
         """
         error = 0
         with self._lock:
+            if self._unopened is not None:
+                self._closed = True
+                return
             if not self._closed:
                 self._closed = True  # first: whoever looks must not find one open that takes no record
                 error = self._write_end()
@@ -285,7 +335,9 @@ class Ledger:
         if getattr(self, "_closed", True):
             return
         try:
-            if self._core.counts().next:  # a forked child that has written nothing has nothing to forget
+            if (
+                self._unopened is None and self._core.counts().next
+            ):  # a forked child that has written nothing has nothing to forget
                 warnings.warn(f"unclosed ledger {self.path!r}", ResourceWarning, source=self, stacklevel=2)
         finally:
             self.close()
@@ -306,7 +358,7 @@ class Ledger:
     @property
     def lost(self) -> int:
         """How many records were lost since the last one that tells of it."""
-        return self._core.counts().lost
+        return self._core.counts().lost if self._unopened is None else self._untold
 
     # -------------------------------------------------------------- records
 
@@ -330,6 +382,8 @@ class Ledger:
         ``native`` writes it straight from C; what ``make`` returns is written where that cannot.
         ``kept``: :func:`_core.new_kept`, for who must know what came of it when a handler raises.
         """
+        if self._unopened is not None and not self._opens_late():
+            return self._unkept(event, sid, gate=gate)
         kept = kept or _core.new_kept()
         flags = (0, _core.FREES, _core.FREES_TWO)[settles]
         if gate:
@@ -351,7 +405,8 @@ class Ledger:
         self._broken += 1
         why = f"{event} was not kept: {os.strerror(number)}"
         told = {"reason": _record.path(os.fsencode(reason)), "why": why, "of": sid}
-        self._append_own("breakglass", told)  # in the reserve, if there is one
+        if self._unopened is None:
+            self._append_own("breakglass", told)  # in the reserve, if there is one
         _breakglass.tell(f"breakglass: {why}, spawn {sid}; reason given: {reason}")
         return True
 
@@ -455,6 +510,8 @@ class Ledger:
 
     def checkpoint(self, why: str = "asked") -> None:
         """Write a checkpoint: how many records there are, what was lost, and the aggregate."""
+        if self._unopened is not None and not self._opens_late():
+            return
         with self._lock:
             self._tell_crowd()
             if not self._core.is_at(self._place) and self._follow():
@@ -464,6 +521,8 @@ class Ledger:
 
     def flush(self) -> None:
         """Wait until the disk has every record. Raises AuditError."""
+        if self._unopened is not None and not self._opens_late():
+            raise self._unopened or self._error(OSError(errno.EIO, os.strerror(errno.EIO)))
         if (error := self._core.flush()) and (error := self._flush_elsewhere(error)):
             raise self._error(OSError(-error, os.strerror(-error)))
 
@@ -473,6 +532,8 @@ class Ledger:
         False if that cannot be done (after a drop of privileges, say, or while another process is at it):
         the old one is written on.
         """
+        if self._unopened is not None and not self._opens_late():
+            return False
         return self._leave_segment("segment")
 
     def _is_old(self) -> bool:
@@ -583,14 +644,19 @@ class Ledger:
 
     def _before_fork(self) -> None:
         """A child's chain comes from a record of ours, and none goes before the first."""
-        if not self._closed and self._core.is_ours and not self._core.counts().next:
+        if (
+            not self._closed
+            and self._unopened is None
+            and self._core.is_ours
+            and not self._core.counts().next
+        ):
             with contextlib.suppress(OSError):  # then the child begins one of its own
                 self._open_chain()
 
     def _after_fork_there(self) -> None:
         """Locks may be held by threads that are not here. The core has begun the child's chain itself."""
         self._lock = threading.RLock()
-        self._broken = 0
+        self._broken = self._untold = 0
         self._early = []  # the parent tells it
         if self._runner is not None:
             self._runner.after_fork()
