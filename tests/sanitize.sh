@@ -14,7 +14,7 @@ export ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_
 quick=(
 	test_run.py test_process.py test_options.py test_descriptors.py test_identity.py test_report.py
 	test_audit.py test_inputs.py test_bounds.py test_fallbacks.py test_ends.py test_interrupts.py
-	test_ledger_faults.py test_ledger_crowds.py test_ledger_segments.py test_ledger_forms.py
+	test_ledger_faults.py test_ledger_crowds.py test_ledger_segments.py test_ledger_forms.py test_ledger_slots.py
 )
 # The library of the address sanitizer stands before libc, and that turns the credential lock off.
 lock=(test_catch_matrix.py test_seal.py test_lock_faces.py)
