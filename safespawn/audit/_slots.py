@@ -88,7 +88,7 @@ class Room:
         if bound >= self._again:
             bound = self._counted = used(fd)
             self._size = seen.st_size
-            # Seldom, because it takes a tenth of a second; at the limit always, because that may be over.
+            # Seldom: a million take a quarter of a second. At the limit always, because that may be over.
             self._again = max(self.notice_at, min(bound + self.most // 100 + 1, self.most))
         return bound
 
