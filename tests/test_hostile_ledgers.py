@@ -255,6 +255,24 @@ def test_what_is_told_later_counts() -> None:
         assert known.key(chain_id(2), sources[chain_id(2)]) == reference_key(sources, chain_id(2))
 
 
+def test_ancestor_whose_opening_was_retired(tmp_path: Path) -> None:
+    """A child that comes before any record of its parent is checked by what retirements tell of the parent."""
+    made = form.Ledger(tmp_path)
+    first = made.chain()
+    second = made.open_fork(made.fork(first), first)
+    third = made.fork(second)
+    segment = made.rotate()
+    fourth = made.fork(made.open_fork(third, second))
+    made.open_fork(fourth, third)
+    for chain in (fourth, third, second, first):
+        made.checkpoint(chain)
+    made.retire(segment, first, with_keys=True)
+
+    result = verify(made.path, key=KEY, registry=tmp_path / "keys")
+    assert result.ok, result.findings
+    assert result.counts["keyed"] == 4
+
+
 def test_circle_that_is_opened() -> None:
     """Chains that were said to descend from each other have keys once a record tells where one comes from."""
     sources = {chain_id(1): Source(0, chain_id(2)), chain_id(2): Source(0, chain_id(1))}

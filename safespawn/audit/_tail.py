@@ -49,7 +49,7 @@ class _Ledger:
     def __init__(self, path: str) -> None:
         self._path = path
         self._sources: list[_Source] = []
-        #: Older segments that were met. Not the highest number alone: anybody can make a name with a higher one.
+        #: Older segments that were met. Not the highest number: anybody can make a name with a higher one.
         self._met: set[int] = set()
         while True:
             before = numbered(path)

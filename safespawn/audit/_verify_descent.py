@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ._verify_keys import Epochs, chain_key, fork_key, mac
 from ._verify_scan import Scanner, follow, name_of
 
-#: Links that are gone in all. Each is gone once, and again only where something told another origin meanwhile.
+#: Links that are gone in all. Each is gone once, and again only where another origin was told meanwhile.
 LINKS_MAX = 1 << 22
 #: Every so many record keys of a parent are kept: its children come in any order.
 ANCHOR = 1024
@@ -71,7 +71,7 @@ class Descent:
         return key
 
     def _line(self, chain: bytes, source: Source) -> dict[bytes, Source] | None:
-        """Return the chain and its ancestors up to below one whose key is known; None if there is no such one."""
+        """Return the chain and its ancestors, up to a child of one whose key is known, if there is."""
         line = {chain: source}
         while source.parent is not None and self._left:
             chain = source.parent

@@ -163,7 +163,7 @@ class Scanner:
         return lib.ss_verify_open(self._room(), chain, ffi.NULL if key is None else key)
 
     def reach(self, place: int, n: int) -> bool:
-        """Go on to record ``n`` of a chain without those before; False, and nothing done, if that is too far."""
+        """Go on to record ``n`` of a chain without those before; False, nothing done, if that is too far."""
         chain = self._table.chains[place]
         if chain.flags & lib.SS_CHAIN_KEYED and not self.may_go(n - chain.next):
             return False
@@ -172,7 +172,7 @@ class Scanner:
         return True
 
     def may_go(self, steps: int) -> bool:
-        """Take so many steps of keys from those that are left; False, and none taken, where they are too many."""
+        """Take so many steps of keys from those that are left; False, and none, where they are too many."""
         if steps > self.steps_left:
             return False
         self.steps_left -= max(0, steps)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .._errors import AuditError
+from . import _fields
 from . import _verify_scan as scan
-from ._fields import group, number, string
 from ._verify_descent import Descent, Source
 from ._verify_findings import Collector, Finding, Place
 from ._verify_keys import Epochs
@@ -229,9 +229,9 @@ class Walk:
         for i, (at, line, n, chain, verdict, flags, event, sid) in enumerate(_FAST.iter_unpack(structs)):
             if witness is not None:
                 self._compare(scan.Scanner.record(structs, i))
-            if verdict in _RUBBISH and self._is_counted(verdict, flags, (number, line, at)):
-                continue
             if verdict or flags not in _PLAIN:
+                if verdict in _RUBBISH and self._is_counted(verdict, flags, (number, line, at)):
+                    continue
                 record = scan.Scanner.record(structs, i)
                 self._take(record, scan.line_of(record, data, base))
             elif event == _INTENT:
@@ -382,8 +382,8 @@ class Walk:
                 self._degraded(record, told)
 
     def _opened(self, seen: Seen, record: scan.Record, told: Mapping[str, Any]) -> None:
-        who, boot = group(told.get("who")), string(told.get("boot"))
-        seen.process = number(who.get("pid")), number(who.get("start")), boot
+        who, boot = _fields.group(told.get("who")), _fields.string(told.get("boot"))
+        seen.process = _fields.number(who.get("pid")), _fields.number(who.get("start")), boot
         self.boots.add(str(boot))
         keys = told.get("keys")
         source = source_of(keys)
@@ -417,10 +417,12 @@ class Walk:
     def _degraded(self, record: scan.Record, told: Mapping[str, Any]) -> None:
         if told.get("lost") and self._has_room(self.losses, record, "records of losses"):
             self.losses.add((record.id, record.n))
-        resent = told.get("resent")
-        if isinstance(resent, list) and len(resent) == 2 and all(number(n) is not None for n in resent):
-            if self._has_room(self.resent, record, "ranges of records that come again"):
-                self.resent.append((record.id, resent[0], resent[1], self._file))
+        ends = told.get("resent")
+        first, last = map(_fields.number, ends) if isinstance(ends, list) and len(ends) == 2 else (None, None)
+        if first is None or last is None:
+            return
+        if self._has_room(self.resent, record, "ranges of records that come again"):
+            self.resent.append((record.id, first, last, self._file))
 
     # -- records that are not the next of their chain
 
@@ -453,10 +455,14 @@ class Walk:
         if source is None and record.n:
             self._look_ahead()
             source = self.means.sources.get(record.id)
-        if source is not None:
+        if source is not None and self.descent is not None:
             if source.parent is None:
                 self.of_epochs.add(record.id)
-            return self.descent.key(record.id, source) if self.descent else None
+            key = self.descent.key(record.id, source)
+            if key is None and not self._has_looked_ahead:  # an ancestor's first record may be retired
+                self._look_ahead()
+                key = self.descent.key(record.id, source)
+            return key
         # The state file has chains with keys only. Any other may go on here from a segment that is gone.
         has_slot = self.means.state is not None and record.id in self.means.state.slots
         is_opened_without = "keys" in told and told["keys"] is None
@@ -489,6 +495,7 @@ class Walk:
             source = source_of(head[2])
             if source is not None and len(self.means.sources) < HELD_MAX:
                 self.means.sources.setdefault(chain, source)
+                self._learned(chain)
 
     def _source_of(self, chain: bytes) -> Source | None:
         """Return where a chain's keys come from, by whoever may know it."""

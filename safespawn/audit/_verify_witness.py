@@ -11,7 +11,6 @@ from .._errors import AuditError
 from . import _verify_scan as scan
 from ._verify_segments import open_file
 
-
 #: Records of all witnesses together: about 400 bytes of memory each.
 WITNESSED_MAX = 1 << 22
 
