@@ -25,6 +25,7 @@ from safespawn.audit import (
     _verify_keys,
     _verify_repeats,
     _verify_scan,
+    _verify_tails,
     _verify_walk,
     _verify_witness,
     html_report,
@@ -266,11 +267,12 @@ def test_ancestor_whose_opening_was_retired(tmp_path: Path) -> None:
     made.open_fork(fourth, third)
     for chain in (fourth, third, second, first):
         made.checkpoint(chain)
-    made.retire(segment, first, with_keys=True)
+    made.rotate()
+    made.retire(segment, with_keys=True)
 
     result = verify(made.path, key=KEY, registry=tmp_path / "keys")
     assert result.ok, result.findings
-    assert result.counts["keyed"] == 4
+    assert result.counts["keyed"] == 5  # with that of the retirement
 
 
 def test_circle_that_is_opened() -> None:
@@ -361,6 +363,25 @@ def test_process_that_is_no_number(tmp_path: Path) -> None:
     path.write_bytes(b"".join(plain([("chain.open", members)])))
 
     assert [one.reason for one in verify(path).notices] == ["crashed"]
+
+
+@pytest.mark.parametrize("pid", ["self", "../tmp/x", None, True, [1], {"a": 1}])
+@pytest.mark.parametrize("start", [1, "1", "\ud800", None])
+def test_process_of_any_kind(monkeypatch: pytest.MonkeyPatch, pid: object, start: object) -> None:
+    """What is no number does not become part of a path: nothing is opened, and nothing can be told."""
+    monkeypatch.setattr("builtins.open", None)
+    assert _verify_tails.process_runs((pid, start, "boot"), "boot") is None
+    assert _verify_tails.process_runs((os.getpid(), str(start), "boot"), "boot") is None
+
+
+def test_process_that_is_not_told_is_not_gone() -> None:
+    """A chain of this boot whose process nobody can look for is not taken for one that ended."""
+    heads = retention._Heads()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    for number, pid in ((5, '"self"'), (6, "4194305")):  # the second is above any pid_max
+        (made,) = plain([("chain.open", f',"boot":"{boot}","who":{{"pid":{pid},"start":1}},"keys":null')], uuid(number))
+        heads.add(made[:-1])
+    assert [heads.is_dead(uuid(number)) for number in (5, 6)] == [False, True]
 
 
 def test_too_many_witnessed_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

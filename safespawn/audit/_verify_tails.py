@@ -135,12 +135,15 @@ def intents(done: Done) -> None:
         done.noticed(place, place, Told(done.scanner.id(intent.chain), intent.n, "orphan-intent", text))
 
 
-def process_runs(process: tuple[int | None, int | None, str | None] | None, boot: str) -> bool | None:
+def process_runs(process: tuple[object, object, object] | None, boot: str) -> bool | None:
     """Return whether a process of this boot runs; None where that cannot be told.
 
-    A pid is used again: field 22 of /proc/PID/stat, when it started, tells them apart (proc(5)).
+    A pid is used again: field 22 of /proc/PID/stat, when it started, tells them apart (proc(5)). It may be
+    anything that a record told: what is no number must not become part of a path.
     """
-    if process is None or not boot or process[2] != boot or process[0] is None:
+    if process is None or not boot or process[2] != boot:
+        return None
+    if type(process[0]) is not int or type(process[1]) is not int:
         return None
     try:
         with open(f"/proc/{process[0]}/stat", "rb") as file:

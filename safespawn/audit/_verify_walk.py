@@ -411,7 +411,8 @@ class Walk:
             return
         self._told_heads += len(heads)
         place, segment = self._place(record), path_of(told.get("segment"))
-        over = frozenset(chain for chain in heads if scan.name_of(chain) in _words(told.get("over")))
+        words = _words(told.get("over"))
+        over = frozenset(chain for chain in heads if scan.name_of(chain) in words)
         self.retirements.append(Retirement(record.id, record.n, record.t, place, segment, heads, over))
 
     def _degraded(self, record: scan.Record, told: Mapping[str, Any]) -> None:

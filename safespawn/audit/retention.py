@@ -35,8 +35,8 @@ def retire(
     Each gets a ``segment.retired`` record with its digest and the last record of every chain in it,
     on the disk before the file goes, in a chain that is opened for nothing else. Returns the names of the
     files. Raises ValueError for a ``keep`` below 1: the number of the last segment is what the next one
-    counts from, and none is given out twice. AuditError when the record cannot be kept, or of more than CHAINS_MAX chains, OSError when a file cannot
-    be read or deleted.
+    counts from, and none is given out twice. AuditError when the record cannot be kept, or of more than
+    CHAINS_MAX chains, OSError when a file cannot be read or deleted.
 
     Chains of which nothing is left then, and nothing will come, give their slots in the state file back.
     """
@@ -201,7 +201,7 @@ class _Heads:
         here, (boot, process) = _probe.boot_id(), self.lives.get(chain, ("", None))
         if not boot or not here:
             return False
-        return boot != here or (process is not None and not process_runs((*process, boot), here))
+        return boot != here or (process is not None and process_runs((*process, boot), here) is False)
 
     def add(self, line: bytes) -> None:
         try:
