@@ -21,11 +21,11 @@ _PATIENCE = 8
 
 
 def surely(do: Callable[[], None]) -> None:
-    """Do something that can be begun again, for an exception that goes on afterwards, though handlers raise others."""
+    """Do something that can be begun again, though handlers raise meanwhile: only the last of them counts."""
     for left in reversed(range(_PATIENCE)):
         try:
             do()
-        except BaseException:
+        except BaseException:  # noqa: PERF203 - that is what the loop is for
             if not left:
                 raise
         else:

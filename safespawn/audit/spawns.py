@@ -47,7 +47,8 @@ class Spawn:
     ``want_gid`` are None where the caller's were kept.
 
     ``outcome`` is that of the spawn's report: ``exec``, ``failed``, ``killed-before-exec``,
-    ``race-detected``, ``timed-out``, ``interrupted``, ``refused``; or ``unknown``: announced, and may have run.
+    ``race-detected``, ``timed-out``, ``interrupted``, ``refused``; or ``unknown``: announced, and may have
+    run.
     ``intended`` is the strategy of the intent where another was used in the end. ``ended`` is false for
     an ``exec`` that was not seen to end. ``records`` are the lines, if the joiner was to keep them;
     ``record_bytes`` is how long they are.
