@@ -31,20 +31,11 @@ from safespawn.audit import _lines, _shown, spawns, table
 from safespawn.audit.spawns import Event, Spawn
 
 PATIENCE = 60.0
-#: The three commands by themselves, wherever the command line has them.
-MAIN = """
-import argparse, sys
-from safespawn import _cli_audit_view
-parser = argparse.ArgumentParser(prog="safespawn audit")
-_cli_audit_view.add(parser.add_subparsers(required=True))
-given = parser.parse_args()
-sys.exit(given.call(given))
-"""
 
 
 def command(*arguments: object) -> list[str]:
     """Return the command line."""
-    return [sys.executable, "-c", MAIN, *map(str, arguments)]
+    return [sys.executable, "-m", "safespawn", "audit", *map(str, arguments)]
 
 
 def view(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -414,7 +405,7 @@ def test_bad_options(eventful: Path, options: list[str], told: str) -> None:
     """A value that means nothing is bad usage, and is shown."""
     done = view("show", eventful, *options)
 
-    assert done.returncode == 2
+    assert done.returncode == 125  # as of all commands
     assert told in done.stderr
 
 
@@ -530,7 +521,12 @@ def test_width_of_the_terminal(path: Path) -> None:
 
 
 #: Progress is told from the first moment on.
-AT_ONCE = f"from safespawn import _cli_progress\n_cli_progress._FIRST = _cli_progress._AGAIN = 0\n{MAIN}"
+AT_ONCE = """
+import sys
+from safespawn import _cli_progress, cli
+_cli_progress._FIRST = _cli_progress._AGAIN = 0
+sys.exit(cli.main(["audit", *sys.argv[1:]]))
+"""
 
 
 def test_progress_at_a_terminal(path: Path) -> None:

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import helpers
 import sinks
 from mirroring import Running, line, until
+from safespawn import audit
 from safespawn.audit.mirrors import Syslog
+from safespawn.audit.verifier import verify
 
 SIZES = (300, 1500, 4000, 7999, 8000)
 
@@ -61,6 +64,71 @@ def test_lines_are_identical_at_the_receiver(tmp_path: Path) -> None:
     received = sinks.shipped(tmp_path, write)
 
     assert received.read_bytes() == b"".join(record + b"\n" for record in sent)
+
+
+def spawns(ledger: Path, keys: Path, rounds: int) -> None:
+    """Run programs with the audit on, in a process of its own and a forked child."""
+    helpers.run_snippet(
+        """
+from safespawn import audit, run
+made = audit.open(ledger, keys=keys)
+for number in range(rounds):
+    run(["/bin/true", "x" * (number * 37 % 1500)])
+    if number == rounds // 2 and (pid := os.fork()) == 0:
+        run(["/bin/true", "child"])
+        made.close()
+        os._exit(0)
+os.waitpid(pid, 0)
+made.close()
+""",
+        ledger=str(ledger),
+        keys=str(keys),
+        rounds=rounds,
+    )
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, bytes]:
+    """Return a key directory and the verification key."""
+    return tmp_path / "keys", bytes.fromhex(audit.keys.initialise(tmp_path / "keys"))
+
+
+def test_ledger_is_verified_at_the_receiver(tmp_path: Path, keys: tuple[Path, bytes]) -> None:
+    """What arrives is the ledger: its verifier takes it there, with the key alone, and sees what was changed."""
+    received = sinks.shipped(tmp_path, lambda ledger: spawns(ledger, keys[0], 40))
+    made = verify(received, key=keys[1], state=False)
+
+    assert made.ok, made.findings
+    assert made.counts["records"] == len(received.read_bytes().splitlines()) > 3 * 41
+    assert made.counts["keyed"] == made.counts["chains"] == 2
+
+    data = bytearray(received.read_bytes())
+    data[data.index(b"/bin/true", len(data) // 2)] ^= 1
+    received.write_bytes(data)
+    assert [one.reason for one in verify(received, key=keys[1], state=False).findings] == ["mac-mismatch"]
+
+
+@pytest.mark.slow
+def test_lines_that_come_twice_are_verified(carrier: sinks.Rsyslog, keys: tuple[Path, bytes]) -> None:
+    """After a sender was killed lines come again: `dedupe` takes them, and what the host has left agrees."""
+    with carrier.receiver():
+        with carrier.sender() as process:
+            spawns(carrier.ledger, keys[0], 30)
+            carrier.wait_for(60)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        sent = carrier.ledger.read_bytes().splitlines()
+        with carrier.sender():
+            until(lambda: set(sent) <= set(carrier.lines()), 120)
+            append(carrier.ledger.with_name("audit.jsonl.1"), sent[:1])  # what nobody needs to wait for
+            until(lambda: len(carrier.lines()) > len(sent), 120)
+
+    assert not verify(carrier.received, key=keys[1], state=False).ok
+    again = verify(carrier.received, key=keys[1], state=False, dedupe=True)
+    assert again.ok, again.findings
+    assert again.counts["repeats"] >= 1
+    carrier.ledger.with_name("audit.jsonl.1").unlink()
+    assert verify(carrier.ledger, key=keys[1], registry=keys[0], witness=[carrier.received]).ok
 
 
 def unique(records: Iterable[bytes]) -> list[bytes]:
