@@ -306,9 +306,9 @@ class SpawnReport:
 
     ``id`` is a UUID (version 7, RFC 9562) that the audit records carry as ``sid``.
     ``outcome`` is one of ``exec``, ``failed``, ``killed-before-exec``,
-    ``race-detected``, ``timed-out``, ``refused``; in records also ``interrupted``: a signal's handler
-    raised before anything was started. ``stage`` and ``errno`` say how far
-    it got. ``window_ns`` is the time from the clone until the parent went on.
+    ``race-detected``, ``timed-out``, ``interrupted``, ``refused``; ``stage`` and ``errno`` say how far
+    it got. ``interrupted`` is in records only: a handler of a signal raised before anything was started.
+    ``window_ns`` is the time from the clone until the parent went on.
     ``credentials`` are the caller's, ``identity`` what the child was to become.
     ``removed_env`` names the variables that the environment policy took away.
     """
