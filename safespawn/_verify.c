@@ -56,7 +56,7 @@ enum {
 	SS_CHAIN_ANY_HASH = 8,	/* the record before is not there, or was changed */
 	SS_CHAIN_EXPECTED = 16, /* the state file has it */
 	SS_CHAIN_COMPARED = 32, /* its aggregate was held against the state file */
-	SS_CHAIN_SLOT_FORGED = 64, /* the state file says that it has no record, with a seal that is not its own */
+	SS_CHAIN_SLOT_FORGED = 64, /* the seal in the state file is not that of so many records, which are not here */
 };
 
 struct ss_verify_chain {
@@ -491,8 +491,19 @@ ss_has_right_seal(const struct ss_verify_chain *chain)
 {
 	uint8_t seal[SS_DIGEST_BYTES];
 
-	ss_hmac(chain->agg_key, "safespawn state", 15, chain->agg, SS_DIGEST_BYTES, seal);
+	ss_hmac(chain->agg_key, "safespawn state", 15, "", 0, seal);
 	return !memcmp(seal, chain->expected_seal, SS_DIGEST_BYTES);
+}
+
+/* Whether the state file tells of as many records as were gone over, with their seal. */
+static void
+ss_compare_slot(struct ss_verify_chain *chain)
+{
+	if (!(chain->flags & SS_CHAIN_EXPECTED) || chain->next != chain->expected)
+		return;
+	chain->flags |= SS_CHAIN_COMPARED;
+	if (!ss_has_right_seal(chain))
+		chain->flags |= SS_CHAIN_SLOT_FORGED;
 }
 
 /* Gives a chain its keys. */
@@ -505,8 +516,7 @@ ss_verify_begin(struct ss_verify_chain *chain, const uint8_t *key)
 	chain->flags |= SS_CHAIN_KEYED | SS_CHAIN_AGG;
 	ss_hmac(key, "safespawn record", 16, "", 0, chain->record_key);
 	ss_hmac(key, "safespawn aggregate", 19, "", 0, chain->agg_key);
-	if (chain->flags & SS_CHAIN_EXPECTED && chain->expected == 0 && !ss_has_right_seal(chain))
-		chain->flags |= SS_CHAIN_SLOT_FORGED;
+	ss_compare_slot(chain);
 }
 
 /*
@@ -556,9 +566,11 @@ ss_verify_reach(struct ss_verify *v, uint32_t place, uint64_t n, uint64_t steps)
 	chain->flags &= ~(uint32_t)SS_CHAIN_AGG;
 	if (!(chain->flags & SS_CHAIN_KEYED))
 		chain->next = n;
-	for (; chain->next < n && steps; chain->next++, steps--) {
+	while (chain->next < n && steps--) {
 		ss_sha256(chain->record_key, SS_DIGEST_BYTES, chain->record_key);
 		ss_sha256(chain->agg_key, SS_DIGEST_BYTES, chain->agg_key);
+		chain->next++;
+		ss_compare_slot(chain);
 	}
 	return n - chain->next;
 }
@@ -811,12 +823,11 @@ ss_step_keys(const struct ss_piece *p)
 	ss_sha256(chain->agg_key, SS_DIGEST_BYTES, chain->agg_key);
 }
 
-/* The state file tells the aggregate of so many records as there are now. */
+/* The state file tells the seal of so many records as there are now. */
 static void
 ss_compare_state(struct ss_verify_chain *chain, struct ss_verify_record *r)
 {
-	if (!(chain->flags & SS_CHAIN_EXPECTED) || chain->next != chain->expected ||
-	    !(chain->flags & SS_CHAIN_AGG))
+	if (!(chain->flags & SS_CHAIN_EXPECTED) || chain->next != chain->expected)
 		return;
 	chain->flags |= SS_CHAIN_COMPARED;
 	if (!ss_has_right_seal(chain))

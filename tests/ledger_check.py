@@ -100,7 +100,7 @@ class Chain:
         self._seal()
 
     def _seal(self) -> None:
-        self.seals.append(mac(self._aggregate_key, b"safespawn state", self.aggregates[-1]))
+        self.seals.append(mac(self._aggregate_key, b"safespawn state"))
 
 
 @dataclass

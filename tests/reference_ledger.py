@@ -49,7 +49,7 @@ def epoch_key(verification_key: bytes, epoch: int) -> bytes:
 
 def first_seal(key: bytes) -> bytes:
     """Return the seal over no record of a chain with that key."""
-    return mac(mac(key, b"safespawn aggregate"), b"safespawn state" + ZERO)
+    return mac(mac(key, b"safespawn aggregate"), b"safespawn state")
 
 
 def chain_key(epoch: bytes, chain: str) -> bytes:
@@ -141,7 +141,7 @@ class Chain:
 
     def seal(self) -> bytes:
         """Return what the state file has for the records so far; its key is gone with the next one."""
-        return mac(self.aggregate_key, b"safespawn state" + self.agg) if self.aggregate_key else ZERO
+        return mac(self.aggregate_key, b"safespawn state") if self.aggregate_key else ZERO
 
     def aggregate(self) -> dict[str, str]:
         """Return the member ``agg`` of a record that is about to be made; none without keys."""

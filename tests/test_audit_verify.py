@@ -1044,8 +1044,8 @@ def test_retirement_is_not_believed_of_a_chain_without_keys(rotated: tuple[Ledge
     assert sorted(reasons(look(made))) == ["gap", "segment-missing", "unkeyed"]
 
 
-def test_aggregate_waits_for_a_checkpoint(tmp_path: Path) -> None:
-    """After a retirement a chain without a checkpoint has its MACs checked, and the aggregate is left open."""
+def test_seal_needs_no_checkpoint(tmp_path: Path) -> None:
+    """After a retirement the length of a chain is checked before a checkpoint has told the aggregate."""
     made = Ledger(tmp_path)
     chain, other = made.chain(), made.chain()
     older_segment = made.rotate()
@@ -1056,7 +1056,51 @@ def test_aggregate_waits_for_a_checkpoint(tmp_path: Path) -> None:
 
     result = look(made)
     assert result.ok
-    assert noticed(result) == {"aggregate-unchecked", "retired"}
+    assert noticed(result) == {"retired"}
+    assert result.counts["compared"] == 3
+
+
+@pytest.mark.parametrize(("left", "says"), [(0, 0), (0, -1), (1, 0), (1, 1), (2, 2)])
+def test_chain_is_cut_to_what_was_retired(tmp_path: Path, left: int, says: int) -> None:
+    """What is retired has no aggregate here: nobody can end a chain there, or before its next checkpoint."""
+    made = Ledger(tmp_path)
+    victim, other = made.chain(), made.chain()
+    made.spawn(victim)
+    retired = victim.n
+    older_segment = made.rotate()
+    made.spawn(victim)  # of a thread that had not followed yet
+    made.checkpoint(victim)
+    made.checkpoint(other)
+    made.rotate()
+    made.retire(older_segment)
+    made.spawn(victim)
+    assert look(made).ok
+
+    for segment in made.segments():
+        kept = [line for line in lines_of(segment) if (r := json.loads(line))["c"] != victim.chain or r["n"] < retired + left]
+        segment.write_bytes(b"".join(kept))
+    fix_state(made, victim, retired + says, b"\xee" * 32)
+    (found,) = look(made).findings
+    assert (found.reason, found.chain) == ("aggregate-mismatch", victim.chain)
+
+
+def test_slot_that_vanishes_during_the_look_excuses_nothing(tmp_path: Path) -> None:
+    """Slots are given back when the files are gone. Somebody else emptied one whose records are still here."""
+    made = Ledger(tmp_path)
+    chain = made.chain()
+    made.spawn(chain)
+    slot = made.state.path.read_bytes()[-128:] if made.state else b""
+
+    def empty(done: int, total: int) -> None:
+        assert made.state is not None
+        made.state.path.write_bytes(made.state.path.read_bytes()[:-128] + bytes(128))
+
+    assert reasons(look(made, progress=empty)) == ["state-missing"]
+    assert made.state is not None
+    made.state.path.write_bytes(made.state.path.read_bytes()[:-128] + slot)
+    os.truncate(made.path, offsets(made.path)[2])
+    fix_state(made, chain, 0, b"\xee" * 32)
+    assert reasons(look(made, progress=empty)) == ["aggregate-mismatch"]
 
 
 @pytest.mark.parametrize("with_keys", [True, False])
@@ -1477,6 +1521,27 @@ def test_records_that_are_sent_again_after_a_retirement(ledger: tuple[Ledger, Ch
     result = look(made)
     assert result.ok, result.findings
     assert result.counts["repeats"] == 7
+
+
+def test_what_is_sent_again_after_a_retirement_has_its_keys(ledger: tuple[Ledger, Chain]) -> None:
+    """The first ones are gone, and nobody can compare: who changes those that came again has not their keys."""
+    made, chain = ledger
+    resend(made, chain, 7)
+    made.checkpoint(chain)
+    made.rotate()
+    made.retire(made.path.with_name("ledger.jsonl.1"))
+    older_segment = made.path.with_name("ledger.jsonl.2")
+    whole = older_segment.read_bytes()
+    older_segment.write_bytes(whole.replace(b"/bin/true", b"/bin/evil", 1))
+    assert reasons(look(made)) == ["mac-mismatch"]
+    older_segment.write_bytes(whole)
+
+    # A thief may tell of records to come again that were retired, and write something in their place.
+    made.append(chain, "audit.degraded", {"lost": 0, "why": "EIO", "resent": [2, 2]})
+    forged = Chain(chain.chain, chain.record_key, None, n=2)
+    made.write(forged.line("spawn.intent", {"who": {}, "what": {}, "want": {}, "how": {}}, next(made.ids)))
+    (found,) = look(made).findings
+    assert (found.reason, found.n) == ("mac-mismatch", 2)
 
 
 def test_every_cut_of_what_is_sent_again_is_a_killed_writer(ledger: tuple[Ledger, Chain]) -> None:

@@ -70,6 +70,10 @@ class Descent:
             self._known[child] = _Known(whence, key)
         return key
 
+    def record_key(self, chain: bytes, source: Source, n: int) -> bytes | None:
+        """Return B(n) of a chain with that source; None as :meth:`key`, or when n is too far."""
+        return None if self.key(chain, source) is None else self._record_key(self._known[chain], n)
+
     def _line(self, chain: bytes, source: Source) -> dict[bytes, Source] | None:
         """Return the chain and its ancestors, up to a child of one whose key is known, if there is."""
         line = {chain: source}

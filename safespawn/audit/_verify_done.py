@@ -8,9 +8,12 @@ from collections.abc import Hashable
 from functools import cached_property
 from typing import NamedTuple
 
+from .._descriptors import identity
 from . import _verify_scan as scan
+from ._segments import numbers
 from ._verify_findings import ENDS, Finding, Place
 from ._verify_registry import is_same_ledger, names_of
+from ._verify_segments import place_of
 from ._verify_walk import Walk
 
 
@@ -49,6 +52,15 @@ class Done:
     def has(self, chain: bytes) -> bool:
         """Whether a record of a chain is here."""
         return chain in self.places and self.standing(chain).found > 0
+
+    @cached_property
+    def _files_now(self) -> set[tuple[int, int] | None]:
+        names = (self.path, *(f"{self.path}.{number}" for number in numbers(self.path)))
+        return {place_of(name) for name in names}
+
+    def is_here(self, file: int) -> bool:
+        """Whether a file that was read has a name of the ledger still, or was deleted since."""
+        return identity(self.walk.segments[file].fd) in self._files_now
 
     def records_of(self, chain: bytes) -> int:
         """Return how many records of a chain are here, or were in segments that were retired."""

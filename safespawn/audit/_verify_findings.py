@@ -48,7 +48,7 @@ EXPLAINED: Mapping[str, str] = {
     "chain-empty": "a process was killed while it opened the ledger",
     "fork-untold": "the disk was full, or failed, when a process forked",
     "unkeyed-before": "from before the keys were set up: nothing protects it",
-    "aggregate-unchecked": "the next checkpoint of the chain will allow it",
+    "aggregate-unchecked": "give --keys; if it was given, nothing here tells where the keys came from",
     "ledger-absent": "a rotation was interrupted; the next process that opens the ledger begins a new file",
     "other-ledger": "the file was moved, or lines were copied from another ledger",
     "witness-other": "a collector's file of several ledgers; or an older copy of this one was put back",

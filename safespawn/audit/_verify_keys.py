@@ -47,7 +47,7 @@ def chain_key(epoch_key: bytes, chain: str) -> bytes:
 
 def seal(key: bytes) -> bytes:
     """Return what the slot of a chain with that key has while it has no record."""
-    return mac(mac(key, b"safespawn aggregate"), b"safespawn state" + bytes(32))
+    return mac(mac(key, b"safespawn aggregate"), b"safespawn state")
 
 
 def fork_key(record_key: bytes, child: str) -> bytes:

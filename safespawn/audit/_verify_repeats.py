@@ -8,11 +8,15 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from . import _verify_scan as scan
+from ._verify_descent import ANCHOR
 from ._verify_done import Done, Told
 from ._verify_findings import Place
+from ._verify_keys import mac
 from ._verify_walk import NO_BEGINNING, Repeat, TornRepeat
 from ._verify_witness import key_of
 
+#: ``,"m":"``, 64 digits, ``"}``.
+MAC_BYTES = 72
 #: A chain and the number of a segment.
 Where = tuple[bytes, int]
 #: Of a beginning: how many bytes, and their hash.
@@ -41,13 +45,20 @@ class Ranges:
 
 def tell(done: Done, *, dedupe: bool) -> None:
     """Tell of those that nothing accounts for. ``dedupe`` takes all that are equal."""
-    (firsts, parts), resent = _firsts(done), _resent(done)
+    (firsts, parts, wrong), resent = _firsts(done), _resent(done)
     for torn in done.walk.torn_repeats:
         _tell_torn(done, torn, parts, resent)
     for repeat in done.walk.repeats:
         first, place = firsts.get(_key(repeat), (b"", repeat.place))
         if place == repeat.place and _was_retired(done, repeat) and _is_resent(resent, repeat):
-            done.counts["repeats"] += 1  # the first one is not here any more, so nobody can compare them
+            # The first one is not here any more, so nobody can compare them: the MAC must do.
+            if repeat.place in wrong:
+                text = (
+                    f"record {repeat.n} comes again, and the first is retired: not with the key of its place"
+                )
+                done.walk.found(repeat.id, repeat.place, repeat.n, "mac-mismatch", text)
+            else:
+                done.counts["repeats"] += 1
             continue
         if place == repeat.place:
             text = f"record {repeat.n} comes too late"
@@ -90,7 +101,30 @@ def _is_resent(resent: dict[Where, Ranges], repeat: Repeat | TornRepeat) -> bool
     return repeat.n in resent.get((repeat.id, repeat.place[0]), ())
 
 
-def _was_retired(done: Done, repeat: Repeat | TornRepeat) -> bool:
+class RecordKeys:
+    """B(n) of records that come again, cheap when they come in the order of their numbers."""
+
+    def __init__(self, done: Done) -> None:
+        self._done = done
+        self._last: tuple[bytes, int, bytes] | None = None
+
+    def made(self, record: scan.Record, line: bytes) -> bool:
+        """Whether a record has its MAC; True where its chain has no keys."""
+        if self._done.walk.descent is None or not self._done.standing(record.id).is_keyed:
+            return True
+        key = self._key(record.id, record.n)
+        self._last = None if key is None else (record.id, record.n, key)
+        told = line[-MAC_BYTES:]
+        return key is not None and told == b',"m":"%s"}' % mac(key, line[:-MAC_BYTES]).hex().encode()
+
+    def _key(self, chain: bytes, n: int) -> bytes | None:
+        if self._last is not None and self._last[0] == chain and self._last[1] < n <= self._last[1] + ANCHOR:
+            steps = n - self._last[1]
+            return scan.follow(self._last[2], steps) if self._done.scanner.may_go(steps) else None
+        return self._done.walk.record_key(chain, n)
+
+
+def _was_retired(done: Done, repeat: Repeat | TornRepeat | scan.Record) -> bool:
     head = done.walk.heads.get(repeat.id)
     return head is not None and repeat.n <= head.n
 
@@ -99,10 +133,11 @@ def _key(record: Repeat | TornRepeat | scan.Record) -> bytes:
     return record.id + key_of(record.n)
 
 
-def _firsts(done: Done) -> tuple[dict[bytes, tuple[bytes, Place]], dict[bytes, set[Part]]]:
+def _firsts(done: Done) -> tuple[dict[bytes, tuple[bytes, Place]], dict[bytes, set[Part]], set[Place]]:
     """Read the ledger once more for the first record of each number that came again.
 
-    Also for the beginnings that are asked for, of those of which only a beginning came again.
+    Also for the beginnings that are asked for, of those of which only a beginning came again. And tell which
+    of the first were written without the key of a record that was retired.
     """
     wanted = set(map(_key, done.walk.repeats))
     sizes: defaultdict[bytes, set[int]] = defaultdict(set)
@@ -110,13 +145,18 @@ def _firsts(done: Done) -> tuple[dict[bytes, tuple[bytes, Place]], dict[bytes, s
         sizes[_key(torn)].add(torn.size)
     found: dict[bytes, tuple[bytes, Place]] = {}
     parts: dict[bytes, set[Part]] = {}
+    wrong: set[Place] = set()
+    keys = RecordKeys(done)
     if not wanted and not sizes:
-        return found, parts
+        return found, parts, wrong
     for file, segment in enumerate(done.walk.segments):
         for record, line in scan.records(segment.fd, segment.size):
             key = _key(record)
-            if key in wanted:
-                found.setdefault(key, (record.hash, (file, record.line, record.at)))
+            if key in wanted and key not in found:
+                place = file, record.line, record.at
+                found[key] = record.hash, place
+                if _was_retired(done, record) and not keys.made(record, line):
+                    wrong.add(place)
             if key in sizes and key not in parts:
                 parts[key] = {(size, hashlib.sha256(line[:size]).digest()) for size in sizes[key]}
-    return found, parts
+    return found, parts, wrong

@@ -10,6 +10,7 @@ import os
 import re
 from collections import defaultdict
 
+from ._verify_descent import Source
 from ._verify_done import Done, Told, moment
 from ._verify_registry import DIGEST, is_same_ledger
 from ._verify_state import State
@@ -120,9 +121,28 @@ def _hold_absent(done: Done, chain: bytes, head: Head, now: State | None) -> Non
         text = f"says of the keys of this chain what the registry does not: that has epoch {entry.epoch}"
         done.walk.found(chain, head.place, head.n, "retirement-unproven", text)
     slot = now.slots.get(chain) if now else None
+    _compare_slot(done, chain, head, head.source or (Source(entry.epoch) if entry else None))
     if slot is not None and head.n > slot.records:
         text = f"record {head.n} of this chain was retired, and the state file says {slot.records} records"
         done.ended(chain, head.place, Told(chain, head.n, "state-behind", text))
     elif now is not None and slot is None and not head.is_last and (entry or head.source):
         text = f"record {head.n} of this chain was retired, and the state file has no slot of it"
         done.ended(chain, head.place, Told(chain, head.n, "state-missing", text))
+
+
+def _compare_slot(done: Done, chain: bytes, head: Head, source: Source | None) -> None:
+    """Hold the seal in the slot of a chain of which nothing is here against its keys.
+
+    Else whoever cut off all that came behind the retired segment could say that this was the end.
+    """
+    place = done.places.get(chain)
+    expected = None if place is None else done.standing(chain).expected
+    if place is None or expected is None or done.walk.descent is None or ("end", chain) in done.walk.findings:
+        return
+    key = done.walk.descent.key(chain, source) if source else None
+    if key is None or not done.scanner.reach(done.scanner.open(chain, key), expected):
+        text = "nothing is left of this chain; its slot was not checked: its keys are not known, or too far"
+        done.noticed(chain, head.place, Told(chain, head.n, "aggregate-unchecked", text))
+    elif done.standing(chain).is_slot_forged:
+        text = f"the state file says {expected} records, with a seal that this chain never had"
+        done.ended(chain, head.place, Told(chain, head.n, "aggregate-mismatch", text))

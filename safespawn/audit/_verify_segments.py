@@ -73,12 +73,13 @@ def _open_all(path: str, stack: contextlib.ExitStack) -> list[tuple[str, int | N
         opened.append((path, None, fd))
     # A file that is renamed keeps its inode: seen twice, or no longer where it was.
     places = [identity(fd) for _, _, fd in opened]
-    now = [_place_of(name) for name, _, _ in opened]
+    now = [place_of(name) for name, _, _ in opened]
     is_same = len(set(places)) == len(places) and places == now and numbers(path) == older
-    return opened if is_same and (fd is not None or _place_of(path) is None) else None
+    return opened if is_same and (fd is not None or place_of(path) is None) else None
 
 
-def _place_of(path: str) -> tuple[int, int] | None:
+def place_of(path: str) -> tuple[int, int] | None:
+    """Return device and inode of a file; None where there is none. Raises OSError."""
     try:
         return identity(path)
     except FileNotFoundError:

@@ -53,12 +53,6 @@ def _ends(done: Done, seen: Seen, standing: scan.Standing) -> None:
         done.walk.torn_at(seen.id, standing.next)
         text = f"{standing.expected - standing.next} records missing: the state file says {standing.expected}"
         _end(done, seen.id, standing, "tail-truncated", text)
-    elif standing.expected and not (standing.is_compared or seen.id in done.walk.findings):
-        text = "no checkpoint since older records were retired: the aggregate was not compared"
-        if standing.is_keyed:
-            done.noticed(
-                seen.id, standing.last, Told(seen.id, standing.next - 1, "aggregate-unchecked", text)
-            )
 
 
 def _end(done: Done, chain: bytes, standing: scan.Standing, reason: str, text: str) -> None:
@@ -95,14 +89,14 @@ def _counted(done: Done, seen: Seen, standing: scan.Standing, slot: Slot | None,
 
     So a ledger that was read earlier cannot be ahead by two.
     """
-    if slot is None and done.means.state is not None and seen.id in done.means.state.slots:
-        return  # it was compared, and is retired by now: see retention
-    if slot is None:
+    if standing.is_slot_forged:
+        text = f"the state file says {standing.expected} records, with a seal that this chain never had"
+        _end(done, seen.id, standing, "aggregate-mismatch", text)
+    elif slot is None and standing.expected is not None and not done.is_here(standing.last[0]):
+        return  # it was compared, and is retired by now: the file goes before the slot (retention)
+    elif slot is None:
         text = "the state file has no slot of this chain: records that were cut off are not seen"
         _end(done, seen.id, standing, "state-missing", text)
-    elif standing.is_slot_forged:
-        text = "the state file says that this chain wrote nothing, with a seal that it never had"
-        _end(done, seen.id, standing, "aggregate-mismatch", text)
     elif standing.next > slot.records + 1 and seen.id not in done.walk.findings:
         text = f"an older state file was put back: it says {slot.records} records, here are {standing.next}"
         if seen.process is None or seen.process[2] != boot:

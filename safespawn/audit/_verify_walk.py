@@ -498,6 +498,13 @@ class Walk:
                 self.means.sources.setdefault(chain, source)
                 self._learned(chain)
 
+    def record_key(self, chain: bytes, n: int) -> bytes | None:
+        """Return B(n) of a chain; None where its keys are not known, or it is too far."""
+        source = self._source_of(chain)
+        if self.descent is None or source is None:
+            return None
+        return self.descent.record_key(chain, source, n)
+
     def _source_of(self, chain: bytes) -> Source | None:
         """Return where a chain's keys come from, by whoever may know it."""
         registry, state = self.means.registry, self.means.state
