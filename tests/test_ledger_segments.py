@@ -83,7 +83,7 @@ def test_full_segments_of_many_writers(tmp_path: Path, faults: Path, keyed: bool
     assert out["codes"] == [0] * 3
     assert seen == {(p, t, i): 1 for p in range(3) for t in range(3) for i in range(60)}
     assert [s.name for s in segments] == [f"ledger.{i}" for i in range(1, len(segments))] + ["ledger"]
-    assert len(segments) > 10
+    assert len(segments) > 3  # who finds another process at it writes on for a while
     assert all(segment.stat().st_size >= 20_000 for segment in segments[:-1])
 
 
