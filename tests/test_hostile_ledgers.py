@@ -337,6 +337,38 @@ def test_what_is_not_remembered_is_told(
     assert f"more than 5 {what}" in found.text
 
 
+def test_what_is_kept_of_a_retirement() -> None:
+    """Of a record of retirement only what it can tell is kept, whatever else is in its place."""
+    junk = [{}] * 100
+    heads = {
+        uuid(1): [1, "a" * 64, parent(7, 3)],
+        uuid(2): [2, "b" * 200, junk],
+        uuid(3): [3, junk],
+        uuid(4): [1 << 64, "a" * 64],
+        uuid(5): ["5", "a" * 64],
+        uuid(6): [6],
+        uuid(7): junk[0],
+    }
+    kept = {_verify_scan.name_of(chain): head for chain, head in _verify_walk.heads_of({"heads": heads}).items()}
+
+    assert kept == {
+        uuid(1): (1, "a" * 64, Source(0, _verify_scan.id_of(uuid(7)), 3)),
+        uuid(2): (2, "b" * 65, None),
+        uuid(3): (3, str(junk)[:65], None),
+    }
+
+
+def test_name_of_a_segment_that_is_too_long(tmp_path: Path) -> None:
+    """A name that no file can have is that of no segment, and is not kept whole."""
+    long = "y" * 6000
+    path = tmp_path / "ledger"
+    path.write_bytes(b"".join(plain([OPENED, ("segment.retired", f',"segment":"{long}.1","heads":{{}}')])))
+
+    (found,) = verify(path).findings
+    assert found.reason == "retirement-unproven"
+    assert len(found.text) < 500
+
+
 def test_opening_counts_once(tmp_path: Path) -> None:
     """Only record 0 opens a chain: others of that name are not remembered, and say nothing of processes and forks."""
     later = [("chain.open", f',"who":{{"pid":{n}}},"keys":{json.dumps(parent(7))},"boot":"{n}"') for n in range(50)]

@@ -14,7 +14,7 @@ from ._verify_descent import Source
 from ._verify_done import Done, Told, moment
 from ._verify_registry import DIGEST, is_same_ledger
 from ._verify_state import State
-from ._verify_walk import Head, Retirement, source_of
+from ._verify_walk import Head, Retirement
 
 _NUMBERED = re.compile(r"(.*)\.([1-9][0-9]{0,17})", re.DOTALL)
 
@@ -81,16 +81,16 @@ def _why_not_entitled(done: Done, one: Retirement, base: str) -> str:
 
 def _believe(done: Done, one: Retirement) -> None:
     heads = done.walk.heads
-    for chain, (n, digest, keys) in one.heads.items():
-        known, source = heads.get(chain), source_of(keys)
+    for chain, (n, digest, told) in one.heads.items():
+        known = heads.get(chain)
         if known is not None and known.n == n and known.hash != digest:
             _refuse(done, one, "another record tells of other bytes at the end of the same chain")
         elif known is None or known.n < n:
-            source = source or (known.source if known else None)
+            source = told or (known.source if known else None)
             heads[chain] = Head(n, digest, source, one.place, chain in one.over)
         else:
             is_last = known.is_last or (known.n == n and chain in one.over)
-            heads[chain] = known._replace(source=known.source or source, is_last=is_last)
+            heads[chain] = known._replace(source=known.source or told, is_last=is_last)
 
 
 def _list(done: Done, each: list[tuple[Retirement, int]]) -> None:

@@ -37,6 +37,9 @@ HELD_MAX = 1 << 20
 #: What is said of a line that is neither.
 NO_BEGINNING = "no record, and not the next one's beginning"
 
+#: Of a file: limits.h.
+NAME_MAX = 255
+
 Progress = Callable[[int, int], None]
 
 
@@ -60,7 +63,7 @@ class Retirement(NamedTuple):
     place: Place
     segment: str
     #: By chain: number, hash, and where the keys come from, as far as the segment told it.
-    heads: dict[bytes, tuple[int, str, object]]
+    heads: dict[bytes, tuple[int, str, Source | None]]
     #: Those of them behind which nothing comes.
     over: frozenset[bytes]
 
@@ -410,7 +413,8 @@ class Walk:
         if not self._has_room(self.retirements, record, "retired segments"):
             return
         self._told_heads += len(heads)
-        place, segment = self._place(record), path_of(told.get("segment"))
+        # One character more than a file's name can have: what is longer is none.
+        place, segment = self._place(record), path_of(told.get("segment"))[: NAME_MAX + 1]
         words = _words(told.get("over"))
         over = frozenset(chain for chain in heads if scan.name_of(chain) in words)
         self.retirements.append(Retirement(record.id, record.n, record.t, place, segment, heads, over))
@@ -493,7 +497,7 @@ class Walk:
 
     def _take_sources(self, told: Mapping[str, Any]) -> None:
         for chain, head in heads_of(told).items():
-            source = source_of(head[2])
+            source = head[2]
             if source is not None and len(self.means.sources) < HELD_MAX:
                 self.means.sources.setdefault(chain, source)
                 self._learned(chain)
@@ -571,12 +575,17 @@ def _words(told: object) -> frozenset[str]:
     )
 
 
-def heads_of(told: Mapping[str, Any]) -> dict[bytes, tuple[int, str, object]]:
-    """Return the heads of a record ``segment.retired``: number, hash, and where the keys come from."""
+def heads_of(told: Mapping[str, Any]) -> dict[bytes, tuple[int, str, Source | None]]:
+    """Return the heads of a record ``segment.retired``: number, hash, and where the keys come from.
+
+    They are kept, and so nothing else that a record may have in their place.
+    """
     heads = told.get("heads")
-    found: dict[bytes, tuple[int, str, object]] = {}
+    found: dict[bytes, tuple[int, str, Source | None]] = {}
     for name, head in heads.items() if isinstance(heads, dict) else ():
         chain = scan.id_of(name)
-        if chain and isinstance(head, list) and len(head) > 1 and type(head[0]) is int and head[0] >= 0:
-            found[chain] = head[0], str(head[1]), head[2] if len(head) > 2 else None
+        number, digest, *keys = head if isinstance(head, list) and len(head) > 1 else (None, None)
+        if chain and type(number) is int and 0 <= number < 1 << 64:
+            # One byte more than a digest has: what is longer is none.
+            found[chain] = number, str(digest)[: 2 * 32 + 1], source_of(keys[0]) if keys else None
     return found
