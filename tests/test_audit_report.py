@@ -518,4 +518,4 @@ def test_bad_number_of_rows(ledger: Path, rows: str) -> None:
     """A number of rows that is none is bad usage."""
     done = view("report", ledger, "-o", "-", f"--rows={rows}")
 
-    assert (done.returncode, f"not '{rows}'" in done.stderr) == (2, True)
+    assert (done.returncode, f"not '{rows}'" in done.stderr) == (125, True)
