@@ -41,7 +41,7 @@ enum {
 	SS_HAS_CHILD = 8,   /* chain.fork */
 	SS_CLOCK_BACK = 16, /* by more than SS_CLOCK_STEP_NS against the record before */
 	SS_BAD_AGG = 32,    /* the aggregate that the record tells is not that of the chain */
-	SS_BAD_STATE = 64,  /* nor the one of the state file, which tells it for as many records */
+	SS_BAD_STATE = 64,  /* the seal in the state file, which tells of as many records, is not that of the chain */
 	SS_TOO_LONG = 128,
 	SS_AGAIN = 256, /* garbage, and the beginning of a record with a number that there was */
 };
@@ -55,7 +55,7 @@ enum {
 	SS_CHAIN_AGG = 4,	/* its aggregate is known */
 	SS_CHAIN_ANY_HASH = 8,	/* the record before is not there, or was changed */
 	SS_CHAIN_EXPECTED = 16, /* the state file has it */
-	SS_CHAIN_COMPARED = 32, /* its aggregate was held against the state file */
+	SS_CHAIN_COMPARED = 32, /* the seal in the state file was compared */
 	SS_CHAIN_SLOT_FORGED = 64, /* the seal in the state file is not that of so many records, which are not here */
 };
 
@@ -485,25 +485,20 @@ ss_verify_make(struct ss_verify *v, const uint8_t id[16])
 	return chain;
 }
 
-/* What the slot of a chain has for these records: a key that is gone with the next one made it. */
+/*
+ * Compares the slot of a chain, where it tells of as many records as there were: a key that is gone with the
+ * next one made its seal. Returns 1 for a seal that is not theirs.
+ */
 static int
-ss_has_right_seal(const struct ss_verify_chain *chain)
+ss_is_slot_forged(struct ss_verify_chain *chain)
 {
 	uint8_t seal[SS_DIGEST_BYTES];
 
-	ss_hmac(chain->agg_key, "safespawn state", 15, "", 0, seal);
-	return !memcmp(seal, chain->expected_seal, SS_DIGEST_BYTES);
-}
-
-/* Whether the state file tells of as many records as were gone over, with their seal. */
-static void
-ss_compare_slot(struct ss_verify_chain *chain)
-{
 	if (!(chain->flags & SS_CHAIN_EXPECTED) || chain->next != chain->expected)
-		return;
+		return 0;
 	chain->flags |= SS_CHAIN_COMPARED;
-	if (!ss_has_right_seal(chain))
-		chain->flags |= SS_CHAIN_SLOT_FORGED;
+	ss_hmac(chain->agg_key, "safespawn state", 15, "", 0, seal);
+	return memcmp(seal, chain->expected_seal, SS_DIGEST_BYTES) != 0;
 }
 
 /* Gives a chain its keys. */
@@ -516,7 +511,8 @@ ss_verify_begin(struct ss_verify_chain *chain, const uint8_t *key)
 	chain->flags |= SS_CHAIN_KEYED | SS_CHAIN_AGG;
 	ss_hmac(key, "safespawn record", 16, "", 0, chain->record_key);
 	ss_hmac(key, "safespawn aggregate", 19, "", 0, chain->agg_key);
-	ss_compare_slot(chain);
+	if (ss_is_slot_forged(chain))
+		chain->flags |= SS_CHAIN_SLOT_FORGED;
 }
 
 /*
@@ -570,7 +566,8 @@ ss_verify_reach(struct ss_verify *v, uint32_t place, uint64_t n, uint64_t steps)
 		ss_sha256(chain->record_key, SS_DIGEST_BYTES, chain->record_key);
 		ss_sha256(chain->agg_key, SS_DIGEST_BYTES, chain->agg_key);
 		chain->next++;
-		ss_compare_slot(chain);
+		if (ss_is_slot_forged(chain))
+			chain->flags |= SS_CHAIN_SLOT_FORGED;
 	}
 	return n - chain->next;
 }
@@ -823,17 +820,6 @@ ss_step_keys(const struct ss_piece *p)
 	ss_sha256(chain->agg_key, SS_DIGEST_BYTES, chain->agg_key);
 }
 
-/* The state file tells the seal of so many records as there are now. */
-static void
-ss_compare_state(struct ss_verify_chain *chain, struct ss_verify_record *r)
-{
-	if (!(chain->flags & SS_CHAIN_EXPECTED) || chain->next != chain->expected)
-		return;
-	chain->flags |= SS_CHAIN_COMPARED;
-	if (!ss_has_right_seal(chain))
-		r->flags |= SS_BAD_STATE;
-}
-
 static void
 ss_move_on(struct ss_verify *v, struct ss_verify_chain *chain, struct ss_verify_record *r)
 {
@@ -871,8 +857,8 @@ ss_accept(struct ss_verify *v, const struct ss_piece *p, struct ss_verify_record
 	if (is_keyed)
 		ss_step_keys(p);
 	ss_move_on(v, p->chain, r);
-	if (is_keyed)
-		ss_compare_state(p->chain, r);
+	if (is_keyed && ss_is_slot_forged(p->chain))
+		r->flags |= SS_BAD_STATE;
 }
 
 static void
