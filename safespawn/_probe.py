@@ -174,11 +174,37 @@ def _read_number(path: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
+def _start_of(pid: int | str) -> int:
+    """Return when a process started: field 22 of /proc/PID/stat (proc(5)).
+
+    Raises OSError; ValueError or IndexError for a text that is cut.
+    """
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def process_runs(process: tuple[object, object, object] | None, boot: str) -> bool | None:
+    """Return whether a process of this boot runs; None where that cannot be told.
+
+    ``process`` is its pid, when it started, and its boot, as a record told: that may be anything, and what
+    is no number must not become part of a path. A pid is used again: when it started tells them apart.
+    """
+    if process is None or not boot or process[2] != boot:
+        return None
+    pid, start, _ = process
+    if type(pid) is not int or type(start) is not int:
+        return None
+    try:
+        return _start_of(pid) == start
+    except (OSError, ValueError, IndexError):
+        return False
+
+
 @lru_cache(maxsize=1)
 def _who_in(pid: int) -> dict[str, object]:
+    start: int | None
     try:
-        stat = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
-        start: int | None = int(stat.rpartition(")")[2].split()[19])
+        start = _start_of("self")
     except (OSError, ValueError, IndexError):
         start = None
     return {

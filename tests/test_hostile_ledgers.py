@@ -18,14 +18,13 @@ import pytest
 
 import helpers
 import reference_ledger as form
-from safespawn import AuditError, audit
+from safespawn import AuditError, _probe, audit
 from safespawn.audit import (
     _summary,
     _verify_descent,
     _verify_keys,
     _verify_repeats,
     _verify_scan,
-    _verify_tails,
     _verify_walk,
     _verify_witness,
     html_report,
@@ -402,8 +401,8 @@ def test_process_that_is_no_number(tmp_path: Path) -> None:
 def test_process_of_any_kind(monkeypatch: pytest.MonkeyPatch, pid: object, start: object) -> None:
     """What is no number does not become part of a path: nothing is opened, and nothing can be told."""
     monkeypatch.setattr("builtins.open", None)
-    assert _verify_tails.process_runs((pid, start, "boot"), "boot") is None
-    assert _verify_tails.process_runs((os.getpid(), str(start), "boot"), "boot") is None
+    assert _probe.process_runs((pid, start, "boot"), "boot") is None
+    assert _probe.process_runs((os.getpid(), str(start), "boot"), "boot") is None
 
 
 def test_process_that_is_not_told_is_not_gone() -> None:

@@ -204,7 +204,7 @@ def test_process_that_writes_on_where_its_slot_was_emptied(
 ) -> None:
     """A process that retire cannot see, as in another container, is thought to be gone: its next record mends that."""
     ledger = host["ledger"]
-    monkeypatch.setattr("safespawn.audit._verify_tails.process_runs", lambda *_: False)
+    monkeypatch.setattr("safespawn._probe.process_runs", lambda *_: False)
     heard, told = os.pipe()
     go, on = os.pipe()
     pid = os.fork()

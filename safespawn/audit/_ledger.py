@@ -164,6 +164,10 @@ class Ledger:
             self._append_own("breakglass", {"reason": reason, "why": f"not opened: {before}", "of": None})
             return True
 
+    def _is_open(self) -> bool:
+        """Whether there is a ledger to write to; one that could not be opened may be opened now."""
+        return self._unopened is None or self._opens_late()
+
     def _unkept(self, event: str, sid: str | None, *, gate: bool) -> bool | None:
         """Count a record for which there is no ledger; raise if what it announces must not happen."""
         number = self._unopened.errno if self._unopened is not None else None
@@ -335,9 +339,8 @@ class Ledger:
         if getattr(self, "_closed", True):
             return
         try:
-            if (
-                self._unopened is None and self._core.counts().next
-            ):  # a forked child that has written nothing has nothing to forget
+            # A forked child that has written nothing has nothing to forget.
+            if self._unopened is None and self._core.counts().next:
                 warnings.warn(f"unclosed ledger {self.path!r}", ResourceWarning, source=self, stacklevel=2)
         finally:
             self.close()
@@ -382,7 +385,7 @@ class Ledger:
         ``native`` writes it straight from C; what ``make`` returns is written where that cannot.
         ``kept``: :func:`_core.new_kept`, for who must know what came of it when a handler raises.
         """
-        if self._unopened is not None and not self._opens_late():
+        if not self._is_open():
             return self._unkept(event, sid, gate=gate)
         kept = kept or _core.new_kept()
         flags = (0, _core.FREES, _core.FREES_TWO)[settles]
@@ -510,7 +513,7 @@ class Ledger:
 
     def checkpoint(self, why: str = "asked") -> None:
         """Write a checkpoint: how many records there are, what was lost, and the aggregate."""
-        if self._unopened is not None and not self._opens_late():
+        if not self._is_open():
             return
         with self._lock:
             self._tell_crowd()
@@ -521,7 +524,7 @@ class Ledger:
 
     def flush(self) -> None:
         """Wait until the disk has every record. Raises AuditError."""
-        if self._unopened is not None and not self._opens_late():
+        if not self._is_open():
             raise self._unopened or self._error(OSError(errno.EIO, os.strerror(errno.EIO)))
         if (error := self._core.flush()) and (error := self._flush_elsewhere(error)):
             raise self._error(OSError(-error, os.strerror(-error)))
@@ -532,7 +535,7 @@ class Ledger:
         False if that cannot be done (after a drop of privileges, say, or while another process is at it):
         the old one is written on.
         """
-        if self._unopened is not None and not self._opens_late():
+        if not self._is_open():
             return False
         return self._leave_segment("segment")
 
@@ -685,7 +688,7 @@ def _open_state(path: str) -> _core.File:
             fcntl.flock(file.fd, fcntl.LOCK_EX)
             try:
                 if not _has_head(file, path):
-                    file.put(_STATE_MAGIC.ljust(_STATE_UNIT, b"\0"))
+                    file.put(_slots.MAGIC.ljust(_slots.UNIT, b"\0"))
             finally:
                 fcntl.flock(file.fd, fcntl.LOCK_UN)
     except BaseException:
@@ -695,14 +698,11 @@ def _open_state(path: str) -> _core.File:
 
 
 def _has_head(file: _core.File, path: str) -> bool:
-    head = os.pread(file.fd, _STATE_UNIT, 0)
-    if not head.startswith(_STATE_MAGIC[: len(head)]):
+    head = os.pread(file.fd, _slots.UNIT, 0)
+    if not head.startswith(_slots.MAGIC[: len(head)]):
         raise AuditError(errno.EEXIST, "the file is no state of a ledger", path)
-    return len(head) == _STATE_UNIT
+    return len(head) == _slots.UNIT
 
-
-#: docs/audit-format.md, the state file.
-_STATE_MAGIC, _STATE_UNIT = b"SSSTATE1", 128
 
 _open_ledgers: weakref.WeakSet[Ledger] = weakref.WeakSet()
 

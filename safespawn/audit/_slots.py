@@ -1,4 +1,4 @@
-"""The slots of the state file: how many hold a chain, and giving them back.
+"""The slots of the state file: their form, how many hold a chain, and giving them back.
 
 A slot is never another chain's later: it is emptied, and where nothing is left around it the file has a
 hole. So no process needs to know which slots are free, and one that writes on against all likelihood harms
@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-UNIT = 128
+#: How the file begins, and the bytes of each slot.
+MAGIC, UNIT = b"SSSTATE1", 128
+#: A slot: which half counts, whether it is closed, chain, epoch; twice number and seal; zeros.
+FORM = struct.Struct("<II16sQQ32sQ32s16s")
 #: So many chains may have a slot. A verifier can check a few more (_verify_scan.CHAINS_MAX): room for those
 #: that begin at the same time, and for the one that retires segments.
 MOST = 1_000_000
@@ -93,25 +97,22 @@ class Room:
         return bound
 
 
-def give_back(fd: int, is_over: Callable[[Slot], bool], punch: Callable[[int, int], None]) -> int:
-    """Empty the slots of chains that are over; return how many. ``punch`` makes a hole. Raises OSError."""
-    count = 0
+def give_back(fd: int, is_over: Callable[[Slot], bool], punch: Callable[[int, int], None]) -> None:
+    """Empty the slots of chains that are over. ``punch`` makes a hole. Raises OSError."""
     for at, data in pieces(fd):
         left = bytearray(data)
         for where, unit in units(data):
             if at + where and is_over(slot(unit)):
                 os.pwrite(fd, _NOTHING, at + where)
                 left[where : where + UNIT] = _NOTHING
-                count += 1
         if left != data:
             _punch_empty(at, left, punch)
-    return count
 
 
 def slot(unit: bytes) -> Slot:
     """Return what a unit holds; of the first one, nonsense that is no chain's."""
-    half = 72 if unit[0] else 32
-    return Slot(unit[8:24], int.from_bytes(unit[half : half + 8], "little"), bool(unit[4]))
+    which, closed, chain, _, first, _, second, _, _ = FORM.unpack(unit)
+    return Slot(chain, second if which else first, bool(closed))
 
 
 def _punch_empty(at: int, data: bytearray, punch: Callable[[int, int], None]) -> None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from . import _slots
-from ._slots import UNIT
+from ._slots import FORM, MAGIC, UNIT
 from ._verify_segments import open_file
 
-MAGIC = b"SSSTATE1"
 #: A ledger that a verifier can check has fewer chains than that: see _verify_scan.CHAINS_MAX.
 SLOTS_MAX = 1 << 21
 #: A slot that is written all the time is never the same twice; then the last look must do.
 LOOKS = 64
-
-_SLOT = struct.Struct("<II16sQQ32sQ32s16s")
 
 
 class Slot(NamedTuple):
@@ -83,7 +79,7 @@ def _twice(fd: int, place: int, data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _add(state: State, byte: int, unit: bytes) -> None:
-    which, closed, chain, epoch, first, first_seal, second, second_seal, rest = _SLOT.unpack(unit)
+    which, closed, chain, epoch, first, first_seal, second, second_seal, rest = FORM.unpack(unit)
     if not any(unit):
         return  # given back under our eyes
     if which > 1 or closed > 1 or any(rest):

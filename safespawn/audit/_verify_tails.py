@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import _probe
 from . import _verify_scan as scan
 from ._verify_done import Done, Told
 from ._verify_findings import STATE
@@ -26,7 +27,7 @@ def hold(done: Done, boot: str) -> None:
         _begins(done, seen)
         _ends(done, seen, standing)
         # Before the state file is read again, which tells whether those that are gone had ended well.
-        seen.runs = None if seen.is_closed else process_runs(seen.process, boot)
+        seen.runs = None if seen.is_closed else _probe.process_runs(seen.process, boot)
     has_keys = done.counts["keyed"] or done.walk.has_keys
     if done.means.state is None and done.state_path is not None and has_keys:
         text = "the state file is not there: records that were cut off are not seen"
@@ -127,21 +128,3 @@ def intents(done: Done) -> None:
         place = intent.file, intent.line, intent.at
         text = "an intent without an outcome: the program may have run"
         done.noticed(place, place, Told(done.scanner.id(intent.chain), intent.n, "orphan-intent", text))
-
-
-def process_runs(process: tuple[object, object, object] | None, boot: str) -> bool | None:
-    """Return whether a process of this boot runs; None where that cannot be told.
-
-    A pid is used again: field 22 of /proc/PID/stat, when it started, tells them apart (proc(5)). It may be
-    anything that a record told: what is no number must not become part of a path.
-    """
-    if process is None or not boot or process[2] != boot:
-        return None
-    if type(process[0]) is not int or type(process[1]) is not int:
-        return None
-    try:
-        with open(f"/proc/{process[0]}/stat", "rb") as file:
-            start = file.read().rpartition(b")")[2].split()[19]
-    except (OSError, IndexError):
-        return False
-    return start == str(process[1]).encode()

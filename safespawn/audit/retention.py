@@ -8,13 +8,12 @@ import hashlib
 import json
 import os
 import stat
-import uuid
 from io import BufferedReader
 from typing import Any
 
 from .. import _probe
 from .._errors import AuditError
-from . import _files, _record, _slots
+from . import _files, _ids, _record, _slots
 from ._ledger import Ledger, Options
 from ._lines import START
 from .keys import find
@@ -84,9 +83,9 @@ class _Retiring(Ledger):
 
     def give_back(self, gone: _Heads) -> None:
         """Empty the slots of those chains that were told to be over: nothing else may lack its slot."""
-        if (state := self._core.counts().state) >= 0:
+        if self._core.counts().state >= 0:
             with _files.open_beside(self._place + ".state") as file:
-                _slots.give_back(state, lambda slot: gone.has_ended(gone.over(slot)), file.punch)
+                _slots.give_back(file.fd, lambda slot: gone.has_ended(gone.over(slot)), file.punch)
 
     def _opening(self) -> dict[str, Any]:
         return {**super()._opening(), "retires": _record.path(os.fsencode(self._told))}
@@ -188,20 +187,17 @@ class _Heads:
 
     def over(self, slot: _slots.Slot) -> str | None:
         """Return the chain of a slot if these are its last records, and its process can write no more."""
-        chain = str(uuid.UUID(bytes=slot.chain))
+        chain = _ids.text(slot.chain)
         head = self.known.get(chain)
         is_over = head is not None and slot.records <= head[0] + 1 and (slot.is_closed or self.is_dead(chain))
         return chain if is_over else None
 
     def is_dead(self, chain: str) -> bool:
         """Whether its process is seen to be gone: of an earlier boot, or not among those that run."""
-        # Here, because most who write a ledger never retire any of it.
-        from ._verify_tails import process_runs  # noqa: PLC0415
-
         here, (boot, process) = _probe.boot_id(), self.lives.get(chain, ("", None))
         if not boot or not here:
             return False
-        return boot != here or (process is not None and process_runs((*process, boot), here) is False)
+        return boot != here or (process is not None and _probe.process_runs((*process, boot), here) is False)
 
     def add(self, line: bytes) -> None:
         try:
