@@ -1004,15 +1004,20 @@ def test_segment_retired_by_a_record(rotated: tuple[Ledger, Chain]) -> None:
     assert any("retired" in text for text in result.checked)
 
 
+def retire_older(made: Ledger, chain: Chain, thief: Chain | None = None) -> None:
+    """Leave two segments, ``chain`` going on in the second, and retire the first; by the chain of a thief."""
+    older_segment = made.rotate()
+    made.checkpoint(chain)
+    made.rotate()
+    made.retire(older_segment, thief)
+
+
 def test_chain_that_was_retired_whole(tmp_path: Path) -> None:
     """A chain of which all records were retired is not missed; one record of it too few is."""
     made = Ledger(tmp_path)
     gone, chain = made.chain(), made.chain()
     made.close(gone)
-    older_segment = made.rotate()
-    made.checkpoint(chain)
-    made.rotate()
-    made.retire(older_segment)
+    retire_older(made, chain)
     assert look(made).ok
 
     fix_state(made, gone, 3, gone.agg)
@@ -1244,10 +1249,7 @@ def test_thief_excuses_a_whole_chain(tmp_path: Path) -> None:
     made = Ledger(tmp_path)
     victim, chain = made.chain(), made.chain()
     made.spawn(victim)
-    segment = made.rotate()
-    made.checkpoint(chain)
-    made.rotate()
-    made.retire(segment, chain)
+    retire_older(made, chain, chain)
 
     result = look(made)
     assert ("chain-missing", victim.chain) in [(f.reason, f.chain) for f in result.findings]

@@ -43,6 +43,17 @@ class At:
 
 def interrupt():
     raise KeyboardInterrupt
+
+def is_interrupted(do, at):
+    '''Do it with a handler at that moment; return whether that raised.'''
+    sys.setprofile(at)
+    try:
+        do()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
 """
 
 #: Does something with the ledger again and again, and lets a handler come one moment later each time.
@@ -103,13 +114,7 @@ def scene(case):
         number += case["step"]
         moment = f"{case['do']} {number}"
         at = At(number, handler)
-        sys.setprofile(at)
-        try:
-            do()
-        except KeyboardInterrupt:
-            raised += 1
-        finally:
-            sys.setprofile(None)
+        raised += is_interrupted(do, at)
         came = at.came
         for child in list(sys.modules["safespawn._child"]._abandoned):
             child.wait(20)
@@ -195,13 +200,7 @@ def scene(case):
         number += case["step"]
         at = At(number, None)
         at.handler = twice(at) if case["again"] else interrupt
-        sys.setprofile(at)
-        try:
-            do()
-        except KeyboardInterrupt:
-            raised += 1
-        finally:
-            sys.setprofile(None)
+        raised += is_interrupted(do, at)
         came = at.came
         let_all_end()
         if (booked := ledger._core.counts().booked):
