@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import heapq
 import re
 from collections import Counter, deque
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -59,10 +58,14 @@ def _brief(spawn: Spawn) -> Spawn:
     """Return a spawn without most of what can make it large: the last one of each key is kept."""
     if len(spawn.argv) <= _BRIEF and len(spawn.why) + len(spawn.refused_by) <= _BRIEF and not spawn.tags:
         return spawn
-    brief = copy.copy(spawn)
-    brief.argv, brief.redacted, brief.tags = spawn.argv[:_BRIEF], spawn.redacted[:_BRIEF], None
-    brief.why, brief.refused_by = spawn.why[:_BRIEF], spawn.refused_by[:_BRIEF]
-    return brief
+    return replace(
+        spawn,
+        argv=spawn.argv[:_BRIEF],
+        redacted=spawn.redacted[:_BRIEF],
+        tags=None,
+        why=spawn.why[:_BRIEF],
+        refused_by=spawn.refused_by[:_BRIEF],
+    )
 
 
 class Tally(Generic[Key]):

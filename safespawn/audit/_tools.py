@@ -202,7 +202,7 @@ _ROWS: tuple[tuple[str, Tool], ...] = (
     ("qemu-system-x86_64 qemu-system-aarch64 qemu-img", _tool(pairs="-object --object", separator="data=")),
     ("airdecap-ng mupdf stegsnow enum4linux openttd", _tool(next="-p")),
     ("ss-local ss-server ss-redir cryptcat sic", _tool(next="-k")),
-    ("yt-dlp youtube-dl cqlsh beeline hydra medusa smbmap netexec evil-winrm sqlmap", _tool(next="-p")),
+    ("yt-dlp youtube-dl cqlsh beeline hydra medusa sqlmap", _tool(next="-p")),
     ("vsql", _tool(next="-w")),
     ("mosquitto_pub mosquitto_sub mosquitto_rr", _tool(next="-P")),
     ("isql iusql", _tool(from_word=3)),
