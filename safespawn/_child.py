@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from . import _binding, _probe, _tree, audit
@@ -49,8 +50,8 @@ class Child:
         self.started_ns = time.monotonic_ns()
         self.unrecorded = unrecorded
         self.lost = False
-        #: Whether the ledger has put room by for the record of its end.
-        self.booked = True
+        #: Which chain has put room by for the record of its end; 0 for none.
+        self.booked = 0
         self.timeout_killed = False
         self._room = _binding.exit_room()
         self._elsewhere: Exit | None = None
@@ -194,20 +195,13 @@ class Child:
     def _record(self, reaped_by: str) -> None:
         if self.unrecorded:
             return
+        self._ending.settling = self.booked
+        event, make, native = "spawn.exit", partial(self._fields, reaped_by), None
         if self.lost:
-            told = {"pid": self.pid, "why": reaped_by}
-            audit.emit("exit.unknown", self.sid, lambda: told, settles=int(self.booked), kept=self._ending)
-            return
-        native = self._tell if self._elsewhere is None and self.booked else None
-        settles = int(self.booked)
-        audit.emit(
-            "spawn.exit",
-            self.sid,
-            lambda: self._fields(reaped_by),
-            settles=settles,
-            native=native,
-            kept=self._ending,
-        )
+            event, make = "exit.unknown", partial(dict, pid=self.pid, why=reaped_by)
+        elif self._elsewhere is None:
+            native = self._tell
+        audit.emit(event, self.sid, make, settles=1, native=native, kept=self._ending)
 
     def _tell(self, teller: Teller, kept: Any) -> int:
         took = time.monotonic_ns() - self.started_ns

@@ -253,6 +253,13 @@ ss_ledger_line(struct ss_ledger *ledger, const struct ss_record *record, uint8_t
 	return text.at - text.start;
 }
 
+/* What a record asks of this chain: it gives back only what was put by for it here. */
+static uint32_t
+ss_flags_here(const struct ss_ledger *ledger, uint32_t flags, const struct ss_kept *kept)
+{
+	return kept->settling == ledger->serial ? flags : flags & ~(uint32_t)(SS_ENTRY_FREES | SS_ENTRY_FREES_TWO);
+}
+
 /* What an intent books, and what its outcome and its exit free, also when they are lost. */
 static void
 ss_ledger_account(struct ss_ledger *ledger, uint32_t flags)
@@ -407,6 +414,18 @@ ss_ledger_lose(struct ss_ledger *ledger)
 	(void)__atomic_add_fetch(&ledger->secrets->lost, 1, __ATOMIC_RELAXED);
 }
 
+/* No remedy has helped a record: it is lost, and what was put by for it is given back. */
+SS_API void
+ss_ledger_give_up(struct ss_ledger *ledger, uint32_t flags, struct ss_kept *kept)
+{
+	ss_ledger_lose(ledger);
+	kept->told = 1;
+	if (ss_ledger_enter(ledger))
+		return;
+	ss_ledger_account(ledger, ss_flags_here(ledger, flags & ~(uint32_t)SS_ENTRY_BOOKS, kept));
+	ss_ledger_leave(ledger);
+}
+
 /*
  * Whether it is lost now. Else it is put in another way, or in another file; and the opening of a chain
  * is tried again.
@@ -430,9 +449,9 @@ ss_ledger_in_order(const struct ss_ledger *ledger, int32_t event)
 
 /* kept: NULL from those who would not do what is due. */
 static int
-ss_ledger_record(struct ss_ledger *ledger, const struct ss_record *record, struct ss_kept *kept)
+ss_ledger_record(struct ss_ledger *ledger, struct ss_record *record, struct ss_kept *kept)
 {
-	struct ss_kept unheard;
+	struct ss_kept unheard = { 0 };
 	uint64_t written;
 	int error, flush, is_heard = kept != NULL;
 
@@ -440,6 +459,7 @@ ss_ledger_record(struct ss_ledger *ledger, const struct ss_record *record, struc
 	kept->flags = 0;
 	if ((error = ss_ledger_enter(ledger)))
 		return error;
+	record->flags = ss_flags_here(ledger, record->flags, kept);
 	if ((error = ss_ledger_in_order(ledger, record->event))) {
 		ss_ledger_leave(ledger);
 		return error;
@@ -455,7 +475,7 @@ ss_ledger_record(struct ss_ledger *ledger, const struct ss_record *record, struc
 	if (!error || (!(record->flags & SS_ENTRY_BOOKS) && ss_ledger_is_loss(error, record)))
 		ss_ledger_account(ledger, record->flags);
 	kept->told = !error || ss_ledger_is_loss(error, record);
-	kept->booked = !error && (record->flags & SS_ENTRY_BOOKS);
+	kept->booked = !error && (record->flags & SS_ENTRY_BOOKS) ? ledger->serial : 0;
 	if (is_heard)
 		ss_ledger_look_ahead(ledger, kept);
 	written = ledger->written;

@@ -33,8 +33,9 @@ enum {
 /* What came of a record. It is filled in by the call itself: no handler of a signal comes in between. */
 struct ss_kept {
 	uint32_t flags;
-	uint8_t told;	/* it is in the file, or its loss was counted: it must not be told again */
-	uint8_t booked; /* what comes of it has its room put by, and must give that back */
+	uint8_t told;	   /* it is in the file, or its loss was counted: it must not be told again */
+	uint64_t booked;   /* the chain that has put room by for what comes of it, by its serial; 0 for none */
+	uint64_t settling; /* asked: the chain that has put this one's own room by, which is given back there only */
 };
 
 struct ss_entry {
@@ -120,6 +121,7 @@ struct ss_ledger {
 	uint64_t next, written, booked, due_again;
 	uint64_t reserve, reserved_end, limit;
 	uint64_t slot, epoch;
+	uint64_t serial; /* of the chain: no other of this process has it */
 	uint64_t since_checkpoint, checkpoint_records;
 	int64_t checkpoint_ns, checkpoint_at;
 	uint64_t synced, unsynced_bytes, unsynced_first, unsynced_next;

@@ -62,9 +62,11 @@ ss_uuid7(char ret_text[SS_ID_BYTES])
 static void
 ss_chain_begin(struct ss_ledger *ledger, struct ss_origin *origin)
 {
+	static uint64_t serials;
 	struct ss_secrets *secrets = ledger->secrets;
 
 	memcpy(ledger->chain, origin->chain, SS_ID_BYTES);
+	ledger->serial = __atomic_add_fetch(&serials, 1, __ATOMIC_RELAXED);
 	ledger->keyed = origin->keyed;
 	ledger->epoch = origin->epoch;
 	ledger->next = ledger->booked = ledger->slot = 0;

@@ -68,16 +68,6 @@ ss_ledger_flush(struct ss_ledger *ledger)
 	return ss_ledger_flush_to(ledger, written);
 }
 
-/* An intent that was kept is not followed by a program after all. */
-SS_API void
-ss_ledger_unbook(struct ss_ledger *ledger)
-{
-	if (ss_ledger_enter(ledger))
-		return;
-	ss_ledger_account(ledger, SS_ENTRY_FREES_TWO);
-	ss_ledger_leave(ledger);
-}
-
 /* ------------------------------------------------------------------ the next segment */
 
 /* Write what the old disk blocks may have lost again: the same lines, told before. */
@@ -257,7 +247,9 @@ ss_ledger_open(struct ss_setup *setup, struct ss_ledger **ret_ledger)
 	memcpy(ledger->boot, setup->boot, sizeof(ledger->boot));
 	memcpy(ledger->mode, setup->mode, sizeof(ledger->mode));
 	ss_chain_begin(ledger, &setup->origin);
-	(void)ss_ledger_book(ledger, 2); /* so that record 0 can tell whether there is a reserve */
+	/* So that record 0 can tell whether there is a reserve. Without room for it no slot is taken. */
+	if ((error = ss_ledger_book(ledger, 2)))
+		return error;
 	/* The slot comes before the registry's record: see docs/audit-format.md. */
 	return ledger->keyed && ledger->state_fd >= 0 ? ss_state_claim(ledger) : 0;
 }

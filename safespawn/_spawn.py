@@ -35,6 +35,7 @@ from ._process import Process
 from ._records import Records
 from ._spec import KEEP, Decision, Executable, Identity, Request, SpawnReport, Verdict, Word
 from .audit._core import Teller, intent, new_kept, started
+from .audit._ledger import Make
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -101,6 +102,11 @@ class _Job:
     def announced(self) -> bool:
         """Whether its intent was recorded, and so has booked room for what is still to be told."""
         return bool(self.intent.booked)
+
+    def settling(self) -> Any:
+        """Return what the record of the outcome is told with: it gives back what the intent has booked."""
+        self.ending.settling = self.intent.booked
+        return self.ending
 
     def decide(self, decision: Decision) -> None:
         """Take a decision; records tell the last one."""
@@ -235,17 +241,21 @@ def _accept(job: _Job, decision: Decision) -> None:
 
 
 def _refuse(job: _Job, verdict: Verdict) -> NoReturn:
-    report = job.report("refused")
-    audit.emit(
-        "spawn.denied",
-        job.sid,
-        lambda: Records.denied(job.request, report, verdict),
-        settles=2 * job.announced,
-        kept=job.ending,
-    )
+    report = _record_refusal(job, verdict)
     refusal = UnsafeSpawn(errno.EPERM, f"{verdict.guard}: {verdict.why}")
     refusal.report, refusal.guard = report, verdict.guard
     raise refusal
+
+
+def _record_refusal(job: _Job, verdict: Verdict) -> SpawnReport:
+    report = job.report("refused")
+    _record_last(job, "spawn.denied", lambda: Records.denied(job.request, report, verdict))
+    return report
+
+
+def _record_last(job: _Job, event: str, make: Make) -> None:
+    """Tell that nothing runs: no record of this spawn comes behind it."""
+    audit.emit(event, job.sid, make, settles=2, kept=job.settling())
 
 
 def _run_window(job: _Job, streams: _streams.Streams) -> Process:
@@ -273,7 +283,7 @@ def _open_window(
     streams: _streams.Streams,
 ) -> Process:
     report = partial(job.report, "exec", "exec")
-    child.booked = job.announced
+    child.booked = job.intent.booked
     outcome = job.outcome = _native(job, call, slot)
     if outcome.outcome != "exec":
         _fail(job, outcome.outcome, outcome.stage, outcome.errno)
@@ -291,7 +301,7 @@ def _settle(job: _Job, slot: _binding.Slot, child: _child.Child) -> None:
 
     A child that our caller will never see is reaped later; what was announced gets its one ending.
     """
-    child.booked, child.unrecorded = job.announced, not slot.ran
+    child.booked, child.unrecorded = job.intent.booked, not slot.ran
     # Either it could not be killed yet, or a program runs.
     if child.adopt(slot) or child.pidfd >= 0:
         _child.abandon(child)
@@ -316,9 +326,9 @@ def _record_start(
         "spawn.started",
         job.sid,
         lambda: Records.started(report(), slot.outcome(), child),
-        settles=int(job.announced),
-        native=partial(_tell_start, job, slot, child) if job.announced else None,
-        kept=job.ending,
+        settles=1,
+        native=partial(_tell_start, job, slot, child),
+        kept=job.settling(),
     )
     if not kept and audit.kills_unrecorded():
         child.send_signal(signal.SIGKILL)
@@ -417,6 +427,8 @@ def _announce(job: _Job, call: _binding.Call) -> None:
         )
     except AuditError as problem:
         problem.report = job.report("refused")
+        if job.announced:  # it is in the file, and the disk may not have it
+            _record_refusal(job, Verdict("intent-first", "deny", str(problem.strerror)))
         raise
 
 
@@ -672,13 +684,7 @@ def _fail(job: _Job, outcome: str, stage: str, number: int, problem: OSError | N
 
 def _record_failure(job: _Job, outcome: str, stage: str | None, number: int) -> SpawnReport:
     done, report = job.outcome, job.report(outcome, stage, number or None)
-    audit.emit(
-        "spawn.failed",
-        job.sid,
-        lambda: Records.failed(job.request, report, done),
-        settles=2 * job.announced,
-        kept=job.ending,
-    )
+    _record_last(job, "spawn.failed", lambda: Records.failed(job.request, report, done))
     return report
 
 

@@ -346,7 +346,7 @@ ss_put_started(struct ss_text *text, const void *about)
 	ss_say(text, "}", 1);
 }
 
-/* Frees one of the two records that the intent has booked. */
+/* Gives back one of the two records that the intent has booked. */
 SS_API int
 ss_ledger_started(const struct ss_teller *teller, const char *sid, const struct ss_result *result, int32_t pidfd,
     const char *how, struct ss_kept *kept)
@@ -394,7 +394,7 @@ ss_put_exit(struct ss_text *text, const void *about)
 	ss_say(text, "}", 1);
 }
 
-/* Frees the other. */
+/* Gives back the other. */
 SS_API int
 ss_ledger_exit(const struct ss_teller *teller, const char *sid, const struct ss_exit *exit, int64_t duration_ns,
     int32_t timeout_killed, struct ss_kept *kept)

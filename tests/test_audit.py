@@ -1024,9 +1024,12 @@ def test_short_write_spoils_no_later_line(path: Path, room: int) -> None:
     """A record that was written in part is one bad line: all that come after it can be read."""
     out = in_limits(
         """
-        opened = audit.open(ledger)
+        from safespawn.audit import _core
+        opened, mine, ending = audit.open(ledger), _core.new_kept(), _core.new_kept()
+        opened.append("guard.config", None, dict, gate=True, kept=mine)
+        ending.settling = mine.booked
         limit(room)
-        out["kept"] = opened.append("spawn.exit", None, lambda: {"pad": "x" * 1000}, settles=1)
+        out["kept"] = opened.append("spawn.exit", None, lambda: {"pad": "x" * 1000}, settles=1, kept=ending)
         unlimit()
         safespawn.run(["/bin/true", "after"])
         opened.close()
@@ -1041,6 +1044,7 @@ def test_short_write_spoils_no_later_line(path: Path, room: int) -> None:
     assert lines[-1] == b""
     assert [r["ev"] if r else "torn" for r in found] == [
         "chain.open",
+        "guard.config",
         "torn",
         "audit.degraded",
         "spawn.intent",
@@ -1048,7 +1052,7 @@ def test_short_write_spoils_no_later_line(path: Path, room: int) -> None:
         "spawn.exit",
         "chain.close",
     ]
-    assert len(lines[1]) == room
+    assert len(lines[2]) == room
     numbers = [r["n"] for r in found if r]
     assert numbers == sorted(set(numbers))
 

@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "safespawn._values",
         "safespawn._privileges",
         "safespawn.audit._ids",
+        "safespawn.audit._locks",
         "safespawn.audit._record",
         "safespawn.audit._lines",
         "safespawn.audit._segments",

@@ -374,6 +374,108 @@ def test_threads_of_a_child_past_libc(tmp_path: Path, faults: Path) -> None:
     assert len(ledger.of("guard.config")) == 80
 
 
+@pytest.mark.parametrize("how", ["python", "libc", "clone"])
+def test_fork_while_a_thread_has_the_lock(tmp_path: Path, faults: Path, how: str) -> None:
+    """A thread is in the middle of a rotation, which is long: a child of that moment waits for nobody."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+            has_it, go_on = threading.Event(), threading.Event()
+
+            def hold():
+                with opened._lock:
+                    has_it.set()
+                    go_on.wait()
+
+            def work():
+                signal.alarm(10)
+                safespawn.run(["/bin/true"])
+                opened.checkpoint()
+                assert opened.rotate()
+                opened.close()
+
+            holder = threading.Thread(target=hold)
+            holder.start()
+            has_it.wait()
+            codes = ended(child(work, case["how"]))
+            go_on.set()
+            holder.join()
+            opened.close()
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+        how=how,
+    )
+
+    assert out["codes"] == [0]
+    assert len(ledger.of("spawn.exit")) == 1
+
+
+@pytest.mark.parametrize("comes_to", ["something", "nothing"])
+@pytest.mark.parametrize("how", ["python", "libc", "clone"])
+def test_others_while_a_ledger_is_opened_late(tmp_path: Path, faults: Path, how: str, comes_to: str) -> None:
+    """The glass is broken, and a thread opens the ledger at last: other threads wait, children open it themselves.
+
+    Without the administrator's consent, which ends meanwhile, all that is not recorded is refused.
+    """
+    out, ledger = play(
+        """
+        def played(case):
+            glass = sys.modules["safespawn.audit._breakglass"]
+            glass.reason, glass.tell = lambda: "no directory yet", lambda text: None
+            place = case["where"] + "/place"
+            opened = audit.open(place + "/ledger", keys=case["keys"])
+            audit._bypass.rest()  # the record of our own fork would wait
+            safespawn.run(["/bin/true"])
+            os.mkdir(place, 0o700)
+            glass.reason, opened._no_try_before = lambda: None, 0
+            heard, told = os.pipe()
+            error = "EMFILE" if case["comes_to"] == "nothing" else None
+            arm(place, rule("open", error, only="ledger", park=heard))
+            answers = []
+
+            def spawn():
+                try:
+                    answers.append(safespawn.run(["/bin/true"]).returncode)
+                except AuditError as problem:
+                    answers.append(problem.errno)
+
+            def spawn_there():
+                disarm()
+                signal.alarm(10)
+                opened._no_try_before = 0
+                safespawn.run(["/bin/true"])
+
+            first, second = threading.Thread(target=spawn), threading.Thread(target=spawn)
+            first.start()
+            while not faults.done:
+                os.sched_yield()
+            codes = ended(child(spawn_there, case["how"]))
+            second.start()
+            os.write(told, b"..")
+            first.join()
+            second.join()
+            opened._no_try_before = 0
+            spawn()
+            opened.close()
+            os.rename(place + "/ledger", case["ledger"])
+            return dict(answers=answers, codes=codes)
+        """,
+        tmp_path,
+        faults,
+        keyed=False,
+        how=how,
+        comes_to=comes_to,
+    )
+    fails = comes_to == "nothing"
+
+    assert out["codes"] == [0]
+    assert out["answers"] == ([errno.EMFILE, errno.EMFILE, 0] if fails else [0, 0, 0])
+    assert len(ledger.of("spawn.exit")) == (2 if fails else 4)
+
+
 def test_ids_of_children_past_libc_differ(tmp_path: Path, faults: Path) -> None:
     """Children of clone(2) that start a program at the same moment give it an id of its own."""
     out, ledger = play(

@@ -312,6 +312,10 @@ def test_flush_that_fails_on(tmp_path: Path, mark: Path, faults: Path) -> None:
     assert out["booked"] == 0
     assert not list(tmp_path.glob("mark-*"))
     assert 1 <= len(ledger_check.segments(tmp_path / "ledger")) <= 4
+    # Its intent is in the file all the same, so what became of it is too.
+    denied = {record["sid"]: record["how"]["guards"][0] for record in ledger.of("spawn.denied")}
+    assert denied.keys() == {record["sid"] for record in ledger.of("spawn.intent")} and len(denied) == 20
+    assert {(one["g"], one["r"]) for one in denied.values()} == {("intent-first", "deny")}
 
 
 @KEYED

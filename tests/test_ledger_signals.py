@@ -217,6 +217,88 @@ def scene(case):
 """
 
 
+#: A ledger that could not be opened, where the glass is broken, is opened by a record; a handler comes meanwhile,
+#: one moment later each time. Whatever that does, the next program is recorded or refused.
+LATE = AT + """
+def scene(case):
+    where, problems, number, came, raised = case["where"], [], 0, True, 0
+    keys = where + "/keys" if case["keyed"] else None
+    if keys:
+        keys_of.initialise(keys)
+    glass = sys.modules["safespawn.audit._breakglass"]
+    glass.tell = lambda text: None
+    emitted = Counter()
+
+    def count(event, args):
+        if event.startswith("safespawn."):
+            emitted[event[10:]] += 1
+    sys.addaudithook(count)
+
+    def spawns():
+        safespawn.run(["/bin/true"])
+
+    def refuses():
+        raise AuditError(errno.EPERM, "by a handler")
+
+    def is_in_vain():
+        raise TimeoutError
+
+    handler = dict(interrupt=interrupt, spawns=spawns, refuses=refuses, is_in_vain=is_in_vain,
+                   closes=lambda: opened.close())[case["handler"]]
+    before = None
+    while came:
+        number += case["step"]
+        place = f"{where}/{number}"
+        emitted.clear()
+        glass.reason = lambda: "no directory yet"
+        opened = audit.open(place + "/ledger", mode=case["mode"], keys=keys)
+        spawns()
+        os.mkdir(place, 0o700)
+        opened._no_try_before = 0
+        at = At(number, handler)
+        try:
+            raised += is_interrupted(spawns, at)
+        except (AuditError, TimeoutError):
+            raised += 1
+        came = at.came
+        glass.reason, opened._no_try_before = lambda: None, 0
+        if opened.closed:
+            opened.close()
+            continue  # by a handler
+        spawns()
+        opened.close()
+        with open(place + "/ledger") as file:
+            records = [json.loads(line) for line in file]
+        told = Counter(record["ev"] for record in records)
+        if case["handler"] == "spawns":  # what is not in it was counted
+            lost = sum(record.get("lost", 0) for record in records)
+            missing = sum((emitted - told).values())
+            if lost != missing:
+                problems.append(f"{number}: {missing} records are missing, {lost} are told: {told}")
+        gc.collect()
+        for child in list(sys.modules["safespawn._child"]._abandoned):
+            child.wait(20)
+        before = before or len(fds())
+        if len(fds()) != before:
+            problems.append(f"{number}: descriptors {sorted(fds().values())}")
+            break
+    return dict(problems=problems, moments=number, raised=raised)
+"""
+
+
+@pytest.mark.parametrize("handler", ["interrupt", "spawns", "refuses", "is_in_vain", "closes"])
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+def test_late_opening_that_a_handler_comes_into(tmp_path: Path, faults: Path, handler: str, keyed: bool) -> None:
+    """The glass is broken, and the ledger is opened at last: no moment leaves the process without both."""
+    mode = "durable" if keyed else "require"
+    case = {"where": str(tmp_path), "handler": handler, "keyed": keyed, "mode": mode, "step": 5}
+    (out,) = faulting.run("from collections import Counter" + LATE, [case], tmp_path, faults)
+    assert "crashed" not in out and out["status"] == 0, out
+    assert out["problems"] == []
+    assert out["moments"] > 300
+    assert out["raised"] > 50 or handler in ("spawns", "closes")
+
+
 def play(where: Path, faults: Path, **case: Any) -> Iterator[tuple[str, dict[str, Any], ledger_check.Ledger]]:
     """Play it with all that a ledger does; yield what was done, what came of it, and the ledger."""
     cases = [{"do": do, "where": str(where / do), "step": case["often"].get(do, 1), **case} for do in DOS]

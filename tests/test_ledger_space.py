@@ -133,10 +133,13 @@ def test_how_much_is_put_by(kind: str, tmp_path: Path, reserve: int, least: int,
     out, ledger = on_disk(
         """
         sys.modules["safespawn.audit._ledger"].RESERVE = reserve
-        opened = audit.open(ledger)
+        from safespawn.audit import _core
+        opened, mine, ending = audit.open(ledger), _core.new_kept(), _core.new_kept()
+        opened.append("guard.config", None, dict, gate=True, kept=mine)
+        ending.settling = mine.booked
         fill()
         out["fit"] = 0
-        while opened.append("spawn.exit", None, lambda: dict(pad="x" * 1000), settles=1):
+        while opened.append("spawn.exit", None, lambda: dict(pad="x" * 1000), settles=1, kept=ending):
             out["fit"] += 1
         out["config"] = json.loads(open(ledger).readline())["config"]["reserve"]
         """,
@@ -244,6 +247,78 @@ def test_limit_of_file_size_ends_no_process(kind: str, tmp_path: Path, keyed: bo
     assert {0, errno.EFBIG} <= set(out["codes"]) <= {0, errno.EFBIG, errno.ENOSPC}  # the last of a short write
     assert out["at last"] == 0
     assert out["pending"] is False
+
+
+# ------------------------------------------------------------------ whose room it is
+
+
+def test_room_is_given_back_where_it_was_put_by(tmp_path: Path) -> None:
+    """A program that began under another ledger ends: what its record has put by there is not taken from one here."""
+    out = helpers.run_snippet(
+        """
+        from safespawn import audit
+        cat = dict(argv=["/bin/cat"], stdin=safespawn.PIPE, stdout=safespawn.DEVNULL)
+        def start():
+            return safespawn.spawn(cat["argv"], stdin=cat["stdin"], stdout=cat["stdout"])
+        def end(process):
+            process.stdin.close()
+            return process.wait()
+        audit.open(where + "/first")
+        early = start()
+        opened = audit.open(where + "/second")
+        late = start()
+        booked = lambda: opened._core.counts().booked
+        out["booked"] = [booked(), end(early), booked(), end(late), booked()]
+        """,
+        where=str(tmp_path),
+    )
+    assert out["booked"] == [8000, 0, 8000, 0, 0]
+
+
+def test_room_of_a_record_that_no_remedy_helps(tmp_path: Path) -> None:
+    """The ledger is deleted, and there can be no other: the exit is lost, and its room is given back."""
+    out = helpers.run_snippet(
+        """
+        from safespawn import audit
+        opened = audit.open(where + "/ledger")
+        process = safespawn.spawn(["/bin/cat"], stdin=safespawn.PIPE, stdout=safespawn.DEVNULL)
+        os.remove(where + "/ledger")
+        os.mkdir(where + "/ledger")
+        process.stdin.close()
+        before = opened._core.counts()
+        code, after = process.wait(), opened._core.counts()
+        out.update(code=code, booked=[before.booked, after.booked], lost=after.lost - before.lost)
+        """,
+        where=str(tmp_path),
+    )
+    assert out == {"code": 0, "booked": [8000, 0], "lost": 1}
+
+
+def test_opening_without_room_takes_nothing(tmp_path: Path) -> None:
+    """No room for its first record: no slot, no line of the registry, no descriptor, whoever keeps the exception."""
+    out = helpers.run_snippet(
+        """
+        import resource
+        from safespawn import audit, AuditError
+        ledger, keys = where + "/ledger", where + "/keys"
+        audit.keys.initialise(keys)
+        audit.open(ledger, keys=keys).close()
+        def taken():
+            return [os.stat(where + name).st_size for name in ("/ledger", "/ledger.state", "/keys/registry.jsonl")]
+        before, kept, fds = taken(), [], len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (max(before) + 4000, resource.RLIM_INFINITY))
+        for _ in range(5):
+            try:
+                audit.open(ledger, keys=keys)
+            except AuditError as problem:
+                kept.append(problem)
+        out["errors"] = [problem.errno for problem in kept]
+        out["taken"] = [now - then for now, then in zip(taken(), before)]
+        out["fds"] = len(os.listdir("/proc/self/fd")) - fds
+        """,
+        where=str(tmp_path),
+    )
+    assert out == {"errors": [errno.EFBIG] * 5, "taken": [0, 0, 0], "fds": 0}
 
 
 # ------------------------------------------------------------------ break-glass

@@ -14,14 +14,13 @@ import functools
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .. import _binding
 from .._errors import AuditError
-from . import _bypass, _record, _redaction, keys, retention
+from . import _bypass, _locks, _record, _redaction, keys, retention
 from ._ids import uuid7
 from ._ledger import Describe, LateFailure, Ledger, Make, Mode, Native, Options
 from ._redaction import redact
@@ -45,14 +44,10 @@ class _Current:
     ledger: Ledger | None = None
     asked_environment = False
     ending = False
-    lock = threading.RLock()
+    locks: _locks.Locks = {}  # noqa: RUF012 - of the process
 
 
-def _new_lock() -> None:
-    _Current.lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_new_lock)
+os.register_at_fork(after_in_child=_Current.locks.clear)
 
 
 def open(  # noqa: A001
@@ -93,7 +88,7 @@ def open(  # noqa: A001
     options = Options(
         keys, max_bytes, max_seconds, append_only, checkpoint_seconds, late_failure, tuple(mirrors)
     )
-    with _Current.lock:
+    with _locks.ours(_Current.locks):
         opened = Ledger(path, mode, options)
         before, _Current.ledger = _Current.ledger, opened
         _redaction.use_key(opened.redaction)
@@ -203,7 +198,7 @@ def _ledger() -> Ledger | None:
         return ledger
     if _Current.asked_environment:
         return None
-    with _Current.lock:
+    with _locks.ours(_Current.locks):
         # Whoever started a program with more rights than their own chose its environment too.
         path = None if _binding.is_secure() else os.environ.get("SAFESPAWN_AUDIT")
         if path and not _Current.asked_environment:

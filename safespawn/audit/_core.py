@@ -173,7 +173,10 @@ class Birth(NamedTuple):
 
 
 def new_kept() -> Any:
-    """Return room for what came of a record: ``told`` once, and whether it has ``booked`` room."""
+    """Return room for what came of a record: ``told`` once, and which chain has ``booked`` room, 0 for none.
+
+    Who writes what was booked for sets ``settling`` to that: only there it is given back.
+    """
     return _ffi.new(_KEPT)
 
 
@@ -195,7 +198,11 @@ class Core:
         setup.file = file.raw
         if state is not None:
             setup.state, setup.claims = (one.raw for one in state)
-        check(_LIB.ss_ledger_open(setup, self._made))
+        try:
+            check(_LIB.ss_ledger_open(setup, self._made))
+        except BaseException:
+            _ffi.release(self._made)  # now: the exception keeps us for as long as somebody looks at it
+            raise
         self.raw = self._made[0]
 
     @property
@@ -225,9 +232,9 @@ class Core:
         """Count a record that is in no file."""
         _LIB.ss_ledger_lose(self.raw)
 
-    def unbook(self) -> None:
-        """Give back what an intent had booked, because nothing will be started."""
-        _LIB.ss_ledger_unbook(self.raw)
+    def give_up(self, flags: int, kept: Any) -> None:
+        """Count a record that no remedy has helped, and give back what was put by for it."""
+        _LIB.ss_ledger_give_up(self.raw, flags, kept)
 
     def flush(self) -> int:
         """Wait until the disk has all records; answers 0 or a negative errno."""

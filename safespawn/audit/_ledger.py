@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .. import _probe
 from .._descriptors import identity
 from .._errors import AuditError
-from . import _breakglass, _bypass, _core, _files, _ids, _record, _redaction, _slots
+from . import _breakglass, _bypass, _core, _files, _ids, _locks, _record, _redaction, _slots
 from . import keys as keys_of
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ MIRROR_GRACE = 2.0
 RESERVE = 1 << 20
 #: Seconds between two new segments, at most, while no segment can be flushed.
 PAUSE_MAX = 60
+#: Seconds that nobody tries to open a ledger while somebody is at it: a signal handler in the same thread.
+OPENING_MAX = 60
 
 #: Writes one record from C: called with the ledger and room for what came of it; answers an errno.
 Native = Callable[[_core.Teller, Any], int]
@@ -89,8 +91,8 @@ class Ledger:
         self.options = options
         self._place = _files.place_of(self.path)
         self._told = os.path.realpath(self._place)  # one name for the registry, whichever it was opened by
-        self._lock = threading.RLock()
-        self._closed = False
+        self._locks: _locks.Locks = {}
+        self._closed = True  # until there is something to close
         self._teller: _core.Teller | None = None
         self._broken = 0
         self._segment_began = time.monotonic()
@@ -102,16 +104,23 @@ class Ledger:
         #: Why there is none yet, where the glass is broken; how many records it has not had meanwhile.
         self._unopened: AuditError | None = None
         self._untold, self._tries, self._no_try_before = 0, 0, 0.0
+        self._closed = False
         try:
             self._begin()
-        except AuditError as problem:
+        except BaseException as problem:  # noqa: BLE001 - it is raised again, or told
             self._do_without(problem)
         _open_ledgers.add(self)
+
+    @property
+    def _lock(self) -> threading.RLock:
+        return _locks.ours(self._locks)
 
     # -------------------------------------------------------------- opening
 
     def _begin(self) -> None:
+        """Open the file and the chain. What is seen from outside changes with the last step only."""
         strict = self.mode != "best_effort"
+        self._runner = None
         try:
             with contextlib.ExitStack() as stack:
                 keys = keys_of.find(self.options.keys)
@@ -125,57 +134,84 @@ class Ledger:
             self._mirror()
             self._opened()
             self._tell_crowd()
-        except BaseException as problem:
-            self._closed = True
-            if hasattr(self, "_core"):
-                self._end()
-            if isinstance(problem, OSError):
-                raise self._error(problem) from problem
-            raise
+            if self._unopened is not None:
+                self._tell_absence(self._unopened)
+        except OSError as problem:
+            if problem.errno is None:
+                raise  # a handler's own, a TimeoutError say
+            raise self._error(problem) from problem
+        told = 0
+        while told < self._untold:  # a handler may add to them until it is open
+            self._core.lose()
+            told += 1
+        self._unopened = None
 
-    def _do_without(self, problem: AuditError) -> None:
+    def _do_without(self, problem: BaseException) -> None:
         """Go on without a ledger if the administrator lets us; else raise."""
-        reason = None if self.mode == "best_effort" else _breakglass.reason()
-        if reason is None:
+        self._closed = True  # whatever interrupts us
+        self._abandon()
+        opens_late = isinstance(problem, AuditError) and self.mode != "best_effort"
+        reason = _breakglass.reason() if opens_late else None
+        if reason is None or not isinstance(problem, AuditError):
             raise problem
-        self._unopened, self._runner, self._closed = problem, None, False
         self.redaction = _redaction.own_key()
         self._no_try_before = time.monotonic() + 1
         _breakglass.tell(f"breakglass: {problem}; reason given: {reason}")
+        self._unopened, self._closed = problem, False
 
-    def _opens_late(self) -> bool:
-        """Whether there is a ledger now. It is tried again at times, whoever broke the glass."""
+    def _opens_late(self, unkept: int = 0) -> bool:
+        """Whether there is a ledger now. It is tried again at times, whoever broke the glass.
+
+        ``unkept``: so many records are not in it if not.
+        """
         with self._lock:
-            if self._unopened is None or self._closed or time.monotonic() < self._no_try_before:
-                return self._unopened is None
-            before, untold = self._unopened, self._untold
-            self._unopened = None
+            if self._unopened is None:
+                return True
+            if self._closed or time.monotonic() < self._no_try_before:
+                self._untold += unkept  # here, where nobody opens it meanwhile, who tells of them
+                return False
+            self._no_try_before = time.monotonic() + OPENING_MAX
+            self._tries += 1
             try:
                 self._begin()
-            except AuditError as problem:
-                self._unopened, self._runner, self._closed = problem, None, False
-                self._tries += 1
+            except BaseException as problem:
+                if self._unopened is None:
+                    raise  # by a handler, when it was open already
                 self._no_try_before = time.monotonic() + min(2**self._tries, PAUSE_MAX)
+                self._abandon()
+                if not isinstance(problem, AuditError):
+                    raise
+                self._unopened = problem
+                self._untold += unkept
                 return False
-            _redaction.use_key(self.redaction)
-            for _ in range(untold):
-                self._core.lose()
-            reason = _record.path(os.fsencode(_breakglass.reason() or ""))
-            self._append_own("breakglass", {"reason": reason, "why": f"not opened: {before}", "of": None})
+            if self._closed:  # a handler has closed it meanwhile
+                self._write_end()
+                self._end()
             return True
+
+    def _tell_absence(self, why: AuditError) -> None:
+        """Tell why there was no ledger until now."""
+        _redaction.use_key(self.redaction)
+        reason = _record.path(os.fsencode(_breakglass.reason() or ""))
+        self._append_own("breakglass", {"reason": reason, "why": f"not opened: {why}", "of": None})
+
+    def _abandon(self) -> None:
+        """Let go of what was begun of an opening."""
+        if hasattr(self, "_core"):
+            self._end()
 
     def _is_open(self) -> bool:
         """Whether there is a ledger to write to; one that could not be opened may be opened now."""
         return self._unopened is None or self._opens_late()
 
     def _unkept(self, event: str, sid: str | None, *, gate: bool) -> bool | None:
-        """Count a record for which there is no ledger; raise if what it announces must not happen."""
-        number = self._unopened.errno if self._unopened is not None else None
+        """Raise for a record that there is no ledger for, if what it announces must not happen."""
+        unopened = self._unopened
+        number = (unopened and unopened.errno) or errno.EIO
         if self._closed:
             return None
-        self._untold += 1
-        if gate and not self._breaks_glass(event, sid, number or errno.EIO):
-            self.refuse(number or errno.EIO)
+        if gate and not self._breaks_glass(event, sid, number):
+            self.refuse(number)
         return False
 
     def _mirror(self) -> None:
@@ -381,11 +417,11 @@ class Ledger:
         ``gate``: what it announces has not happened yet, and must not when it cannot be
         written: AuditError, unless the mode is ``best_effort``. Without ``gate`` nothing is
         raised: the loss is counted, and told by the next record that can be written.
-        ``settles``: how many of the two records that an intent books this one is worth.
+        ``settles``: how many of the two records this one is worth that ``kept.settling`` has put room by for.
         ``native`` writes it straight from C; what ``make`` returns is written where that cannot.
         ``kept``: :func:`_core.new_kept`, for who must know what came of it when a handler raises.
         """
-        if not self._is_open():
+        if self._unopened is not None and not self._opens_late(unkept=1):
             return self._unkept(event, sid, gate=gate)
         kept = kept or _core.new_kept()
         flags = (0, _core.FREES, _core.FREES_TWO)[settles]
@@ -421,19 +457,20 @@ class Ledger:
     def _write(
         self, event: str, sid: str | None, make: Make, flags: int, native: Native | None, kept: Any
     ) -> int:
+        error = 0
         for _ in range(4):  # each of the remedies helps once
             error = -errno.EMSGSIZE if native is None else native(self._teller or self._make_teller(), kept)
             if error == -errno.EMSGSIZE:
                 error = self._core.append(event, sid, _record.members(make()), flags, kept)
             if error and kept.flags & _core.UNFLUSHED:
-                return self._unflushed(error, flags, kept)
+                error = self._flush_elsewhere(error)
+                return error if flags & _core.BOOKS else 0  # only that must be on the disk by now
             if error not in _REMEDIABLE:
                 return error
             if failure := self._remedied(error):
                 error = failure
                 break
-        self._core.lose()  # the core has not counted it: there might have been a remedy
-        kept.told = True
+        self._core.give_up(flags, kept)
         return error
 
     def _remedied(self, error: int) -> int:
@@ -443,14 +480,6 @@ class Ledger:
         if error == -errno.ECHILD:
             return 0 if self._begin_anew() else error
         return 0 if self._follow() else error  # deleted: nobody would read what we write there
-
-    def _unflushed(self, error: int, flags: int, kept: Any) -> int:
-        """Only what announces something must be on the disk by now; the others are in the file."""
-        if (error := self._flush_elsewhere(error)) and flags & _core.BOOKS:
-            kept.booked = False
-            self._core.unbook()
-            return error
-        return 0
 
     def _flush_elsewhere(self, error: int) -> int:
         """The disk has failed under a record that is in the file: go on in another segment.
@@ -658,14 +687,15 @@ class Ledger:
 
     def _after_fork_there(self) -> None:
         """Locks may be held by threads that are not here. The core has begun the child's chain itself."""
-        self._lock = threading.RLock()
+        self._locks = {}
         self._broken = self._untold = 0
+        self._no_try_before = 0.0  # whoever was at it is not here
         self._early = []  # the parent tells it
         if self._runner is not None:
             self._runner.after_fork()
 
 
-#: Errors of the core that there is a remedy for.
+#: Errors of the core that there is a remedy for. It counts no loss then.
 _REMEDIABLE = (-errno.ENOTCONN, -errno.ECHILD, -errno.ESTALE)
 
 _WHY = {
