@@ -163,14 +163,26 @@ ss_ledger_map(struct ss_ledger **ret_ledger)
 
 /* Every ledger of this process, so that a fork finds nobody in the middle of a line. */
 static struct {
+	pid_t pid; /* whose queue that is */
 	struct ss_queue queue;
 	struct ss_ledger *first;
 } ss_ledgers;
 
+/* A fork past libc may leave the queue to a thread that is not here. The list is whole after each of its steps. */
+static void
+ss_ledgers_enter(void)
+{
+	const pid_t pid = getpid();
+
+	if (__atomic_exchange_n(&ss_ledgers.pid, pid, __ATOMIC_SEQ_CST) != pid)
+		explicit_bzero(&ss_ledgers.queue, sizeof(ss_ledgers.queue));
+	ss_queue_enter(&ss_ledgers.queue);
+}
+
 static void
 ss_ledgers_add(struct ss_ledger *ledger)
 {
-	ss_queue_enter(&ss_ledgers.queue);
+	ss_ledgers_enter();
 	ledger->other = ss_ledgers.first;
 	ss_ledgers.first = ledger;
 	ss_queue_leave(&ss_ledgers.queue);
@@ -179,7 +191,7 @@ ss_ledgers_add(struct ss_ledger *ledger)
 static void
 ss_ledgers_remove(struct ss_ledger *ledger)
 {
-	ss_queue_enter(&ss_ledgers.queue);
+	ss_ledgers_enter();
 	for (struct ss_ledger **at = &ss_ledgers.first; *at != NULL; at = &(*at)->other)
 		if (*at == ledger) {
 			*at = ledger->other;
@@ -338,7 +350,7 @@ ss_ledger_take_over(struct ss_ledger *ledger, struct ss_origin *origin)
 static void
 ss_ledgers_hold(void)
 {
-	ss_queue_enter(&ss_ledgers.queue);
+	ss_ledgers_enter();
 	for (struct ss_ledger *ledger = ss_ledgers.first; ledger != NULL; ledger = ledger->other) {
 		ss_queue_enter(&ledger->secrets->writing);
 		explicit_bzero(&ledger->heir, sizeof(ledger->heir));
@@ -366,6 +378,7 @@ static void
 ss_ledgers_inherit(void)
 {
 	explicit_bzero(&ss_ledgers.queue, sizeof(ss_ledgers.queue));
+	ss_ledgers.pid = getpid();
 	for (struct ss_ledger *ledger = ss_ledgers.first; ledger != NULL; ledger = ledger->other)
 		if (ledger->heir.chain[0] != '\0')
 			ss_ledger_take_over(ledger, &ledger->heir);
@@ -381,6 +394,7 @@ ss_ledger_hook_forks(void)
 
 	if (__atomic_exchange_n(&is_hooked, 1, __ATOMIC_SEQ_CST))
 		return 0;
+	ss_ledgers.pid = getpid();
 	return pthread_atfork(ss_ledgers_hold, ss_ledgers_release, ss_ledgers_inherit);
 }
 

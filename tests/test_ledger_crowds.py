@@ -67,6 +67,18 @@ def waits(thread):
 def asleep(thread):
     while thread.native_id is None or not waits(thread):
         os.sched_yield()
+
+FUTEX = "202" if os.uname().machine == "x86_64" else "98"
+
+def is_held_up(thread):
+    '''Whether a thread waits for a lock, for however long: not for the GIL, which is looked for again and again.'''
+    with open(f"/proc/self/task/{thread.native_id}/syscall") as file:
+        call, *arguments = file.read().split()
+    return call == FUTEX and int(arguments[3], 16) == 0
+
+def held_up(thread):
+    while thread.native_id is None or not is_held_up(thread):
+        os.sched_yield()
 """
 
 
@@ -398,6 +410,7 @@ def test_fork_while_a_thread_has_the_lock(tmp_path: Path, faults: Path, how: str
             holder = threading.Thread(target=hold)
             holder.start()
             has_it.wait()
+            held_up(holder)  # and the GIL is ours
             codes = ended(child(work, case["how"]))
             go_on.set()
             holder.join()
@@ -474,6 +487,43 @@ def test_others_while_a_ledger_is_opened_late(tmp_path: Path, faults: Path, how:
     assert out["codes"] == [0]
     assert out["answers"] == ([errno.EMFILE, errno.EMFILE, 0] if fails else [0, 0, 0])
     assert len(ledger.of("spawn.exit")) == (2 if fails else 4)
+
+
+def test_fork_past_libc_while_a_thread_forks(tmp_path: Path, faults: Path) -> None:
+    """A thread is about to fork, and waits for one that writes: a child of clone(2) opens a ledger of its own."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], keys=case["keys"])
+            heard, told = os.pipe()
+            arm(case["where"], rule("write", only="/ledger", park=heard))
+            writer = threading.Thread(target=lambda: tell(opened))
+            forker = threading.Thread(target=lambda: ended(child(lambda: None, "libc")))
+            audit._bypass.rest()  # the record of that fork would wait
+            writer.start()
+            while not faults.done:
+                os.sched_yield()
+            forker.start()
+            held_up(forker)  # and the GIL is ours: the child cannot get it from another thread
+
+            def open_another():
+                disarm()
+                signal.alarm(10)
+                audit.open(case["where"] + "/other").close()
+
+            codes = ended(child(open_another, "clone"))
+            os.write(told, b".")
+            writer.join()
+            forker.join()
+            opened.close()
+            return dict(codes=codes)
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["codes"] == [0]
+    assert len(ledger.of("guard.config")) == len(ledger.of("chain.fork")) == 1
 
 
 def test_ids_of_children_past_libc_differ(tmp_path: Path, faults: Path) -> None:
