@@ -12,6 +12,7 @@ import os
 import platform
 import resource
 import struct
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -200,6 +201,33 @@ def process_runs(process: tuple[object, object, object] | None, boot: str) -> bo
         return False
 
 
+def pid_namespace() -> int | None:
+    """Return the inode of our PID namespace, which no other has as long as it lives; None if unknown.
+
+    It is ours also where /proc is that of another namespace.
+    """
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
+
+
+def is_gone(pid: int | None, namespace: int | None) -> bool:
+    """Return whether no process of a PID namespace has that pid; False where it cannot be told.
+
+    Both are as a record told, which may be any number. Not looked up in /proc, which may hide the processes
+    of others (`hidepid`) or be of another namespace. And not told apart by when it started, which is counted
+    anew in a time namespace: where the pid is used again, nothing can be told.
+    """
+    if pid is None or not 0 < pid < 1 << 31 or namespace is None or namespace != pid_namespace():
+        return False
+    try:
+        os.kill(pid, 0)
+    except OSError as problem:
+        return problem.errno == errno.ESRCH
+    return False
+
+
 @lru_cache(maxsize=1)
 def _who_in(pid: int) -> dict[str, object]:
     start: int | None
@@ -252,6 +280,11 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return ""
+
+
+def booted_ns() -> int:
+    """Return when this kernel was booted, by the clock as it is now: nanoseconds since 1970."""
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def kernel_version() -> tuple[int, int]:

@@ -72,6 +72,10 @@ class Chain:
             "eff": "1fffeffffff", "prm": "1fffeffffff", "inh": "0",
         }  # fmt: skip
 
+    def opener(self) -> dict[str, Any]:
+        """Return the member `who` of `chain.open`."""
+        return {**self.who(), "pid_ns": 4026531836}
+
     def about(
         self,
         argv: list[Any],
@@ -179,7 +183,7 @@ def realistic(count: int, *, days: float = 5, seed: int = 7) -> Iterator[bytes]:
     chain = Chain(seed)
     dice = chain.random
     weights = [one[3] for one in WORK]
-    yield chain.record("chain.open", None, who=chain.who(), library="0.1.0", parent=None, keys=None, config="")
+    yield chain.record("chain.open", None, who=chain.opener(), library="0.1.0", parent=None, keys=None, config="")
     apart = int(days * 86400 * SECOND * 3 / count)
     while chain.number < count:
         argv, as_uid, tags, _ = dice.choices(WORK, weights)[0]
@@ -240,7 +244,7 @@ def eventful() -> bytes:
     """Return a short ledger with one of everything, hostile arguments among it."""
     chain = Chain(3)
     lines = [
-        chain.record("chain.open", None, who=chain.who(), library="0.1.0", parent=None, keys=None, config=""),
+        chain.record("chain.open", None, who=chain.opener(), library="0.1.0", parent=None, keys=None, config=""),
         chain.ran(["/bin/true"]),
         chain.ran(["/bin/sh", "-c", "exit 3"], code=3, as_uid=65534, tags={"job": "nightly", "build": "7"},
                   how=chain.how("launcher", (ALONE, LAUNCHED))),

@@ -23,6 +23,7 @@ ZERO = bytes(32)
 LINE_MAX = 8000
 EPOCH_MAGIC, STATE_MAGIC = b"SSEPOCH1", b"SSSTATE1"
 UNIT = 128
+PID_NS = 4_026_531_836
 BOOT = "0f3b7e5c-52d1-4d0c-9d50-94f7a5f5c111"
 
 
@@ -319,7 +320,8 @@ class Ledger:
     ) -> None:
         if chain.slot >= 0:
             self.store(chain)  # the seal of no record: nobody can make it later
-        told = {"who": {"pid": 4_000_000, "start": 1, **who}, "library": "0", "parent": parent, "keys": chain.keys}
+        process = {"pid": 4_000_000, "start": 1, "pid_ns": PID_NS, **who}
+        told = {"who": process, "library": "0", "parent": parent, "keys": chain.keys}
         self.append(chain, "chain.open", {**told, "config": {}, **more})
 
     def fork(self, parent: Chain) -> Chain:

@@ -167,6 +167,30 @@ def test_who(path: Path) -> None:
         assert int(who[key], 16) == int(status[name], 16)
 
 
+@root_only
+def test_namespace_of_the_pid(path: Path) -> None:
+    """The opening of a chain alone says in which PID namespace its process is; null where /proc is missing."""
+    helpers.run_snippet(
+        """
+from safespawn import audit
+opened = audit.open(ledger)
+safespawn.run(["/bin/true"])
+os.mkdir(ledger + ".root")
+os.chroot(ledger + ".root")
+if not (child := os.fork()):
+    opened.checkpoint()
+    os._exit(0)
+os.waitpid(child, 0)
+""",
+        ledger=str(path),
+    )
+    whos = [(r["ev"], r["who"]) for r in helpers.records(path) if "who" in r]
+    told = [(event, who["pid_ns"]) for event, who in whos if "pid_ns" in who]
+
+    assert "spawn.intent" in dict(whos)
+    assert told == [("chain.open", os.stat("/proc/self/ns/pid").st_ino), ("chain.open", None)]
+
+
 def test_what(path: Path, tmp_path: Path) -> None:
     """The intent says what is started: arguments, file, directory and descriptors."""
     out = tmp_path / "out"

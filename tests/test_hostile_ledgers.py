@@ -408,11 +408,26 @@ def test_process_of_any_kind(monkeypatch: pytest.MonkeyPatch, pid: object, start
 def test_process_that_is_not_told_is_not_gone() -> None:
     """A chain of this boot whose process nobody can look for is not taken for one that ended."""
     heads = retention._Heads()
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    for number, pid in ((5, '"self"'), (6, "4194305")):  # the second is above any pid_max
-        (made,) = plain([("chain.open", f',"boot":"{boot}","who":{{"pid":{pid},"start":1}},"keys":null')], uuid(number))
+    told = {"boot": _probe.boot_id(), "who": {"pid": 4194305, "start": 1, "pid_ns": _probe.pid_namespace()}}
+    kinds: list[tuple[bool, dict[str, Any]]] = [
+        (True, {}),  # above any pid_max
+        *((False, {"pid": pid}) for pid in ("self", "4194305", None, True, 0, -1, 1 << 31, 1 << 80, 4194305.0, os.getpid())),
+        *((False, {"pid_ns": inode}) for inode in (None, "self", True, 0, -1, 1 << 80, [_probe.pid_namespace()])),
+    ]
+    for number, (_, odd) in enumerate(kinds):
+        members = json.dumps({**told, "who": {**told["who"], **odd}, "keys": None})[1:-1]
+        (made,) = plain([("chain.open", "," + members)], uuid(number))
         heads.add(made[:-1])
-    assert [heads.is_dead(uuid(number)) for number in (5, 6)] == [False, True]
+    assert [heads.is_dead(uuid(number)) for number in range(len(kinds))] == [gone for gone, _ in kinds]
+
+
+@pytest.mark.parametrize("last", ["1", '"1"', "null", "Infinity", "1e9", "9" * 30, "true"])
+def test_time_of_any_kind(last: str) -> None:
+    """A chain of another boot is over where a number says that it wrote before ours: not for anything else."""
+    heads = retention._Heads()
+    (made,) = plain([("chain.open", f',"boot":"another","t":{last},"who":{{"pid":1}},"keys":null')])
+    heads.add(made[:-1])
+    assert heads.is_dead(uuid(1)) is (last == "1")
 
 
 def test_too_many_witnessed_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

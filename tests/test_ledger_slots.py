@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 import signal
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 import helpers
+import parents
 from safespawn import AuditError, _probe, audit
 from safespawn.audit import _slots, _verify_state, retention, verifier
 
@@ -151,18 +154,41 @@ def test_chain_with_a_record_left_keeps_its_slot(host: dict[str, Any]) -> None:
     assert findings(host) == []
 
 
+def later_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it look as if we had been booted after all that was written so far."""
+    booted = time.time_ns()
+    monkeypatch.setattr(_probe, "boot_id", lambda: "00000000-0000-4000-8000-000000000001")
+    monkeypatch.setattr(_probe, "booted_ns", lambda: booted)
+
+
 def test_chains_of_an_earlier_boot(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """No process of another boot runs: what it left open is over, though its opening was retired before."""
     assert host["ledger"].rotate()
     tell(host["ledger"], more=1)
     waits = child(host["ledger"], "waits")
     assert host["ledger"].rotate() and host["ledger"].rotate()
-    monkeypatch.setattr(_probe, "boot_id", lambda: "00000000-0000-4000-8000-000000000001")
+    later_boot(monkeypatch)
     retention.retire(host["path"], keep=1, keys=host["keys"])
     os.kill(waits, signal.SIGKILL)
     os.waitpid(waits, 0)
 
     assert used(host["path"]) == 2  # ours, which has written checkpoints since, and that of the retirement
+
+
+def test_chain_that_outlived_its_records(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that lived when all its records were retired is over after the next boot."""
+    waits = child(host["ledger"], "waits")
+    retired(host)
+    retired(host)
+    os.kill(waits, signal.SIGKILL)
+    os.waitpid(waits, 0)
+    assert used(host["path"]) == 3  # ours, the one that waited, and that of the second retirement
+    assert host["ledger"].rotate() and host["ledger"].rotate()
+    later_boot(monkeypatch)
+    retention.retire(host["path"], keep=1, keys=host["keys"])
+
+    assert used(host["path"]) == 2
+    assert findings(host) == []
 
 
 def test_cut_tail_keeps_its_slot(host: dict[str, Any]) -> None:
@@ -202,9 +228,9 @@ def test_slot_that_is_given_back_while_it_is_verified(host: dict[str, Any], monk
 def test_process_that_writes_on_where_its_slot_was_emptied(
     host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that retire cannot see, as in another container, is thought to be gone: its next record mends that."""
+    """A process that retire took for gone all the same mends that with its next record."""
     ledger = host["ledger"]
-    monkeypatch.setattr("safespawn._probe.process_runs", lambda *_: False)
+    monkeypatch.setattr(_probe, "is_gone", lambda *_: True)
     heard, told = os.pipe()
     go, on = os.pipe()
     pid = os.fork()
@@ -226,6 +252,107 @@ def test_process_that_writes_on_where_its_slot_was_emptied(
     assert between == 2
     assert used(host["path"]) == 3
     assert findings(host) == []
+
+
+# ------------------------------------------------------------------ processes that cannot be seen
+
+NEW_PIDS, NEW_MOUNTS = 0x20000000, 0x00020000  # CLONE_NEWPID, CLONE_NEWNS
+OWN_MOUNTS, BIND = 0x00044000, 0x1000  # MS_REC | MS_PRIVATE, MS_BIND
+SYS_PTRACE = 19
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes namespaces")
+
+
+def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
+    """Mount, in namespaces of our own."""
+    if parents.libc.mount(source.encode(), target.encode(), kind.encode(), flags, options.encode()):
+        raise OSError(ctypes.get_errno(), "mount", target)
+
+
+def apart(flags: int, work: Callable[[], None]) -> int:
+    """Fork a child in new namespaces, which does the work and ends; return the pid of who waits for it."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        assert parents.libc.unshare(flags) == 0
+        if not (inside := os.fork()):
+            if flags & NEW_MOUNTS:
+                mount("none", "/", "", OWN_MOUNTS)
+            work()
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(inside, 0)[1])
+    finally:
+        os._exit(code)
+
+
+def where_nobody_is_seen() -> None:
+    """See only our own processes in /proc, as with `hidepid`: those of others are not there."""
+    mount("proc", "/proc", "proc", 0, "hidepid=2")
+    os.setgroups([])
+    os.setresgid(1000, 1000, 1000)  # it is for group 0 to see all
+    parents.capset(parents.ours() & ~(1 << SYS_PTRACE))
+
+
+def where_boots_are_counted_anew(own: Path) -> None:
+    """Have a boot id of our own, as containers of systemd-nspawn and LXC do."""
+    own.write_text("00000000-0000-4000-8000-00000000000c\n")
+    mount(str(own), "/proc/sys/kernel/random/boot_id", "", BIND)
+    _probe.boot_id.cache_clear()
+
+
+#: Where the process of the chain is, and where who retires; each gets a path for a file.
+UNSEEN: dict[str, tuple[int, Callable[[Path], object], int, Callable[[Path], object]]] = {
+    "in a container": (NEW_PIDS, lambda _: None, 0, lambda _: None),
+    "outside of ours": (0, lambda _: None, NEW_PIDS | NEW_MOUNTS, lambda _: mount("proc", "/proc", "proc")),
+    "hidden": (0, lambda _: os.setresuid(0, 0, 1000), NEW_MOUNTS, lambda _: where_nobody_is_seen()),
+    "without /proc": (0, lambda _: None, NEW_MOUNTS, lambda _: mount("none", "/proc", "tmpfs")),
+    "of its own boot": (NEW_MOUNTS, where_boots_are_counted_anew, 0, lambda _: None),
+    "outside of our boot": (0, lambda _: None, NEW_MOUNTS, where_boots_are_counted_anew),
+}  # fmt: skip
+
+
+@root_only
+@pytest.mark.parametrize("where", UNSEEN)
+def test_process_that_cannot_be_seen(host: dict[str, Any], where: str) -> None:
+    """The slot of a process that lives stays, wherever it is: what it writes later is missed when it is cut off."""
+    flags_there, go_there, flags_here, go_here = UNSEEN[where]
+    heard, told = os.pipe()
+    go, on = os.pipe()
+
+    def record() -> None:
+        go_there(host["path"].with_name("boot"))
+        ledger = opened(host)
+        tell(ledger, first=1)
+        os.write(told, b".")
+        os.read(go, 1)
+        tell(ledger, second=1)  # and is killed
+
+    recorder = apart(flags_there, record)
+    os.read(heard, 1)
+    assert host["ledger"].rotate() and host["ledger"].rotate()
+
+    def retire() -> None:
+        go_here(host["path"].with_name("boot"))
+        retention.retire(host["path"], keep=1, keys=host["keys"])
+
+    assert os.waitpid(apart(flags_here, retire), 0)[1] == 0
+    size = host["path"].stat().st_size
+    os.write(on, b".")
+    assert os.waitpid(recorder, 0)[1] == 0
+    for fd in (heard, told, go, on):
+        os.close(fd)
+    assert findings(host) == []
+    (second,) = (record for record in helpers.records(host["path"]) if record.get("second"))
+
+    # Who may write the files cuts that off, and lets it look as if the chain had given its slot back.
+    os.truncate(host["path"], size)
+    state = Path(f"{host['path']}.state")
+    at = state.read_bytes().index(uuid.UUID(second["c"]).bytes) - 8
+    with state.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes(128))
+    assert findings(host) == ["state-missing"]
 
 
 # ------------------------------------------------------------------ holes

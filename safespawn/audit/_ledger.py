@@ -265,7 +265,8 @@ class Ledger:
             "mirrors": [mirror.name for mirror in self.options.mirrors],
             "redaction": self.redaction.label,
         }
-        who = _probe.who(_probe.look().credentials)
+        # In which namespace the pid counts: who retires segments looks whether the process is gone.
+        who = {**_probe.who(_probe.look().credentials), "pid_ns": _probe.pid_namespace()}
         told = {"library": _version(), "parent": birth.parent, "keys": birth.keys, "config": config}
         return {"who": who, **told, **self.describe()}
 

@@ -9,11 +9,11 @@ import json
 import os
 import stat
 from io import BufferedReader
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import _probe
 from .._errors import AuditError
-from . import _files, _ids, _record, _slots
+from . import _fields, _files, _ids, _record, _slots
 from ._ledger import Ledger, Options
 from ._lines import START
 from .keys import find
@@ -167,8 +167,9 @@ class _Heads:
 
     def __init__(self) -> None:
         self.known: dict[str, list[Any]] = {}
-        #: The boot of a chain, and pid and start time of its process where its ``chain.open`` is here.
-        self.lives: dict[str, tuple[str, tuple[Any, Any] | None]] = {}
+        self.lives: dict[str, _Life] = {}
+        #: Of chains that other records tell of: when those were written, and in which boot. That is later.
+        self.later: dict[str, _Life] = {}
         #: Chains of which a record says that nothing comes behind the record with that number.
         self.ends: dict[str, int] = {}
 
@@ -177,9 +178,9 @@ class _Heads:
         for chain, head in younger.known.items():
             self._put(chain, *head)
         self.ends.update(younger.ends)
+        self.later.update(younger.later)
         for chain, life in younger.lives.items():
-            if life[1] is not None or chain not in self.lives:
-                self.lives[chain] = life
+            self._lived(chain, life)
 
     def has_ended(self, chain: str | None) -> bool:
         """Whether a record says that the last one that we know is the last there will be."""
@@ -193,11 +194,23 @@ class _Heads:
         return chain if is_over else None
 
     def is_dead(self, chain: str) -> bool:
-        """Whether its process is seen to be gone: of an earlier boot, or not among those that run."""
-        here, (boot, process) = _probe.boot_id(), self.lives.get(chain, ("", None))
-        if not boot or not here:
+        """Whether its process is seen to be gone. Where that cannot be told it is not.
+
+        Another boot id is not enough: containers may have their own. But who wrote before this kernel was
+        booted does not run on it.
+        """
+        here, life = _probe.boot_id(), self.lives.get(chain) or self.later.get(chain)
+        if not here or life is None or not life.boot:
             return False
-        return boot != here or (process is not None and _probe.process_runs((*process, boot), here) is False)
+        if life.boot != here:
+            return life.last_ns is not None and life.last_ns < _probe.booted_ns()
+        return _probe.is_gone(life.pid, life.pid_ns)
+
+    def _lived(self, chain: str, life: _Life) -> None:
+        before = self.lives.get(chain)
+        if before is not None and life.pid is None:
+            life = life._replace(pid=before.pid, pid_ns=before.pid_ns)
+        self.lives[chain] = life
 
     def add(self, line: bytes) -> None:
         try:
@@ -206,16 +219,17 @@ class _Heads:
             older = record["heads"].items() if event == "segment.retired" else ()
             older = [(str(name), int(head[0]), str(head[1]), *head[2:3]) for name, head in older]
             over = set(record.get("over", ()) if older else ())
+            life = _life(record)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return  # part of a line: no record
         if not (isinstance(chain, str) and isinstance(number, int)):
             return
         for head in older:
             self._put(*head)
+            self.later[head[0]] = life
             if head[0] in over:
                 self.ends[head[0]] = head[1]
-        if event == "chain.open" or chain not in self.lives:
-            self.lives[chain] = _life(record)
+        self._lived(chain, life)
         self._put(
             chain,
             number,
@@ -231,10 +245,20 @@ class _Heads:
         self.known[chain] = [*newest, *(keys or keys_then)]
 
 
-def _life(record: dict[str, Any]) -> tuple[str, tuple[Any, Any] | None]:
-    boot, who = record.get("boot"), record.get("who")
-    process = (who.get("pid"), who.get("start")) if isinstance(who, dict) else None
-    return boot if isinstance(boot, str) else "", process if record["ev"] == "chain.open" else None
+class _Life(NamedTuple):
+    """What is known of the process of a chain: its boot, when it wrote, its pid and in which namespace."""
+
+    boot: str | None
+    last_ns: int | None
+    pid: int | None
+    pid_ns: int | None
+
+
+def _life(record: dict[str, Any]) -> _Life:
+    """Return what a record tells; the process only where it is ``chain.open``."""
+    who = _fields.group(record.get("who") if record["ev"] == "chain.open" else None)
+    boot, last_ns = _fields.string(record.get("boot")), _fields.number(record.get("t"))
+    return _Life(boot, last_ns, _fields.number(who.get("pid")), _fields.number(who.get("pid_ns")))
 
 
 def _delete(name: str, fd: int) -> None:
