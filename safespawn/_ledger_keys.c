@@ -137,11 +137,13 @@ ss_state_slot(const struct ss_ledger *ledger, uint8_t ret_slot[SS_SLOT_BYTES])
 		memcpy(ret_slot + 32 + 40 * i, &ledger->next, 8);
 		memcpy(ret_slot + 40 + 40 * i, seal, SS_DIGEST_BYTES);
 	}
+	explicit_bzero(seal, sizeof(seal)); /* a copy: see ss_state_write */
 }
 
 /*
  * Write our slot: one pwrite within one page, which SIGKILL cannot cut in two. Not through a
- * mapping: that would be SIGBUS for the whole process if somebody cut the file.
+ * mapping: that would be SIGBUS for the whole process if somebody cut the file. No copy is left behind
+ * for a forked child: who has an older seal can put it back, with a ledger that was cut to that length.
  */
 static int
 ss_state_write(struct ss_ledger *ledger)
@@ -154,6 +156,7 @@ ss_state_write(struct ss_ledger *ledger)
 	error = ss_still(ledger->state_fd, &ledger->state_same, &seen);
 	if (!error)
 		error = ss_pwrite_whole(ledger->state_fd, slot, sizeof(slot), ledger->slot * SS_SLOT_BYTES);
+	explicit_bzero(slot, sizeof(slot));
 	ledger->slot_behind = error != 0;
 	return error;
 }
@@ -163,18 +166,20 @@ static uint64_t
 ss_state_find(const struct ss_ledger *ledger, const uint8_t slot[SS_SLOT_BYTES], uint64_t from)
 {
 	uint8_t there[32 * SS_SLOT_BYTES];
+	uint64_t found = 0;
 	ssize_t bytes;
 
-	for (uint64_t at = from; at - from < SS_CLAIM_SPAN; at += (uint64_t)bytes) {
+	for (uint64_t at = from; found == 0 && at - from < SS_CLAIM_SPAN; at += (uint64_t)bytes) {
 		bytes = pread(ledger->state_fd, there, sizeof(there), (off_t)at);
 		if (bytes < (ssize_t)SS_SLOT_BYTES)
-			return 0;
+			break;
 		bytes -= bytes % (ssize_t)SS_SLOT_BYTES;
-		for (ssize_t i = 0; i < bytes; i += (ssize_t)SS_SLOT_BYTES)
+		for (ssize_t i = 0; i < bytes && found == 0; i += (ssize_t)SS_SLOT_BYTES)
 			if (!memcmp(there + i, slot, SS_SLOT_BYTES))
-				return (at + (uint64_t)i) / SS_SLOT_BYTES;
+				found = (at + (uint64_t)i) / SS_SLOT_BYTES;
 	}
-	return 0;
+	explicit_bzero(there, sizeof(there)); /* others have slots there */
+	return found;
 }
 
 /* Append a slot to the state file: all of it within the limit, or those behind it would be out of line. */
@@ -185,16 +190,40 @@ ss_state_append(const struct ss_ledger *ledger, const uint8_t slot[SS_SLOT_BYTES
 	uint64_t over = size % SS_SLOT_BYTES, skip = over ? over : SS_SLOT_BYTES; /* zeros up to the next slot */
 	struct rlimit limit;
 	size_t taken;
+	int error;
 
-	memcpy(data + SS_SLOT_BYTES, slot, SS_SLOT_BYTES);
 	if (!getrlimit(RLIMIT_FSIZE, &limit) && size + sizeof(data) - skip > limit.rlim_cur)
 		return -EFBIG;
-	return ss_write_whole(ledger->claim_fd, (const char *)data + skip, sizeof(data) - skip, &taken);
+	memcpy(data + SS_SLOT_BYTES, slot, SS_SLOT_BYTES);
+	error = ss_write_whole(ledger->claim_fd, (const char *)data + skip, sizeof(data) - skip, &taken);
+	explicit_bzero(data, sizeof(data));
+	return error;
+}
+
+/* Take a slot, if nobody disturbs us: -EBADMSG. */
+static int
+ss_state_try(struct ss_ledger *ledger, const uint8_t slot[SS_SLOT_BYTES])
+{
+	struct stat seen;
+	uint64_t size;
+	int error;
+
+	if ((error = ss_still(ledger->state_fd, &ledger->state_same, &seen)) ||
+	    (error = ss_still(ledger->claim_fd, &ledger->state_same, &seen)))
+		return error;
+	size = (uint64_t)seen.st_size;
+	if (size < SS_SLOT_BYTES)
+		return -EBADMSG; /* somebody has cut it */
+	if ((error = ss_state_append(ledger, slot, size)))
+		return error;
+	ledger->slot = ss_state_find(ledger, slot, size - size % SS_SLOT_BYTES);
+	return ledger->slot > 0 ? 0 : -EBADMSG;
 }
 
 /*
  * Take a slot for our chain: append it, and look where it came to lie. The order of appends is the kernel's,
- * so nobody waits for a lock that a stopped process holds, and no count can be out of date. A forked child
+ * so nobody waits for a lock that a stopped process holds, and no count can be out of date. The offset of the
+ * descriptor does not tell where: forked processes share it, and each append moves it. A forked child
  * that has dropped its privileges can still do that: the descriptors are all it needs. One that was taken
  * over may cut the file meanwhile, or append what is no slot: then it is tried again, and refused in the end.
  */
@@ -202,23 +231,11 @@ static int
 ss_state_claim(struct ss_ledger *ledger)
 {
 	uint8_t slot[SS_SLOT_BYTES];
-	int error;
+	int error = -EBADMSG;
 
 	ss_state_slot(ledger, slot);
-	for (int tries = 0; tries < SS_CLAIM_TRIES; tries++) {
-		struct stat seen;
-		uint64_t size;
-
-		if ((error = ss_still(ledger->state_fd, &ledger->state_same, &seen)) ||
-		    (error = ss_still(ledger->claim_fd, &ledger->state_same, &seen)))
-			return error;
-		size = (uint64_t)seen.st_size;
-		if (size < SS_SLOT_BYTES)
-			return -EBADMSG; /* somebody has cut it */
-		if ((error = ss_state_append(ledger, slot, size)))
-			return error;
-		if ((ledger->slot = ss_state_find(ledger, slot, size - size % SS_SLOT_BYTES)) > 0)
-			return 0;
-	}
-	return -EBADMSG;
+	for (int tries = 0; tries < SS_CLAIM_TRIES && error == -EBADMSG; tries++)
+		error = ss_state_try(ledger, slot);
+	explicit_bzero(slot, sizeof(slot));
+	return error;
 }

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import signal
+import struct
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ import pytest
 
 import helpers
 import parents
-from safespawn import AuditError, _probe, audit
-from safespawn.audit import _slots, _verify_state, retention, verifier
+from safespawn import AuditError, _binding, _probe, audit
+from safespawn.audit import _core, _slots, _verify_state, retention, verifier
 
 MAGIC = b"SSSTATE1"
 
@@ -353,6 +354,50 @@ def test_process_that_cannot_be_seen(host: dict[str, Any], where: str) -> None:
         file.seek(at)
         file.write(bytes(128))
     assert findings(host) == ["state-missing"]
+
+
+# ------------------------------------------------------------------ seals
+
+
+def stack_after(ledger: audit.Ledger, event: str, members: bytes) -> bytes:
+    """Write a record on a stack of its own (makecontext(3)), and return what that holds afterwards."""
+    ffi, stack = _binding.ffi, ctypes.create_string_buffer(1 << 18)
+    entry, body = ffi.new("struct ss_entry *"), ffi.from_buffer("char[]", members)
+    entry.event, entry.body, entry.body_bytes = _core.EVENTS[event], body, len(members)
+    back, there = (ctypes.create_string_buffer(1 << 14) for _ in range(2))  # ucontext_t: 1 KB, or 5 on aarch64
+    assert parents.libc.getcontext(there) == 0
+    # uc_flags, uc_link; of uc_stack: ss_sp, ss_flags, ss_size
+    struct.pack_into("QQQQQ", there, 0, 0, ctypes.addressof(back), ctypes.addressof(stack), 0, len(stack))
+    call = [ffi.addressof(_binding.lib, "ss_ledger_append"), ledger._core.raw, entry, ffi.NULL]
+    append, *arguments = (ctypes.c_void_p(int(ffi.cast("uintptr_t", one))) for one in call)
+    parents.libc.makecontext(there, append, 3, *arguments)
+    assert parents.libc.swapcontext(back, there) == 0
+    return stack.raw
+
+
+def slots_on(stack: bytes, host: dict[str, Any]) -> int:
+    """Return of how many slots a chain or a seal is there."""
+    state = Path(f"{host['path']}.state").read_bytes()
+    slots = (state[at : at + 128] for at in range(128, len(state), 128))
+    return sum(slot[8:24] in stack or slot[40:72] in stack for slot in slots)
+
+
+def test_slots_are_not_left_on_the_stack(host: dict[str, Any]) -> None:
+    """Nothing of a slot is on the stack after a record, or after a claim, for a forked child to copy."""
+    stacks = [stack_after(host["ledger"], "guard.config", b'"a":1')]
+    heard, told = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.write(told, stack_after(host["ledger"], "chain.open", b'"who":{}'))
+        os._exit(0)
+    os.close(told)
+    with open(heard, "rb") as file:
+        stacks.append(file.read())
+    os.waitpid(pid, 0)
+
+    assert used(host["path"]) == 2
+    assert all(any(stack) for stack in stacks)
+    assert [slots_on(stack, host) for stack in stacks] == [0, 0]
 
 
 # ------------------------------------------------------------------ holes
