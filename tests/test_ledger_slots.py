@@ -257,7 +257,7 @@ def test_process_that_writes_on_where_its_slot_was_emptied(
 
 # ------------------------------------------------------------------ processes that cannot be seen
 
-NEW_PIDS, NEW_MOUNTS = 0x20000000, 0x00020000  # CLONE_NEWPID, CLONE_NEWNS
+NEW_PIDS, NEW_MOUNTS, NEW_TIMES = 0x20000000, 0x00020000, 0x80  # CLONE_NEWPID, CLONE_NEWNS, CLONE_NEWTIME
 OWN_MOUNTS, BIND = 0x00044000, 0x1000  # MS_REC | MS_PRIVATE, MS_BIND
 SYS_PTRACE = 19
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it makes namespaces")
@@ -277,6 +277,8 @@ def apart(flags: int, work: Callable[[], None]) -> int:
     code = 1
     try:
         assert parents.libc.unshare(flags) == 0
+        if flags & NEW_TIMES:
+            Path("/proc/self/timens_offsets").write_text("boottime 1000 0")
         if not (inside := os.fork()):
             if flags & NEW_MOUNTS:
                 mount("none", "/", "", OWN_MOUNTS)
@@ -307,6 +309,7 @@ UNSEEN: dict[str, tuple[int, Callable[[Path], object], int, Callable[[Path], obj
     "in a container": (NEW_PIDS, lambda _: None, 0, lambda _: None),
     "outside of ours": (0, lambda _: None, NEW_PIDS | NEW_MOUNTS, lambda _: mount("proc", "/proc", "proc")),
     "hidden": (0, lambda _: os.setresuid(0, 0, 1000), NEW_MOUNTS, lambda _: where_nobody_is_seen()),
+    "at another time": (0, lambda _: None, NEW_TIMES, lambda _: None),
     "without /proc": (0, lambda _: None, NEW_MOUNTS, lambda _: mount("none", "/proc", "tmpfs")),
     "of its own boot": (NEW_MOUNTS, where_boots_are_counted_anew, 0, lambda _: None),
     "outside of our boot": (0, lambda _: None, NEW_MOUNTS, where_boots_are_counted_anew),
@@ -318,6 +321,8 @@ UNSEEN: dict[str, tuple[int, Callable[[Path], object], int, Callable[[Path], obj
 def test_process_that_cannot_be_seen(host: dict[str, Any], where: str) -> None:
     """The slot of a process that lives stays, wherever it is: what it writes later is missed when it is cut off."""
     flags_there, go_there, flags_here, go_here = UNSEEN[where]
+    if flags_here & NEW_TIMES and not os.path.exists("/proc/self/ns/time"):
+        pytest.skip("before Linux 5.6")
     heard, told = os.pipe()
     go, on = os.pipe()
 
