@@ -119,6 +119,45 @@ ss_child_break_lease(const struct ss_found *found, int32_t at)
 	return fd;
 }
 
+/* Whether the kernel would give a file this name, if no link leads to it: absolute, nothing empty or dotted in it. */
+static SS_CHILD int
+ss_child_is_plain(const char *path)
+{
+	const char *at = path;
+
+	while (*at == '/') {
+		const char *name = at + 1, *rest;
+
+		for (at = name; *at && *at != '/'; at++)
+			;
+		for (rest = name; rest < at && *rest == '.'; rest++)
+			;
+		if (at == name || (rest == at && at - name <= 2))
+			return 0;
+	}
+	return at != path && !*at;
+}
+
+/*
+ * Opens the candidate. Where its real name is wanted, and no link leads to it, the name that it was opened by
+ * is that: to ask /proc for it takes longer than to open it.
+ */
+static SS_CHILD long
+ss_child_open_named(const struct ss_lookup *want, struct ss_found *found, int32_t at, int flags)
+{
+	const struct ss_open_how how = {(uint64_t)flags, 0, SS_RESOLVE_NO_SYMLINKS};
+
+	if ((want->flags & (SS_DETAILS | SS_WALK)) == SS_DETAILS && ss_child_is_plain(found->path)) {
+		const long fd = ss_sys4(SYS_openat2, at, found->path, &how, sizeof(how));
+
+		if (fd >= 0) {
+			found->flags |= SS_NAMED;
+			return fd;
+		}
+	}
+	return ss_sys4(SYS_openat, at, found->path, flags, 0);
+}
+
 /*
  * exe-held (T-18): opens the program for reading and keeps that over the window: a
  * lease must break here, with nothing shared, and no write lease can be taken while
@@ -138,7 +177,7 @@ ss_child_open_held(const struct ss_lookup *want, struct ss_found *found, int32_t
 			return fd;
 		(void)ss_sys1(SYS_close, fd); /* an O_PATH descriptor waits for nobody */
 	}
-	fd = ss_sys4(SYS_openat, at, found->path, how | O_NONBLOCK, 0);
+	fd = ss_child_open_named(want, found, at, how | O_NONBLOCK);
 	if (fd == -EWOULDBLOCK)
 		fd = ss_child_break_lease(found, at);
 	if (fd == -EACCES)
@@ -355,6 +394,10 @@ ss_child_canonical(struct ss_found *found)
 	char link[32];
 	long bytes;
 
+	if (found->flags & SS_NAMED) {
+		(void)ss_child_copy_text(found->real, SS_PATH_BYTES, found->path);
+		return;
+	}
 	ss_child_link_of(link, found->exe_fd);
 	bytes = ss_sys4(SYS_readlinkat, AT_FDCWD, link, found->real, SS_PATH_BYTES - 1);
 	found->real[bytes > 0 ? bytes : 0] = 0;

@@ -52,6 +52,7 @@ enum {
 	SS_LAUNCH = 1 << 26,	  /* by the launcher */
 	SS_BOUND_LATER = 1 << 27, /* the deadline is for the launcher, not for the window before it */
 	SS_FLAGS_END = 1 << 28,
+	SS_NAMED = 1 << 28, /* of what was found, by its real name: no plan has it */
 };
 
 #define SS_CHANGES_IDS (SS_SET_UID | SS_SET_GID | SS_SET_GROUPS)

@@ -122,11 +122,17 @@ class _Job:
             )
         return self._told_how
 
+    def identified(self) -> Executable | None:
+        """Return which file the program is, once that is known. The records want it too: it is made once."""
+        if self.executable is None and self.program is not None:
+            self.executable = self.program.executable
+        return self.executable
+
     def slim(self) -> None:
         """Let go of what only the window needed: a handle keeps the rest for its report."""
         if self.program is None:
             return
-        self.executable = self.program.executable
+        self.executable = self.identified()
         self.decision = self.decision._replace(verdicts=self.decision.verdicts + self.program.verdicts)
         self.program, self.env = None, ()
         self.argv_text = self.env_text = (b"", 0)
@@ -148,7 +154,7 @@ class _Job:
             done.window_ns if done else None,
             self.seen.threads,
             self.seen.credentials,
-            self.program.executable if self.program else self.executable,
+            self.identified(),
             self.identity,
             self.removed,
         )
@@ -435,8 +441,7 @@ def _announce(job: _Job, call: _binding.Call) -> None:
 def _tell_intent(job: _Job, call: _binding.Call, teller: Teller, kept: Any) -> int:
     if Records.hides(job.request):
         return -errno.EMSGSIZE
-    exe = job.program.executable if job.program else None
-    rest = Records.rest(job.request, job.identity, exe, job.removed, job.how())
+    rest = Records.rest(job.request, job.identity, job.identified(), job.removed, job.how())
     return intent(teller, kept, job.sid, call, rest)
 
 

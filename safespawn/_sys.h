@@ -167,6 +167,7 @@ struct ss_open_how {
 };
 
 #define SS_RESOLVE_NO_MAGICLINKS 0x02u
+#define SS_RESOLVE_NO_SYMLINKS 0x04u
 #define SS_RESOLVE_IN_ROOT 0x10u
 
 /*

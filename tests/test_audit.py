@@ -191,6 +191,34 @@ os.waitpid(child, 0)
     assert told == [("chain.open", os.stat("/proc/self/ns/pid").st_ino), ("chain.open", None)]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{}/a/program", "{}/link/program", "{}/a/../a/program", "{}/a/./program", "{}//a/program", "/../{}/a/program",
+        "{}/.../..x/.y", "{}/a/link", "a/program", "./a/program", "/proc/self/cwd/a/program",
+    ],
+)  # fmt: skip
+def test_real_name_of_the_program(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """By whatever name it was asked for: the record and the report have the one that the kernel gives it."""
+    program = Path("/bin/true").read_bytes()
+    for file in ("a/program", ".../..x/.y"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_bytes(program)
+        (tmp_path / file).chmod(0o755)
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "a" / "link").symlink_to("program")
+    monkeypatch.chdir(tmp_path)
+    name = name.format(tmp_path)
+    with audit.open(path):
+        done = run([name])
+    exe = only(path, "spawn.intent")["what"]["exe"]
+
+    assert (exe["path"], exe["real"]) == (name, os.path.realpath(name))
+    assert done.report.executable.real == os.path.realpath(name)
+
+
 def test_what(path: Path, tmp_path: Path) -> None:
     """The intent says what is started: arguments, file, directory and descriptors."""
     out = tmp_path / "out"
