@@ -8,6 +8,7 @@ import textwrap
 from typing import Any
 
 from . import _features, _privileges, _probe, guards
+from .audit import _slots
 
 
 def plain(value: Any) -> Any:
@@ -28,7 +29,8 @@ def examine() -> dict[str, Any]:
 
     Keys: ``machine``, ``features`` (name to ``available`` and ``why``), ``process`` (our
     privileges), ``proofs``, ``lock`` (the credential lock), ``required``, ``strategy``,
-    ``reasons``, ``launcher``, ``guards``.
+    ``reasons``, ``launcher``, ``guards``, ``audit``: the ``ledger`` that the environment names (a path, or
+    empty), and how many ``slots`` of its state file are used (None where that cannot be seen: ``why``).
     """
     seen = guards.status()
     creds = _probe.look().credentials
@@ -52,8 +54,28 @@ def examine() -> dict[str, Any]:
         "reasons": list(seen["reasons"]),
         "launcher": seen["launcher"],
         "guards": seen["guards"],
-        "audit": os.environ.get("SAFESPAWN_AUDIT", ""),
+        "audit": _ledger(os.environ.get("SAFESPAWN_AUDIT", "")),
     }
+
+
+def _ledger(path: str) -> dict[str, Any]:
+    """Look at the state file of a ledger, without making one."""
+    told = {"ledger": path, "slots": None, "slots_max": _slots.MOST, "why": ""}
+    if not path:
+        return told
+    try:
+        fd = os.open(path + ".state", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if os.pread(fd, len(_slots.MAGIC), 0) == _slots.MAGIC:
+                return {**told, "slots": _slots.used(fd)}
+        finally:
+            os.close(fd)
+        why = "the file is no state of a ledger"
+    except FileNotFoundError:
+        why = "no state file: it has no chain with keys yet"
+    except OSError as problem:
+        why = str(problem.strerror)
+    return {**told, "why": why}
 
 
 def _rows(pairs: dict[str, str]) -> list[str]:
@@ -98,6 +120,16 @@ def _lock_rows(lock: dict[str, Any]) -> dict[str, str]:
     return rows | {f"problem {n}": text for n, text in enumerate(lock["problems"], 1)}
 
 
+def _audit_rows(audit: dict[str, Any]) -> dict[str, str]:
+    if not audit["ledger"]:
+        return {"ledger": "none, unless the program opens one: SAFESPAWN_AUDIT is not set"}
+    used, most = audit["slots"], audit["slots_max"]
+    chains = audit["why"] if used is None else f"{used} of {most} have a slot in the state file"
+    if used is not None and used >= _slots.Room(most).notice_at:
+        chains += ": retire old segments"
+    return {"ledger": f"{audit['ledger']!r}, by SAFESPAWN_AUDIT", "chains": chains}
+
+
 def table(seen: dict[str, Any]) -> str:
     """Return it as a table for people."""
     process = seen["process"]
@@ -122,4 +154,5 @@ def table(seen: dict[str, Any]) -> str:
     lines += ["", f"proofs (required: {seen['required']})", *_rows(seen["proofs"])]
     lines += ["", f"a plain spawn would go by {seen['strategy']}", *(f"  {why}" for why in seen["reasons"])]
     lines += ["", "another user, cgroup, root or namespace", f"  launcher: {seen['launcher']}"]
+    lines += ["", "audit", *_rows(_audit_rows(seen["audit"]))]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ import pytest
 
 import helpers
 import safespawn
-from safespawn import _checks, _cli_options, _spec, guards
+from safespawn import _checks, _cli_options, _spec, audit, doctor, guards
 from safespawn.cli import main
 
 PATIENCE = 20.0
@@ -894,5 +894,31 @@ def test_doctor_changes_nothing(tmp_path: Path) -> None:
     done = cli("doctor", "--json", env={**os.environ, "SAFESPAWN_AUDIT": str(ledger)})
 
     assert done.returncode == 0
-    assert json.loads(done.stdout)["audit"] == str(ledger)
-    assert not ledger.exists()
+    seen = json.loads(done.stdout)["audit"]
+    assert (seen["ledger"], seen["slots"]) == (str(ledger), None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_counts_the_chains_of_the_ledger(tmp_path: Path) -> None:
+    """Where the environment names a ledger with keys, doctor tells how many slots of its state are used."""
+    ledger, keys = tmp_path / "ledger", tmp_path / "keys"
+    audit.keys.initialise(keys)
+    for _ in range(3):
+        audit.open(ledger, keys=keys).close()
+    named = {**os.environ, "SAFESPAWN_AUDIT": str(ledger)}
+    seen = json.loads(cli("doctor", "--json", env=named).stdout)["audit"]
+
+    assert (seen["slots"], seen["slots_max"]) == (3, 1_000_000)
+    assert "3 of 1000000 have a slot" in cli("doctor", env=named).stdout
+    Path(f"{ledger}.state").write_bytes(b"something else")
+    assert "the file is no state of a ledger" in cli("doctor", env=named).stdout
+    assert "SAFESPAWN_AUDIT is not set" in cli("doctor").stdout
+
+
+def test_doctor_says_when_chains_are_too_many() -> None:
+    """From where on the ledger itself says it, so does doctor."""
+    seen = doctor.examine()
+    few, many = ({**seen, "audit": {"ledger": "x", "slots": n, "slots_max": 100, "why": ""}} for n in (89, 90))
+
+    assert "retire old segments" not in doctor.table(few)
+    assert "retire old segments" in doctor.table(many)
