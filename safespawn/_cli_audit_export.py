@@ -32,7 +32,6 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "export",
         help="write a ledger in another form",
-        allow_abbrev=False,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

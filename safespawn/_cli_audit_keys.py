@@ -11,19 +11,33 @@ from safespawn import AuditError, audit
 #: Exit codes beside 0, as of `safespawn audit verify`.
 CANNOT = 2
 
+DEFAULT = f"{audit.keys.VARIABLE}, else {audit.keys.DIRECTORY}"
+
 
 def add(commands: Any) -> None:
     """Add both to the parser of `audit`."""
     keys = commands.add_parser("keys", help="make the keys of this host")
     verbs = keys.add_subparsers(dest="verb", required=True, metavar="VERB")
     init = verbs.add_parser("init", help="make them, and print the verification key once")
-    init.add_argument("--dir", help=f"the key directory (default: {audit.keys.DIRECTORY})")
+    init.add_argument("--dir", help=f"the key directory (default: {DEFAULT})")
     init.set_defaults(call=_init)
-    retire = commands.add_parser("retire", help="delete old segments, leaving a record of each")
-    retire.add_argument("file", help="the ledger")
-    retire.add_argument("--keep", type=int, required=True, metavar="N", help="older segments to keep")
-    retire.add_argument("--keys", metavar="DIR", help="the key directory")
+    retire = commands.add_parser(
+        "retire",
+        help="delete old segments, leaving a record of each",
+        epilog="prints the files that it has deleted. exit codes: 0 done, or nothing to do; 2 it cannot",
+    )
+    retire.add_argument("ledger", metavar="LEDGER", help="the file that is being written")
+    retire.add_argument(
+        "--keep", type=_keep, required=True, metavar="N", help="older segments to keep, at least 1"
+    )
+    retire.add_argument("--keys", metavar="DIR", help=f"the key directory (default: {DEFAULT})")
     retire.set_defaults(call=_retire)
+
+
+def _keep(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1 on needed, not {text!r}")
+    return int(text)
 
 
 def _init(given: argparse.Namespace) -> int:
@@ -46,8 +60,8 @@ def _show(key: str) -> None:
 
 def _retire(given: argparse.Namespace) -> int:
     try:
-        gone = audit.retention.retire(given.file, keep=given.keep, keys=given.keys)
-    except (OSError, ValueError) as problem:
+        gone = audit.retention.retire(given.ledger, keep=given.keep, keys=given.keys)
+    except OSError as problem:
         return _fail(problem)
     for name in gone:
         print(name)

@@ -70,7 +70,6 @@ def _command(commands: Any, name: str, call: Callable[[argparse.Namespace], int]
         help=what,
         description=what,
         epilog=EPILOG,
-        allow_abbrev=False,  # an abbreviation changes its meaning with the next option
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.set_defaults(call=_ended_well(call), prog=made.prog)

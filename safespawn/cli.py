@@ -32,6 +32,10 @@ exit codes of run:
 class _Parser(argparse.ArgumentParser):
     """Bad usage is a failure of ours; argparse would exit with 2, which a program may mean."""
 
+    def __init__(self, **more: Any) -> None:
+        """Of no command: an abbreviation changes its meaning with the next option. --cpu was --cpus once."""
+        super().__init__(**{**more, "allow_abbrev": False})
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, briefly."""
         if message.endswith("expected one argument"):  # argparse takes -noroot for an option
@@ -59,7 +63,6 @@ def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
         help="run a program",
-        allow_abbrev=False,  # an abbreviation changes its meaning with the next option: --cpu was --cpus once
         usage="safespawn run [options] -- PROGRAM [ARG ...]",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -188,8 +188,10 @@ def test_tail_cut_by_one_record(ledger: tuple[Ledger, Chain]) -> None:
     made, _ = ledger
     os.truncate(made.path, offsets(made.path)[49])
 
-    found = first(look(made), made, 49, 48, "tail-truncated")
+    result = look(made)
+    found = first(result, made, 49, 48, "tail-truncated")
     assert "1 records missing" in found.text
+    assert result.counts["running"] == 0  # nor is it said that somebody writes on
 
 
 def test_tail_cut_in_a_record(ledger: tuple[Ledger, Chain]) -> None:

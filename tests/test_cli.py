@@ -132,6 +132,25 @@ def test_125_for_our_failures(arguments: list[str], said: str, tmp_path: Path) -
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["doctor", "--js"],
+        ["audit", "keys", "init", "--di", "/"],
+        ["audit", "verify", "--witn", "x", "ledger"],
+        ["audit", "show", "--num", "ledger"],
+        ["audit", "export", "--format", "ecs", "--ho", "x", "ledger"],
+        ["audit", "retire", "--keep", "1", "--ke", "x", "ledger"],
+    ],
+    ids=" ".join,
+)
+def test_options_are_not_abbreviated(words: list[str]) -> None:
+    """Of no command, as of `run`: another version may have one more that begins like that."""
+    done = cli(*words)
+
+    assert (done.returncode, "unrecognized arguments" in done.stderr) == (125, True), done.stderr
+
+
 def test_bad_usage_without_a_command() -> None:
     """No command, or one that does not exist, is bad usage too."""
     assert cli().returncode == 125

@@ -114,6 +114,36 @@ def test_life_of_a_ledger(daemon: Daemon, tmp_path: Path) -> None:
     assert daemon.verify().returncode == 0
 
 
+@pytest.mark.parametrize("number", ["0", "-1", "x", "1.5"])
+def test_number_of_segments_that_cannot_be_meant(tmp_path: Path, number: str) -> None:
+    """The last older segment stays, so 0 is bad usage too, and nothing is touched."""
+    done = command("retire", tmp_path / "ledger", f"--keep={number}")
+
+    assert (done.returncode, f"not '{number}'" in done.stderr) == (125, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_retired(daemon: Daemon, tmp_path: Path) -> None:
+    """Without the keys nothing is deleted, and the exit code is 2; with nothing to do it is 0."""
+    daemon.do("rotate", "true", "rotate")
+    refused = command("retire", daemon.ledger, "--keep", 1, "--keys", tmp_path)
+    nothing = command("retire", daemon.ledger, "--keep", 2, "--keys", daemon.keys)
+
+    assert (refused.returncode, "/epoch" in refused.stderr) == (2, True), refused.stderr
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert len(list(tmp_path.glob("ledger.jsonl.[0-9]"))) == 2
+
+
+def test_keys_are_not_made_twice(tmp_path: Path) -> None:
+    """Exit code 2, no key is shown, and the keys are those that were there."""
+    assert command("keys", "init", "--dir", tmp_path / "keys").returncode == 0
+    before = {one.name: one.read_bytes() for one in (tmp_path / "keys").iterdir()}
+    done = command("keys", "init", "--dir", tmp_path / "keys")
+
+    assert (done.returncode, done.stdout, "there are keys" in done.stderr) == (2, "", True)
+    assert {one.name: one.read_bytes() for one in (tmp_path / "keys").iterdir()} == before
+
+
 def test_a_changed_ledger_is_told(daemon: Daemon) -> None:
     """Exit code 1, the place, and what to do; the table still shows what is there."""
     daemon.do("exit 3", "true")

@@ -31,7 +31,7 @@ def _checked(walk: Walk, counts: dict[str, int]) -> list[str]:
     if counts["keyed"] < counts["chains"] and counts["keyed"]:
         told.append(f"{counts['chains'] - counts['keyed']} of the chains have no keys: only the hash chain")
     if means.state is not None:
-        what = "length and aggregate" if means.epochs else "length"
+        what = "length and seal" if means.epochs else "length"
         told.append(f"state file: {what} of {counts['compared']} chains")
     if means.registry is not None:
         told.append(f"registry: {means.registry.records} records, {counts['registered']} chains")

@@ -46,7 +46,7 @@ def _begins(done: Done, seen: Seen) -> None:
 
 
 def _ends(done: Done, seen: Seen, standing: scan.Standing) -> None:
-    """Compare length and aggregate."""
+    """Compare the length."""
     if standing.expected is None or not (standing.is_keyed or done.means.without_key):
         return
     done.counts["compared"] += standing.is_compared or not standing.is_keyed
@@ -107,6 +107,8 @@ def _counted(done: Done, seen: Seen, standing: scan.Standing, slot: Slot | None,
 
 def _goes_on(done: Done, seen: Seen, standing: scan.Standing, slot: Slot | None) -> None:
     """A chain has no last record: its process runs, has ended since, or was killed."""
+    if standing.expected is not None and standing.next < standing.expected:
+        return  # its end was cut off, whatever it was: that is told
     if slot is not None and (slot.is_closed or slot.records > standing.next):
         seen.runs = True
     if seen.runs:

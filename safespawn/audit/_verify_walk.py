@@ -325,7 +325,7 @@ class Walk:
                 "the aggregate that this record tells is not that of the records before",
             )
         if record.flags & scan.BAD_STATE:
-            text = f"the state file was changed: its aggregate is not that of these {record.n + 1} records"
+            text = f"the state file was changed: its seal is not that of these {record.n + 1} records"
             self._found(record, "aggregate-mismatch", text)
         if record.flags & scan.CLOCK_BACK:
             self._noticed(
