@@ -174,6 +174,36 @@ def test_first_come_first_served(tmp_path: Path, faults: Path) -> None:
     assert [r["i"] for r in ledger.of("guard.config")] == list(range(40))
 
 
+def test_threads_share_a_flush(tmp_path: Path, faults: Path) -> None:
+    """What forty threads write while the disk is flushed for one is flushed at once: twice in all, not 41 times."""
+    out, ledger = play(
+        """
+        def played(case):
+            opened = audit.open(case["ledger"], "durable", keys=case["keys"])
+            parked, go_on = os.pipe()
+            arm(case["where"], rule("fdatasync", park=parked))
+            threads = []
+            for i in range(41):
+                threads.append(threading.Thread(target=tell, args=(opened,), kwargs=dict(i=i)))
+                threads[-1].start()
+                asleep(threads[-1])
+            os.write(go_on, b".")
+            for thread in threads:
+                thread.join()
+            calls = seen()
+            opened.close()
+            os.close(parked)
+            os.close(go_on)
+            return dict(calls=calls)
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert len(ledger.of("guard.config")) == out["calls"].count("write") == 41
+    assert out["calls"].count("fdatasync") == 2
+
+
 # ------------------------------------------------------------------ forks
 
 

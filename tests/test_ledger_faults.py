@@ -528,3 +528,29 @@ def test_whole_line_that_a_dead_process_left(tmp_path: Path, mark: Path, faults:
     assert out["spawned"] == 0
     assert ledger.events() == ["chain.open", "spawn.intent", "spawn.started", "spawn.exit", "chain.close"]
     assert len(ledger.torn) == 1
+
+
+# ------------------------------------------------------------------ what is called at all
+
+
+@KEYED
+@pytest.mark.parametrize("mode", MODES)
+def test_calls_of_a_spawn(tmp_path: Path, faults: Path, mode: str, keyed: bool) -> None:
+    """A spawn's three records are a look at the file and one write each; only an intent waits for the disk."""
+    scene = """
+    def scene(case):
+        keys = case["where"] + "/keys" if case["keyed"] else ""
+        if keys:
+            keys_of.initialise(keys)
+        opened = audit.open(case["where"] + "/ledger", mode=case["mode"], keys=keys)
+        arm(case["where"])
+        safespawn.run(["/bin/true"])
+        calls = seen()
+        opened.close()
+        return dict(calls=calls)
+    """
+    (out,) = faulting.run(scene, [{"where": str(tmp_path), "mode": mode, "keyed": keyed}], tmp_path, faults)
+    record = ["fstat", "write", *(["fstat", "pwrite"] if keyed else [])]  # of the ledger, and of the state file
+    flush = ["fdatasync"] if mode == "durable" else []
+
+    assert out["calls"] == [*record, *flush, *record, *record], out
