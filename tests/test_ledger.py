@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import errno
 import gc
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 import helpers
+import reference_ledger as form
 from safespawn import AuditError, audit, run
 from safespawn.audit import _core
 
@@ -212,6 +214,60 @@ def test_verification_key_is_in_no_file(tmp_path: Path, path: Path) -> None:
     assert bytes.fromhex(key) not in written
 
 
+#: Keeps a ledger open until nothing more can be read.
+KEEPER = """
+import sys
+from safespawn import audit, run
+with audit.open(sys.argv[1], keys=sys.argv[2]):
+    run(["/bin/true"])
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def mappings_with(pid: int, text: bytes) -> list[set[str]]:
+    """Return the flags (VmFlags of proc_pid_smaps(5)) of each mapping of a process in which a text stands."""
+    found, begin, end = [], 0, 0
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory, open(f"/proc/{pid}/smaps", encoding="utf-8") as maps:
+        for line in maps:
+            if line[0] in "0123456789abcdef":
+                begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+            elif line.startswith("VmFlags:") and "rd" in line.split() and begin < 1 << 47:
+                try:
+                    data = os.pread(memory.fileno(), end - begin, begin)
+                except OSError:  # [vvar]
+                    continue
+                found += [set(line.split()[1:])] * (text in data)
+    return found
+
+
+def test_keys_in_memory(tmp_path: Path, path: Path) -> None:
+    """Those of the next record are in no core file, no forked child and no swap; all before are nowhere."""
+    verification = bytes.fromhex(audit.keys.initialise(tmp_path / "keys"))
+    line = [sys.executable, "-c", KEEPER, str(path), str(tmp_path / "keys")]
+    env = {**os.environ, "PYTHONPATH": str(helpers.ROOT)}
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as keeper:
+        assert keeper.stdout is not None and keeper.stdout.readline() == b"ready\n"
+        records = helpers.records(path)
+        epochs = [form.epoch_key(verification, n) for n in range(records[0]["keys"]["epoch"] + 2)]
+        chain = form.chain_key(epochs[-2], records[0]["c"])
+        now, gone = [], [*epochs, chain]
+        for name in (b"safespawn record", b"safespawn aggregate"):
+            key = form.mac(chain, name)
+            for _ in records:
+                gone.append(key)
+                key = form.sha256(key)
+            now.append(key)
+        here = [mappings_with(keeper.pid, key) for key in now]
+        before = [mappings_with(keeper.pid, key) for key in gone]
+        keeper.communicate()
+
+    assert [len(one) for one in here] == [1, 1]
+    assert all({"dd", "wf"} <= flags for one in here for flags in one)
+    assert os.geteuid() != 0 or all("lo" in flags for one in here for flags in one)
+    assert before == [[]] * len(gone)
+
+
 @pytest.mark.parametrize(
     ("spoil", "number"),
     [
@@ -315,6 +371,29 @@ def test_tags_follow_the_context(path: Path) -> None:
         thread.join()
 
     assert [r["tags"] for r in helpers.records(path) if "tags" in r] == [{"request_id": "7"}]
+
+
+def test_tags_of_tasks(path: Path) -> None:
+    """Tasks that run in turn have each its own tags, and take them to the threads of asyncio.to_thread."""
+
+    inside = []
+
+    async def serve(request: str) -> None:
+        with audit.context(request_id=request):
+            inside.append(request)
+            await asyncio.sleep(0)  # the others' turn
+            assert inside == ["a", "b", "c"]
+            run(["/bin/true", "task", request])
+            await asyncio.to_thread(run, ["/bin/true", "thread", request])
+
+    async def serve_all() -> None:
+        await asyncio.gather(*(serve(name) for name in "abc"))
+
+    with audit.open(path):
+        asyncio.run(serve_all())
+    told = {(*r["what"]["argv"][1:], r["tags"]["request_id"]) for r in helpers.records(path) if r["ev"] == "spawn.intent"}
+
+    assert told == {(where, name, name) for where in ("task", "thread") for name in "abc"}
 
 
 # ------------------------------------------------------------------ what nobody closes
