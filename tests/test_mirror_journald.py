@@ -177,8 +177,17 @@ def test_closed_socket_is_noticed(opened: tuple[Journald, int], tmp_path: Path, 
         assert (tmp_path / "application.log").read_bytes() == b""
 
 
+def configured(argv: list[str], address: str, where: Path) -> list[str]:
+    """Return the command line that runs this with the configuration of docs/shipping, which nobody else sees."""
+    ours = where / "journal-upload.conf"
+    text = (sinks.SHIPPING / ours.name).read_text(encoding="utf-8")
+    ours.write_text(sinks.replaced(text, {"collector.example:19532": address}), encoding="utf-8")
+    script = 'mount --make-rprivate / && mount --bind "$0" /etc/systemd/journal-upload.conf && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, str(ours), *argv]
+
+
 def test_entries_are_uploaded(journal: sinks.Journal, tmp_path: Path) -> None:
-    """systemd-journal-upload carries the lines to systemd-journal-remote, byte for byte."""
+    """systemd-journal-upload, with our configuration, carries the lines to systemd-journal-remote, byte for byte."""
     programs = [f"/lib/systemd/systemd-journal-{name}" for name in ("remote", "upload")]
     sinks.need(*programs)
     remote, upload = programs
@@ -196,8 +205,8 @@ def test_entries_are_uploaded(journal: sinks.Journal, tmp_path: Path) -> None:
         running.settled(60, "journald")
         until(lambda: len(journal.entries(OURS)) == 60)
         until(lambda: sinks.listens(address))
-        state = f"--save-state={tmp_path / 'state'}"
-        with sinks.server([upload, "-u", f"http://{address}", "-D", str(journal.kept), state], log):
+        argv = [upload, "-D", str(journal.kept), f"--save-state={tmp_path / 'state'}"]
+        with sinks.server(configured(argv, address, tmp_path), log):
             until(lambda: len(sinks.entries(kept, OURS)) == 60)
 
     assert [entry["SAFESPAWN_REC"].encode() for entry in sinks.entries(kept, OURS)] == sent
