@@ -220,13 +220,7 @@ class Child:
             "exit": {
                 "pid": self.pid,
                 **ended,
-                "rusage": {
-                    "utime": made.utime_us,
-                    "stime": made.stime_us,
-                    "maxrss": made.maxrss_kib,
-                    "minflt": made.minflt,
-                    "majflt": made.majflt,
-                },
+                **({"rusage": _usage(made)} if reaped_by == "self" else {}),
                 "dur": time.monotonic_ns() - self.started_ns,
                 "reaped_by": reaped_by,
                 "timeout_killed": self.timeout_killed,
@@ -252,6 +246,17 @@ class Child:
 #: Children whose handle was dropped before they ended, and those that SIGKILL could not
 #: end yet. Looked at on every spawn, so that they become no zombies.
 _abandoned: list[Child] = []
+
+
+def _usage(made: Exit) -> dict[str, int]:
+    """Return what the kernel tells of who is reaped, and of nobody else."""
+    return {
+        "utime": made.utime_us,
+        "stime": made.stime_us,
+        "maxrss": made.maxrss_kib,
+        "minflt": made.minflt,
+        "majflt": made.majflt,
+    }
 
 
 def abandon(child: Child) -> None:

@@ -68,12 +68,31 @@ def canonical(record: Any, form: str) -> str:
 
 def test_every_event_of_the_contract_is_among_the_records() -> None:
     """The golden records have each event that docs/audit-format.md lists."""
-    table = CONTRACT.read_text(encoding="utf-8").partition("## Events")[2]
+    table = CONTRACT.read_text(encoding="utf-8").partition("\n## Events")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`[^|]+`) \|", table, re.MULTILINE)
     listed = {event for row in rows for event in re.findall(r"`([a-z.]+)`", row)}
 
     assert {"spawn.intent", "breakglass", "mirror.up"} <= listed
     assert listed <= {record["ev"] for record in RECORDS}
+
+
+def names(value: Any) -> set[str]:
+    """Return the names of all members, however deep."""
+    if isinstance(value, dict):
+        return set(value).union(*map(names, value.values()))
+    return set().union(*map(names, value)) if isinstance(value, list) else set()
+
+
+def test_every_member_is_explained() -> None:
+    """docs/audit-format.md says what each member of a record that the library wrote is, and in which unit."""
+    told = re.findall(r"`([^`\n]+)`", CONTRACT.read_text(encoding="utf-8"))
+    explained = set(re.findall(r"[a-z0-9_]+", " ".join(told)))
+    found: set[str] = set()
+    for line in (make.HERE / "records.jsonl").read_bytes().splitlines():
+        found |= names({group: value for group, value in json.loads(line).items() if group not in ("want", "tags")})
+
+    assert len(found) > 80
+    assert found <= explained, found - explained
 
 
 @pytest.mark.parametrize("form", FORMATS)
