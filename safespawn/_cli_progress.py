@@ -39,7 +39,7 @@ class Progress:
     @staticmethod
     def text(done: int, total: int | None, seconds: float) -> str:
         rate = done / seconds
-        if not total:
+        if not total or not done:  # nothing of it: a registry may take long before
             return f"{_size(done)} read, {_size(rate)}/s"
         # A ledger that grows has more than it had when we looked.
         left = max(0, total - done) / rate
