@@ -1,9 +1,10 @@
 """Builds a copy of the package with another core, for tests only.
 
-    python tests/build_variant.py hooks|careless|asan|ubsan DIRECTORY
+    python tests/build_variant.py hooks|careless|asan|ubsan|tsan|unlocked DIRECTORY
 
 ``hooks`` has the switches of tests/hooks; ``careless`` has child code that sets errno, as any
-libc call would; ``asan`` and ``ubsan`` are the product under a sanitizer. The copy lies in DIRECTORY/safespawn, to be put in front of sys.path.
+libc call would; ``asan``, ``ubsan`` and ``tsan`` are the product under a sanitizer; ``unlocked`` is ``tsan`` with a ledger in
+which nobody waits for the others. The copy lies in DIRECTORY/safespawn, to be put in front of sys.path.
 """
 
 from __future__ import annotations
@@ -37,8 +38,13 @@ def _builder(variant: str, package: Path) -> FFI:
         _make_careless(package / "_steps.c")  # the launcher has no libc to be careless with
         made = builder(define_macros=own)
         return made
+    if variant == "unlocked":
+        _make_unlocked(package / "_ledger.c")
+        variant = "tsan"
     flag = {
         "asan": ["-fsanitize=address", "-g"],
+        # The credential lock has a fence that this one does not know; it is for the ledger.
+        "tsan": ["-fsanitize=thread", "-g", "-Wno-tsan"],
         "ubsan": ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-g"],
     }[variant]
     made = builder(define_macros=own, compile_args=tuple(flag), link_args=tuple(flag))
@@ -62,6 +68,13 @@ def _make_careless(core: Path) -> None:
     step = "if (plan->want.flags & SS_SET_UMASK)\n"
     assert text.count(step) == 1
     core.write_text(text.replace(step, "errno = 77;\n\t" + step), encoding="utf-8")
+
+
+def _make_unlocked(core: Path) -> None:
+    text = core.read_text(encoding="utf-8")
+    step = "(now = __atomic_load_n(&queue->serving, __ATOMIC_ACQUIRE)) != mine"
+    assert text.count(step) == 1
+    core.write_text(text.replace(step, f"0 && ({step})"), encoding="utf-8")
 
 
 def _load_build_script(package: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import subprocess
+import sys
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -202,6 +205,60 @@ def test_threads_share_a_flush(tmp_path: Path, faults: Path) -> None:
 
     assert len(ledger.of("guard.config")) == out["calls"].count("write") == 41
     assert out["calls"].count("fdatasync") == 2
+
+
+#: All that threads do with a ledger at once: records, checkpoints, segments, flushes, counts, mirrors.
+EVERYTHING = """
+import logging, sys, threading
+where, core = sys.argv[1:]
+sys.path.insert(0, core)
+from safespawn import audit
+from safespawn.audit import mirrors
+
+audit.keys.initialise(where + "/keys")
+logging.getLogger("mirror").addHandler(logging.NullHandler())
+logging.getLogger("mirror").setLevel(logging.INFO)
+
+def work(opened, number):
+    for i in range(100):
+        assert opened.append("guard.config", None, lambda: dict(i=i, pad="x" * 300), gate=bool(i % 2))
+        if i % 40 == number:
+            opened.checkpoint()
+            opened.rotate()
+            opened.flush()
+
+for mode in ("require", "durable"):
+    mirror = mirrors.Logging("mirror")
+    opened = audit.open(where + "/" + mode, mode, keys=where + "/keys", max_bytes=100_000, mirrors=[mirror])
+    threads = [threading.Thread(target=work, args=(opened, number)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    opened.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["tsan", "unlocked"])
+def test_threads_under_their_sanitizer(tmp_path: Path, variant: str) -> None:
+    """ThreadSanitizer sees no race in C; where nobody waits for the others it does."""
+    build = subprocess.run(
+        [sys.executable, helpers.TESTS / "build_variant.py", variant, tmp_path], capture_output=True, check=False
+    )
+    assert build.returncode == 0, build.stderr
+    library = subprocess.run(["gcc", "-print-file-name=libtsan.so"], capture_output=True, text=True, check=True)
+    (tmp_path / "where").mkdir()
+    # Without a random layout, because that of newer kernels is more than this sanitizer knows.
+    line = ["setarch", "--addr-no-randomize", sys.executable, "-c", EVERYTHING, tmp_path / "where", tmp_path]
+    more = {"LD_PRELOAD": library.stdout.strip(), "TSAN_OPTIONS": "halt_on_error=1", "SAFESPAWN_ARM": "0"}
+    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **more}, timeout=120, check=False)
+    races = set(re.findall(r"SUMMARY: ThreadSanitizer: data race .*/(_\w+\.c):", done.stderr))
+
+    if variant == "tsan":
+        assert (done.returncode, races) == (0, set()), done.stderr
+    else:
+        assert any(name.startswith("_ledger") for name in races), done.stderr
 
 
 # ------------------------------------------------------------------ forks
