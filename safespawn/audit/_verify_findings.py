@@ -163,6 +163,12 @@ class Collector:
         group.others[reason] += 1
         return True
 
+    def withdraw(self, key: Hashable, order: tuple[int, ...]) -> None:
+        """Take back what is alone in its group, and at that place: it was something else."""
+        group = self._groups.get(key)
+        if group is not None and group.order == order and not group.others:
+            del self._groups[key]
+
     def told(self) -> tuple[Finding, ...]:
         """Return the first of each group, in the order of the files."""
         groups = sorted(self._groups.values(), key=lambda group: group.order)

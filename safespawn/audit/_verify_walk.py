@@ -311,6 +311,7 @@ class Walk:
         if torn is None or torn[0] != n:
             return False
         self.found(chain, torn[1], n, "torn-or-garbage", "only the beginning of this record is left")
+        self.notices.withdraw(("uncommitted", scan.name_of(chain)), torn[1])
         return True
 
     # -- records that are the next of their chain
