@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import helpers
+from safespawn import audit, cli, run
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the ledger of a daemon")
 
@@ -112,6 +113,39 @@ def test_life_of_a_ledger(daemon: Daemon, tmp_path: Path) -> None:
     assert (seen.returncode, "retired" in seen.stdout) == (0, True), seen.stdout
     daemon.end()
     assert daemon.verify().returncode == 0
+
+
+#: The documents with commands and programs to copy.
+DOCUMENTS = [helpers.ROOT / "README.md", *sorted((helpers.ROOT / "docs").glob("*.md"))]
+
+
+def blocks(kind: str) -> list[str]:
+    """Return the examples of a language in them."""
+    texts = [document.read_text(encoding="utf-8") for document in DOCUMENTS]
+    return [block for text in texts for block in re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)]
+
+
+def test_commands_of_the_documents() -> None:
+    """Each `safespawn audit` in them is one that the command line takes: with what is optional left out."""
+    lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("safespawn audit ")]
+    words = [re.sub(r" \[.*?\]| > .*|(?<=\w)\|[\w|]+", "", line).split()[1:] for line in lines if " | " not in line]
+
+    assert {tuple(one[1:2]) for one in words} >= {("verify",), ("show",), ("export",), ("retire",), ("keys",)}
+    for one in words:
+        cli._parser().parse_args(one)
+
+
+def test_programs_of_the_documents(tmp_path: Path) -> None:
+    """Those about records run as they are, about a ledger of that name."""
+    (program,) = [block for block in blocks("python") if "reader.records" in block]
+    with audit.open(tmp_path / "ledger.jsonl"):
+        run(["/bin/true"])
+    env = {**os.environ, "PYTHONPATH": str(helpers.ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    codes = [json.loads(line)["metadata"]["event_code"] for line in done.stdout.splitlines()]
+    assert codes == ["chain.open", "spawn.intent", "spawn.started", "spawn.exit", "chain.close"]
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x", "1.5"])
