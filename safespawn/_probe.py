@@ -6,6 +6,7 @@ no_new_privs, the subreaper flag, named capabilities.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -271,6 +272,37 @@ def who(creds: Credentials | None) -> dict[str, object]:
             inh=f"{creds.inheritable:x}",
         )
     return told
+
+
+def surroundings() -> dict[str, object]:
+    """Return what the opening of a chain says beside that: what seldom changes in a process.
+
+    ``comm``, ``lsm`` and ``cgroup`` are bytes. What /proc does not say is left out.
+    """
+    status, told = _status(), dict[str, object]()
+    for name, key, base in _FROM_STATUS:
+        with contextlib.suppress(KeyError, ValueError):
+            told[name] = f"{int(status[key], 16):x}" if base == 16 else int(status[key])
+    with contextlib.suppress(OSError):
+        told["comm"] = Path("/proc/self/comm").read_bytes().removesuffix(b"\n")
+    with contextlib.suppress(OSError):  # without a security module EINVAL
+        told["lsm"] = Path("/proc/self/attr/current").read_bytes().rstrip(b"\n\0")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_bytes().splitlines():
+            if line.startswith(b"0::"):  # the unified hierarchy
+                told["cgroup"] = line[3:]
+    with contextlib.suppress(OSError):
+        told |= {f"{name}_ns": os.stat(f"/proc/self/ns/{name}").st_ino for name in ("user", "mnt")}
+    return told
+
+
+#: Member, field of proc_pid_status(5), base.
+_FROM_STATUS = (
+    ("bnd", "CapBnd", 16),
+    ("amb", "CapAmb", 16),
+    ("nnp", "NoNewPrivs", 10),
+    ("seccomp", "Seccomp", 10),
+)
 
 
 @lru_cache(maxsize=1)

@@ -69,6 +69,31 @@ def test_opening_tells_options_and_guards(path: Path) -> None:
     assert opening["guards"]["required"] == "locked"
 
 
+def test_opening_tells_what_is_around_the_process(path: Path) -> None:
+    """Record 0 tells the process's name, sets, filters, cgroup and namespaces, bytes that are no text included."""
+    out = helpers.run_snippet(
+        """
+        import ctypes
+        from safespawn import audit
+        ctypes.CDLL(None).prctl(15, b"na\\xff\\n", 0, 0, 0)  # PR_SET_NAME
+        ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+        audit.open(ledger).close()
+        out["who"] = json.loads(open(ledger).readline())["who"]
+        out["status"] = dict(line.split(":\\t", 1) for line in open("/proc/self/status", errors="replace") if ":\\t" in line)
+        out["cgroup"] = open("/proc/self/cgroup").read()
+        out["ns"] = [os.stat("/proc/self/ns/" + name).st_ino for name in ("user", "mnt", "pid")]
+        """,
+        ledger=str(path),
+    )
+    who, status = out["who"], out["status"]
+
+    assert (who["comm"], who["nnp"]) == ({"hex": b"na\xff\n".hex()}, 1)
+    assert [who[f"{name}_ns"] for name in ("user", "mnt", "pid")] == out["ns"]
+    assert [int(who[name], 16) for name in ("bnd", "amb")] == [int(status[name], 16) for name in ("CapBnd", "CapAmb")]
+    assert who["seccomp"] == int(status["Seccomp"])
+    assert f"0::{who.get('cgroup', '')}\n" in out["cgroup"] or "0::" not in out["cgroup"]
+
+
 def test_change_of_the_guards_is_recorded(path: Path) -> None:
     """What is required from now on leaves a record of its own."""
     out = helpers.run_snippet(

@@ -265,8 +265,12 @@ class Ledger:
             "mirrors": [mirror.name for mirror in self.options.mirrors],
             "redaction": self.redaction.label,
         }
+        around = {
+            name: _record.path(value) if isinstance(value, bytes) else value
+            for name, value in _probe.surroundings().items()
+        }
         # In which namespace the pid counts: who retires segments looks whether the process is gone.
-        who = {**_probe.who(_probe.look().credentials), "pid_ns": _probe.pid_namespace()}
+        who = {**_probe.who(_probe.look().credentials), "pid_ns": _probe.pid_namespace(), **around}
         told = {"library": _version(), "parent": birth.parent, "keys": birth.keys, "config": config}
         return {"who": who, **told, **self.describe()}
 
