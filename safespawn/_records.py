@@ -241,7 +241,7 @@ class Records:
     @staticmethod
     def hides(request: Request) -> bool:
         """Whether there is a secret among the arguments: those records are not C's to write."""
-        return _redaction.hides(request.argv, _declared(request), request.redact)
+        return _redaction.hides(request.argv, _declared(request) if request.secrets else (), request.redact)
 
     @classmethod
     def rest(

@@ -691,6 +691,34 @@ def own_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_redaction._Process, "key", _redaction._Process.key)
 
 
+def test_command_that_was_plain_is_looked_at_again(own_state: None, tmp_path: Path) -> None:
+    """The second time it is known to be plain; not by other patterns, nor with a part declared secret, and back again."""
+    argv = ["/bin/true", "--badge=1"]
+    with audit.open(tmp_path / "ledger"):
+        for _ in range(2):
+            run(argv)
+        run(argv, redact=["--badge=(.*)"])
+        run(["/bin/true", Secret("--badge=1")])
+        run(argv)
+        _redaction.redact("--badge=(.*)")
+        run(argv)
+    told = [r["what"]["argv"][1] for r in helpers.records(tmp_path / "ledger") if r["ev"] == "spawn.intent"]
+    assert told == ["--badge=1"] * 2 + ["--badge=…", "…", "--badge=1", "--badge=…"]
+
+
+def test_few_plain_commands_are_remembered(own_state: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None with a secret, none that is long, and not more than a bound."""
+    monkeypatch.setattr(_redaction._Process, "plain", plain := set())
+    assert _redaction.hides((b"curl", b"--token=abc"))
+    assert not _redaction.hides((b"ls", b"x" * 400))
+    assert not _redaction.hides((b"ls",) * 17)
+    assert plain == set()
+    for number in range(1000):
+        assert not _redaction.hides((b"ls", b"%d" % number))
+        assert 0 < len(plain) <= _redaction.PLAIN_MAX
+    assert (b"ls", b"999") in plain
+
+
 def test_patterns_of_the_process(own_state: None, tmp_path: Path) -> None:
     """What was added for the process holds for every spawn, beside the option; only ``()`` turns it off."""
     _redaction.redact("--badge=(.*)")

@@ -11,10 +11,17 @@ from . import _redact
 from ._redact import Declared, Patterns, RedactionKey
 
 
+#: So many command lines are remembered, and none with more arguments and bytes.
+PLAIN_MAX, PLAIN_ARGUMENTS_MAX, PLAIN_BYTES_MAX = 256, 16, 400
+
+
 class _Process:
-    """The state. Both are replaced as a whole, so no reader needs a lock."""
+    """The state. Patterns and key are replaced as a whole, so no reader needs a lock."""
 
     patterns: Patterns = ()
+    #: Command lines in which nothing was to be hidden, so that they are in the ledger as they are: whoever
+    #: starts the same program again and again pays for one look.
+    plain: set[tuple[bytes, ...]] = set()  # noqa: RUF012 - of the process
     own: RedactionKey = _redact.process_key()
     key: RedactionKey = own
 
@@ -47,11 +54,25 @@ def arguments(
     return _redact.arguments(argv, _redact.redact(argv, secrets, used, known=not off), _Process.key)
 
 
-def hides(argv: Sequence[bytes], secrets: Declared = (), patterns: Patterns | None = None) -> bool:
+def hides(argv: tuple[bytes, ...], secrets: Declared = (), patterns: Patterns | None = None) -> bool:
     """Return whether anything in an argument vector is not to be shown; see :func:`arguments`."""
+    is_usual = not secrets and patterns is None and not _Process.patterns
+    if is_usual and argv in _Process.plain:
+        return False
     off = patterns == ()
     used = () if off else (*_Process.patterns, *(patterns or ()))
-    return _redact.redact(argv, secrets, used, known=not off) is not None
+    found = _redact.redact(argv, secrets, used, known=not off) is not None
+    if is_usual and not found:
+        _remember(argv)
+    return found
+
+
+def _remember(argv: tuple[bytes, ...]) -> None:
+    if len(argv) > PLAIN_ARGUMENTS_MAX or sum(map(len, argv)) > PLAIN_BYTES_MAX:
+        return
+    if len(_Process.plain) >= PLAIN_MAX:
+        _Process.plain.clear()
+    _Process.plain.add(argv)
 
 
 def own_key() -> RedactionKey:
