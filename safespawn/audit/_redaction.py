@@ -10,7 +10,6 @@ from .. import _patterns
 from . import _redact
 from ._redact import Declared, Patterns, RedactionKey
 
-
 #: So many command lines are remembered, and none with more arguments and bytes.
 PLAIN_MAX, PLAIN_ARGUMENTS_MAX, PLAIN_BYTES_MAX = 256, 16, 400
 
