@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -205,6 +206,19 @@ def test_a_cut_ledger_is_told(daemon: Daemon) -> None:
     assert seen.returncode == 1
     assert "tail-truncated" in seen.stdout
     assert "2 records are missing" in seen.stdout
+
+
+@pytest.mark.parametrize(("hard", "code"), [(256, 0), (64, 2)])
+def test_more_segments_than_open_files(tmp_path: Path, hard: int, code: int) -> None:
+    """All are open at once, as many as the hard limit lets them be; where that is too low it is said."""
+    with audit.open(tmp_path / "ledger", keys="") as ledger:
+        for _ in range(100):
+            assert ledger.rotate()
+    line = [sys.executable, "-m", "safespawn", "audit", "verify", str(tmp_path / "ledger"), "--without-key", "--no-state"]
+    seen = run(line, rlimits={resource.RLIMIT_NOFILE: (32, hard)}, capture_output=True, text=True)
+
+    assert seen.returncode == code, seen.stderr
+    assert ("nothing was found" in seen.stdout) if code == 0 else ("Too many open files" in seen.stderr)
 
 
 def test_without_the_key_nothing_is_said(daemon: Daemon) -> None:
