@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import IO, Any
 
 from ._spec import DEVNULL, PIPE, STDOUT, Request
@@ -18,25 +20,24 @@ _CHUNK = 65536
 class Streams:
     """Sources for the child's 0, 1 and 2, and our ends of the pipes among them.
 
-    ``ours`` are file objects from the start: they own their descriptors, and closing them
-    twice is no error. ``opened`` are the descriptors that only the child needs.
+    ``opened`` is all that was opened: objects that own their descriptors, so that none is lost to a signal
+    handler that raises, and closing one twice is no error. ``theirs`` are those that only the child needs.
     """
 
     sources: list[int] = field(default_factory=lambda: [0, 1, 2])
     ours: list[IO[bytes] | None] = field(default_factory=lambda: [None, None, None])
-    opened: list[int] = field(default_factory=list)
+    opened: list[io.FileIO] = field(default_factory=list)
+    theirs: list[io.FileIO] = field(default_factory=list)
 
     def started(self) -> None:
         """Close what belongs to the child alone."""
-        while self.opened:
-            os.close(self.opened.pop())
+        for file in self.theirs:
+            file.close()
 
     def abort(self) -> None:
         """Close everything."""
-        self.started()
-        for file in self.ours:
-            if file is not None:
-                file.close()
+        for file in self.opened:
+            file.close()
 
 
 def prepare(request: Request, is_open: tuple[bool, bool, bool]) -> Streams:
@@ -63,17 +64,25 @@ def _prepare_one(streams: Streams, fd: int, wanted: int | None, is_open: bool) -
     if wanted == STDOUT:
         streams.sources[fd] = streams.sources[1]
     elif wanted == PIPE:
-        read, write = os.pipe2(os.O_CLOEXEC)
-        theirs = read if fd == 0 else write
-        streams.opened.append(theirs)
-        streams.sources[fd] = theirs
-        streams.ours[fd] = open(write, "wb") if fd == 0 else open(read, "rb")  # noqa: SIM115
+        _open(streams, chain.from_iterable(map(os.pipe2, (os.O_CLOEXEC,))), ("rb", "wb"))
+        read, write = streams.opened[-2:]
+        streams.ours[fd] = io.BufferedWriter(write) if fd == 0 else io.BufferedReader(read)
+        _give(streams, fd, read if fd == 0 else write)
     elif wanted in (None, DEVNULL):
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        streams.opened.append(null)
-        streams.sources[fd] = null
+        _open(streams, map(os.open, (os.devnull,), (os.O_RDWR | os.O_CLOEXEC,)), ("r+b",))
+        _give(streams, fd, streams.opened[-1])
     else:
         streams.sources[fd] = int(wanted)
+
+
+def _open(streams: Streams, fds: Iterator[int], modes: tuple[str, ...]) -> None:
+    """Open and keep in one step that no signal handler can come between: ``fds`` opens when it is asked."""
+    streams.opened.extend(map(io.FileIO, fds, modes))
+
+
+def _give(streams: Streams, fd: int, file: io.FileIO) -> None:
+    streams.theirs.append(file)
+    streams.sources[fd] = file.fileno()
 
 
 class Exchange:
