@@ -12,7 +12,7 @@ from typing import Any
 #: 2026-11-29 00:00:00 UTC.
 START_NS = 1_795_910_400_000_000_000
 SECOND = 1_000_000_000
-BOOT = "933b1499-89b1-4fbb-a750-622cfdc9c406"
+BOOT = "00000000-0000-4000-8000-00000000b007"
 
 ALONE = "alone-or-apart: one thread, and nobody else on our memory"
 LAUNCHED = "drop-apart: the launcher changes credentials in its own memory"

@@ -17,14 +17,17 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import safespawn
-from safespawn import audit
+from safespawn import _probe, audit
 from safespawn.audit.exporters import FORMATS, Joined
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ("records.jsonl", "contract.jsonl")
 HOST = "host.example"
+#: Made up: that of the machine is nobody's business.
+BOOT = "00000000-0000-4000-8000-00000000b007"
 
 
 def lines() -> list[bytes]:
@@ -92,7 +95,7 @@ def make_records() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with tempfile.TemporaryDirectory(prefix="golden-", dir="/tmp") as directory:
         ledger = os.path.join(directory, "ledger.jsonl")
-        with audit.open(ledger):
+        with mock.patch.object(_probe, "boot_id", lambda: BOOT), audit.open(ledger):
             spawn_all(directory)
         (HERE / "records.jsonl").write_bytes(Path(ledger).read_bytes())
 
