@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -51,19 +52,33 @@ def child(ledger: audit.Ledger, how: str) -> int:
     heard, told = os.pipe()
     pid = os.fork()
     if not pid:
-        tell(ledger, child=how)
-        if how == "closed":
-            ledger.close()
-        os.write(told, b".")
-        if how == "waits":
-            signal.pause()
-        os._exit(0)
+        try:
+            tell(ledger, child=how)
+            if how == "closed":
+                ledger.close()
+            os.write(told, b".")
+            if how == "waits":
+                signal.pause()
+        finally:
+            os._exit(0)  # whatever it was: the tests are its parent's
     os.close(told)
-    assert os.read(heard, 1) == b"."
+    has_written = os.read(heard, 1) == b"."
     os.close(heard)
-    if how != "waits":
+    if how != "waits" or not has_written:
         os.waitpid(pid, 0)
+    assert has_written
     return pid
+
+
+@contextlib.contextmanager
+def child_that_waits(ledger: audit.Ledger) -> Iterator[None]:
+    """Have a child that has written, and is killed at the end of the block."""
+    pid = child(ledger, "waits")
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def findings(host: dict[str, Any]) -> list[str]:
@@ -86,16 +101,14 @@ def test_slots_go_with_the_segments_of_their_chains(host: dict[str, Any]) -> Non
     for _ in range(5):
         child(host["ledger"], "closed")
         child(host["ledger"], "killed")
-    waits = child(host["ledger"], "waits")
-    assert used(host["path"]) == 12
-    assert findings(host) == []
+    with child_that_waits(host["ledger"]):
+        assert used(host["path"]) == 12
+        assert findings(host) == []
 
-    retired(host)
-    assert used(host["path"]) == 3  # ours, the one that waits, and that of the retirement
-    assert findings(host) == []
+        retired(host)
+        assert used(host["path"]) == 3  # ours, the one that waits, and that of the retirement
+        assert findings(host) == []
 
-    os.kill(waits, signal.SIGKILL)
-    os.waitpid(waits, 0)
     tell(host["ledger"], after=1)
     assert findings(host) == []
 
@@ -112,18 +125,15 @@ def test_retired_again_and_again(host: dict[str, Any]) -> None:
 
 def test_slot_that_nobody_gave_back_is_missed(host: dict[str, Any]) -> None:
     """An empty slot is excused only by a record that says that its chain was over: who empties others is seen."""
-    waits = child(host["ledger"], "waits")
-    retired(host)
-    assert used(host["path"]) == 3
-    with open(f"{host['path']}.state", "r+b") as state:
-        state.seek(2 * 128)  # after the head, and ours
-        assert any(state.read(128))
-        state.seek(2 * 128)
-        state.write(bytes(128))
-    assert findings(host) == ["state-missing"]
-
-    os.kill(waits, signal.SIGKILL)
-    os.waitpid(waits, 0)
+    with child_that_waits(host["ledger"]):
+        retired(host)
+        assert used(host["path"]) == 3
+        with open(f"{host['path']}.state", "r+b") as state:
+            state.seek(2 * 128)  # after the head, and ours
+            assert any(state.read(128))
+            state.seek(2 * 128)
+            state.write(bytes(128))
+        assert findings(host) == ["state-missing"]
 
 
 def test_room_of_slots_is_given_back(host: dict[str, Any]) -> None:
@@ -166,12 +176,10 @@ def test_chains_of_an_earlier_boot(host: dict[str, Any], monkeypatch: pytest.Mon
     """No process of another boot runs: what it left open is over, though its opening was retired before."""
     assert host["ledger"].rotate()
     tell(host["ledger"], more=1)
-    waits = child(host["ledger"], "waits")
-    assert host["ledger"].rotate() and host["ledger"].rotate()
-    later_boot(monkeypatch)
-    retention.retire(host["path"], keep=1, keys=host["keys"])
-    os.kill(waits, signal.SIGKILL)
-    os.waitpid(waits, 0)
+    with child_that_waits(host["ledger"]):
+        assert host["ledger"].rotate() and host["ledger"].rotate()
+        later_boot(monkeypatch)
+        retention.retire(host["path"], keep=1, keys=host["keys"])
 
     assert used(host["path"]) == 2  # ours, which has written checkpoints since, and that of the retirement
 
@@ -236,19 +244,24 @@ def test_process_that_writes_on_where_its_slot_was_emptied(
     go, on = os.pipe()
     pid = os.fork()
     if not pid:
-        tell(ledger, first=1)
-        os.write(told, b".")
-        os.read(go, 1)
-        tell(ledger, second=1)
-        ledger.close()
-        os._exit(0)
-    os.read(heard, 1)
-    retired(host)
-    between = used(host["path"])
-    os.write(on, b".")
-    os.waitpid(pid, 0)
-    for fd in (heard, told, go, on):
-        os.close(fd)
+        try:
+            os.close(on)  # what it waits for is over when we are
+            tell(ledger, first=1)
+            os.write(told, b".")
+            os.read(go, 1)
+            tell(ledger, second=1)
+            ledger.close()
+        finally:
+            os._exit(0)
+    os.close(told)
+    try:
+        os.read(heard, 1)
+        retired(host)
+        between = used(host["path"])
+    finally:
+        for fd in (heard, go, on):
+            os.close(fd)
+        os.waitpid(pid, 0)
 
     assert between == 2
     assert used(host["path"]) == 3
