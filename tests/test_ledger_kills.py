@@ -144,3 +144,110 @@ def test_killed_at_random(where: Path, faults: Path) -> None:
     assert len(there - kept) <= 2 * case["kills"]
     assert len(ledger.chains) == case["kills"] + 1
     assert len(ledger_check.segments(ledger.path)) > 3
+
+
+#: A ledger that others write to and rotate; each retirement is killed at its next call, until one gets to its end.
+RETIREMENTS = """
+from safespawn.audit import _slots, verifier
+
+def child(do):
+    pid = os.fork()
+    if not pid:
+        try:
+            do()
+        finally:
+            os._exit(0)
+    return pid
+
+def scene(case):
+    where, path, keys = case["where"], case["where"] + "/ledger", case["where"] + "/keys" if case["keyed"] else None
+    arm(where)
+    key = keys_of.initialise(keys) if keys else None
+    opened, problems, killed = audit.open(path, keys=keys), [], 0
+    wait, end = os.pipe()
+
+    def writes():
+        assert opened.append("guard.config", None, lambda: dict(pid=os.getpid()), gate=True)
+
+    def closes():
+        writes()
+        opened.close()
+
+    def waits():
+        os.close(end)
+        writes()
+        os.read(wait, 1)
+        closes()
+
+    def grow():
+        for do in (closes, writes):
+            os.waitpid(child(do), 0)
+        for _ in range(2):
+            writes()
+            assert opened.rotate()
+
+    def older():
+        return sorted(int(name[7:]) for name in os.listdir(where) if name[7:].isdecimal())
+
+    def retire():
+        retention.retire(path, keep=1, keys=keys)
+
+    def found(when):
+        seen = verifier.verify(path, key=bytes.fromhex(key) if key else None, registry=keys)
+        problems.extend(f"{when}: {finding}" for finding in seen.findings)
+
+    waiting, number, status = child(waits), 0, -1
+    while status in (-1, -9) and number < 200:
+        number += 1
+        grow()
+        before, pid = older(), os.fork()
+        if not pid:
+            os.close(end)
+            arm(where, rule(at=number, **case["how"]))
+            retire()
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        killed += status == -9
+        now = f"{number}, {len(older())} of {len(before)} segments are left"
+        found(now)
+        retire()
+        found(now + ", and retired again")
+        if older() != before[-1:]:
+            problems.append(f"{now}: of {before} these: {older()}")
+    os.close(end)
+    os.waitpid(waiting, 0)
+    for _ in range(2):
+        grow()
+        retire()
+    found("at last")
+    state = opened._core.counts().state
+    slots = [_slots.slot(unit) for _, data in _slots.pieces(state) for at, unit in _slots.units(data)] if keys else []
+    opened.close()
+    return dict(problems=problems, killed=killed, slots=sum(slot.records > 0 for slot in slots), ended=status)
+"""
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+def test_retirement_killed_at_each_call(where: Path, faults: Path, keyed: bool) -> None:
+    """Killed before and after each call, between deletions and slots too: nothing looks tampered with, the next goes on.
+
+    Slots that a killed one had still to give back go with the records that it has written.
+    """
+    hows = [
+        {"kill": 1},
+        *({"call": call, "kill": 2} for call in ("open", "fallocate", "fsync", "fdatasync", "pwrite")),
+        # Not of a slot: it lies within a page, and no kill tears that.
+        *({"call": "write", "kill": 2, "take": take, "only": "/ledger"} for take in (0, 1, 100, -1)),
+        {"call": "write", "kill": 2, "take": 100, "only": "/registry.jsonl"},
+    ]
+    cases = [{"where": str(where / str(number)), "keyed": keyed, "how": how} for number, how in enumerate(hows)]
+    for case in cases:
+        Path(str(case["where"])).mkdir(mode=0o700)
+    killed = []
+    for case, out in zip(cases, faulting.run(RETIREMENTS, cases, where, faults), strict=True):
+        assert "crashed" not in out and (out["status"], out["ended"]) == (0, 0), (case, out)
+        assert out["problems"] == [], case
+        assert out["slots"] <= 3, case  # ours, and those of the last two retirements
+        killed.append(out["killed"])
+    assert killed[0] > (100 if keyed else 30)
+    assert sum(killed[1:]) > (40 if keyed else 20)

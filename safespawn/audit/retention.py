@@ -187,11 +187,16 @@ class _Heads:
         return chain is not None and self.ends.get(chain) == self.known[chain][0]
 
     def over(self, slot: _slots.Slot) -> str | None:
-        """Return the chain of a slot if these are its last records, and its process can write no more."""
+        """Return the chain of a slot if these are its last records, and its process can write no more.
+
+        Seen now, or by an earlier retirement that was killed before it had given the slot back: how the
+        chain began is not here any more then.
+        """
         chain = _ids.text(slot.chain)
         head = self.known.get(chain)
-        is_over = head is not None and slot.records <= head[0] + 1 and (slot.is_closed or self.is_dead(chain))
-        return chain if is_over else None
+        if head is None or slot.records > head[0] + 1:
+            return None
+        return chain if slot.is_closed or self.has_ended(chain) or self.is_dead(chain) else None
 
     def is_dead(self, chain: str) -> bool:
         """Whether its process is seen to be gone. Where that cannot be told it is not.
