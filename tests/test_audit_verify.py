@@ -18,6 +18,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -2234,6 +2235,74 @@ def test_retirements_of_the_library(tmp_path: Path) -> None:
         audit.retention.retire(path, keep=1, keys=tmp_path / "keys")
         made = verify(path, key=key, registry=tmp_path / "keys")
         assert made.ok, made.findings
+
+
+class AtRead:
+    """A profile function (sys.setprofile) that acts behind one system call of our package: that with this number."""
+
+    PACKAGE = os.path.dirname(audit.__file__)
+
+    def __init__(self, number: int, act: Callable[[], object]) -> None:
+        """Count from 1."""
+        self.number, self.act, self.count = number, act, 0
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> None:
+        """Count the calls that can look at a file."""
+        if event != "c_return" or not frame.f_code.co_filename.startswith(self.PACKAGE):
+            return
+        is_read = argument.__module__ == "posix" or isinstance(argument.__self__, io.IOBase)
+        self.count += is_read
+        if is_read and self.count == self.number:
+            sys.setprofile(None)
+            self.act()
+
+
+def end_a_chain(ledger: audit.Ledger, *, closed: bool) -> None:
+    """Have a forked child write, and close its chain or not."""
+    pid = os.fork()
+    if not pid:
+        try:
+            ledger.append("guard.config", None, lambda: {"closed": closed})
+            if closed:
+                ledger.close()
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("what", ["retired", "rotated", "both"])
+def test_retired_and_rotated_between_any_two_reads(what: str) -> None:
+    """Wherever the verifier is stopped while segments and slots go, or new ones come: it finds nothing."""
+    with contextlib.ExitStack() as stack:
+        where = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="safespawn-test-", dir="/dev/shm")))
+        path, keys = where / "ledger", where / "keys"
+        key = bytes.fromhex(audit.keys.initialise(keys))
+        ledger = stack.enter_context(audit.open(path, keys=keys))
+
+        def grow() -> None:
+            for closed in (True, False):
+                end_a_chain(ledger, closed=closed)
+                assert ledger.rotate()
+
+        def act() -> None:
+            if what != "retired":
+                grow()
+            if what != "rotated":
+                assert audit.retention.retire(path, keep=1, keys=keys)
+
+        number, at = 0, None
+        while at is None or at.count >= at.number:
+            grow()
+            number += 1
+            at = AtRead(number, act)
+            sys.setprofile(at)
+            try:
+                made = verify(path, key=key, registry=keys)
+            finally:
+                sys.setprofile(None)
+            assert made.ok, (number, made.findings)
+            audit.retention.retire(path, keep=2, keys=keys)
+    assert number > 40
 
 
 RETIRED_CHILD = """

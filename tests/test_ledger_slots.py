@@ -234,6 +234,27 @@ def test_slot_that_is_given_back_while_it_is_verified(host: dict[str, Any], monk
     assert [len(state.slots) for state in looks] == [2, 2]
 
 
+def test_slot_that_was_emptied_before_its_segment_goes(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain that had no slot at the first look, and is older than that look, is missed though its file goes meanwhile."""
+    child(host["ledger"], "closed")
+    assert host["ledger"].rotate()
+    with open(f"{host['path']}.state", "r+b") as state:
+        state.seek(2 * 128)  # after the head, and ours
+        state.write(bytes(128))
+    read, looks = _verify_state.read, []
+
+    def look(path: str) -> Any:
+        if looks:
+            os.unlink(f"{host['path']}.1")
+        looks.append(read(path))
+        return looks[-1]
+
+    monkeypatch.setattr(_verify_state, "read", look)
+
+    assert findings(host) == ["state-missing"]
+    assert [len(state.slots) for state in looks] == [1, 1]
+
+
 def test_process_that_writes_on_where_its_slot_was_emptied(
     host: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -28,10 +29,14 @@ class Slot(NamedTuple):
 
 
 class State(NamedTuple):
-    """The slots by chain, and what is wrong with the file: place in it and a sentence."""
+    """The slots by chain, and what is wrong with the file: place in it and a sentence.
+
+    ``mono`` is when we began to read it: nanoseconds of CLOCK_MONOTONIC.
+    """
 
     slots: dict[bytes, Slot]
     faults: list[tuple[int, str]]
+    mono: int
 
 
 def read(path: str) -> State:
@@ -44,7 +49,7 @@ def read(path: str) -> State:
 
 
 def _read(fd: int) -> State:
-    state, size = State({}, []), os.fstat(fd).st_size
+    state, size = State({}, [], time.monotonic_ns()), os.fstat(fd).st_size
     is_ours = os.pread(fd, len(MAGIC), 0) == MAGIC
     for place, data in _slots.pieces(fd):
         for at, unit in _twice(fd, place, data):

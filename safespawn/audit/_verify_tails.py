@@ -93,8 +93,8 @@ def _counted(done: Done, seen: Seen, standing: scan.Standing, slot: Slot | None,
     if standing.is_slot_forged:
         text = f"the state file says {standing.expected} records, with a seal that this chain never had"
         _end(done, seen.id, standing, "aggregate-mismatch", text)
-    elif slot is None and standing.expected is not None and not done.is_here(standing.last[0]):
-        return  # it was compared, and is retired by now: the file goes before the slot (retention)
+    elif slot is None and _went_meanwhile(done, seen, standing, boot):
+        return
     elif slot is None:
         text = "the state file has no slot of this chain: records that were cut off are not seen"
         _end(done, seen.id, standing, "state-missing", text)
@@ -103,6 +103,18 @@ def _counted(done: Done, seen: Seen, standing: scan.Standing, slot: Slot | None,
         if seen.process is None or seen.process[2] != boot:
             text += "; or the power was lost before it was on the disk"
         _end(done, seen.id, standing, "state-behind", text)
+
+
+def _went_meanwhile(done: Done, seen: Seen, standing: scan.Standing, boot: str) -> bool:
+    """Whether a chain without a slot is retired by now: the file goes before the slot (retention).
+
+    It was compared before, or is younger than our look at the state file: its keys vouch for that time.
+    """
+    if done.is_here(standing.last[0]) or done.means.state is None:
+        return False
+    is_of_this_boot = seen.process is not None and seen.process[2] == boot
+    is_younger = is_of_this_boot and (seen.mono or 0) >= done.means.state.mono
+    return standing.expected is not None or is_younger
 
 
 def _goes_on(done: Done, seen: Seen, standing: scan.Standing, slot: Slot | None) -> None:

@@ -110,6 +110,8 @@ class Seen:
     runs: bool | None = None
     #: Process, its start time, and boot id: of the record that opened the chain.
     process: tuple[int | None, int | None, str | None] | None = None
+    #: When that was, by CLOCK_MONOTONIC of that boot.
+    mono: int | None = None
     #: A record that does not follow, of a chain without keys: its number and place.
     unfit: tuple[int, Place, Place] | None = None
     checkpoint: tuple[int, int] | None = None
@@ -388,6 +390,7 @@ class Walk:
     def _opened(self, seen: Seen, record: scan.Record, told: Mapping[str, Any]) -> None:
         who, boot = _fields.group(told.get("who")), _fields.string(told.get("boot"))
         seen.process = _fields.number(who.get("pid")), _fields.number(who.get("start")), boot
+        seen.mono = _fields.number(told.get("mono"))
         self.boots.add(str(boot))
         keys = told.get("keys")
         source = source_of(keys)
