@@ -14,19 +14,22 @@ from typing import Any
 import pytest
 
 import faulting
+import helpers
 import ledger_check
+from safespawn import audit
 
 #: A signal at a moment that is chosen.
 AT = """
-PACKAGE = os.path.dirname(safespawn.__file__)
-
 class At:
     '''Calls `handler` at the moment with that number, of those in our package.'''
+    package = os.path.dirname(safespawn.__file__)
+    stop = sys.setprofile  # a module that is torn down has no names any more
+
     def __init__(self, number, handler):
         self.number, self.handler, self.count = number, handler, 0
 
     def __call__(self, frame, event, argument):
-        if event not in ("call", "c_return") or not frame.f_code.co_filename.startswith(PACKAGE):
+        if event not in ("call", "c_return") or not frame.f_code.co_filename.startswith(self.package):
             return
         if frame.f_code.co_filename.endswith("/_segments.py"):
             return  # a look at each segment: there are more of them each time
@@ -34,7 +37,7 @@ class At:
             return  # what is raised at its first step Python ignores, and all that it was to do
         self.count += 1
         if self.count == self.number:
-            sys.setprofile(None)
+            self.stop(None)
             self.handler()
 
     @property
@@ -241,6 +244,35 @@ def scene(case):
     return dict(key=key, problems=problems, moments=number, raised=raised)
 """
 
+#: Ends an interpreter that has children of all sorts, interrupted at one moment of that.
+ENDS = AT + """
+import warnings
+from safespawn import audit
+
+class Late:
+    '''Starts a program when it is torn down, if the ledger lets it.'''
+    def __init__(self, argv):
+        self.argv = argv
+
+    def __del__(self, run=safespawn.run):
+        try:
+            run(self.argv)
+        except Exception:
+            pass
+
+def come():
+    with open(f"{where}/came-{number}", "x"):
+        raise KeyboardInterrupt
+
+warnings.simplefilter("ignore", ResourceWarning)
+ledger = audit.open(where + "/ledger", mode=mode, keys=keys)
+late = Late([program, f"{where}/mark-{number}"])
+left = [safespawn.spawn(["/bin/true"]), safespawn.spawn(["/bin/cat"], stdin=-1)]
+os.waitid(os.P_PIDFD, left[0].pidfd, os.WEXITED | os.WNOWAIT)
+safespawn.spawn(["/bin/cat", "-"], stdin=-1)
+sys.setprofile(At(number, come))
+"""
+
 
 #: A ledger that could not be opened, where the glass is broken, is opened by a record; a handler comes meanwhile,
 #: one moment later each time. Whatever that does, the next program is recorded or refused.
@@ -388,3 +420,26 @@ def test_each_intent_has_one_ending(tmp_path: Path, faults: Path, again: bool) -
         assert by_event["spawn.exit"].isdisjoint(by_event["exit.unknown"])
         assert by_event["exit.unknown"] or case["do"] != "lost"
         assert bool(by_event["spawn.denied"]) == (case["do"] == "denied")
+
+
+@pytest.mark.parametrize("mode", ["require", "durable"])
+def test_interrupted_at_the_end_of_the_interpreter(tmp_path: Path, mark: Path, mode: str) -> None:
+    """A handler that raises while the interpreter ends, at every second moment: nothing hangs or starts unrecorded."""
+    keys = tmp_path / "keys"
+    key = audit.keys.initialise(keys)
+    number, came = 0, True
+    while came:
+        number += 2
+        helpers.run_snippet(
+            ENDS, where=str(tmp_path), mode=mode, keys=str(keys), number=number, program=str(mark)
+        )
+        came = (tmp_path / f"came-{number}").exists()
+    ledger = ledger_check.check(tmp_path / "ledger", key, keys)
+    ledger_check.verified(tmp_path / "ledger", key, keys)
+    marks = {str(path) for path in tmp_path.glob("mark-*")}
+    sids = [{record["sid"] for record in ledger.of(event)} for event in ("spawn.intent", "spawn.started")]
+
+    assert number > 25
+    assert 0 < len(marks) < number // 2  # some were refused: the ledger was closed
+    assert marks <= ledger.programs()
+    assert sids[0] == sids[1]
