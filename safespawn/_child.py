@@ -142,10 +142,13 @@ class Child:
         return self.done
 
     def _reap(self) -> None:
-        # Whoever has the lock is reaping, or about to close the descriptor: no need to wait.
-        if not self._lock.acquire(blocking=False):
-            return
+        held: list[bool] = []
         try:
+            # Whoever has the lock is reaping, or about to close the descriptor: no need to wait. In one call,
+            # so that a handler that raises never comes between the lock and what tells that we have it.
+            held.extend(map(self._lock.acquire, (False,)))
+            if True not in held:
+                return
             answer = _binding.wait(self._room, True)
             if answer == 0:
                 self._finish()
@@ -157,7 +160,8 @@ class Child:
                 self.lost, self._room.pid, self._room.pidfd = True, -1, -1
                 self._finish()
         finally:
-            self._lock.release()
+            if True in held:
+                self._lock.release()
 
     def _reaped_elsewhere(self) -> None:
         """Not ours to reap: it runs under a debugger, or somebody has taken it."""

@@ -244,35 +244,6 @@ def scene(case):
     return dict(key=key, problems=problems, moments=number, raised=raised)
 """
 
-#: Ends an interpreter that has children of all sorts, interrupted at one moment of that.
-ENDS = AT + """
-import warnings
-from safespawn import audit
-
-class Late:
-    '''Starts a program when it is torn down, if the ledger lets it.'''
-    def __init__(self, argv):
-        self.argv = argv
-
-    def __del__(self, run=safespawn.run):
-        try:
-            run(self.argv)
-        except Exception:
-            pass
-
-def come():
-    with open(f"{where}/came-{number}", "x"):
-        raise KeyboardInterrupt
-
-warnings.simplefilter("ignore", ResourceWarning)
-ledger = audit.open(where + "/ledger", mode=mode, keys=keys)
-late = Late([program, f"{where}/mark-{number}"])
-left = [safespawn.spawn(["/bin/true"]), safespawn.spawn(["/bin/cat"], stdin=-1)]
-os.waitid(os.P_PIDFD, left[0].pidfd, os.WEXITED | os.WNOWAIT)
-safespawn.spawn(["/bin/cat", "-"], stdin=-1)
-sys.setprofile(At(number, come))
-"""
-
 
 #: A ledger that could not be opened, where the glass is broken, is opened by a record; a handler comes meanwhile,
 #: one moment later each time. Whatever that does, the next program is recorded or refused.
@@ -422,6 +393,36 @@ def test_each_intent_has_one_ending(tmp_path: Path, faults: Path, again: bool) -
         assert bool(by_event["spawn.denied"]) == (case["do"] == "denied")
 
 
+#: Ends an interpreter that has children of all sorts, interrupted at one moment of that.
+ENDS = AT + """
+import warnings
+from safespawn import audit
+
+class Late:
+    '''Starts a program when it is torn down, if the ledger lets it.'''
+    def __init__(self, argv):
+        self.argv = argv
+
+    def __del__(self, run=safespawn.run):
+        try:
+            run(self.argv)
+        except Exception:
+            pass
+
+def come():
+    with open(f"{where}/came-{number}", "x"):
+        raise KeyboardInterrupt
+
+warnings.simplefilter("ignore", ResourceWarning)
+ledger = audit.open(where + "/ledger", mode=mode, keys=keys)
+late = Late([program, f"{where}/mark-{number}"])
+left = [safespawn.spawn(["/bin/true"]), safespawn.spawn(["/bin/cat"], stdin=-1)]
+os.waitid(os.P_PIDFD, left[0].pidfd, os.WEXITED | os.WNOWAIT)
+safespawn.spawn(["/bin/cat", "-"], stdin=-1)
+sys.setprofile(At(number, come))
+"""
+
+
 @pytest.mark.parametrize("mode", ["require", "durable"])
 def test_interrupted_at_the_end_of_the_interpreter(tmp_path: Path, mark: Path, mode: str) -> None:
     """A handler that raises while the interpreter ends, at every second moment: nothing hangs or starts unrecorded."""
@@ -443,3 +444,84 @@ def test_interrupted_at_the_end_of_the_interpreter(tmp_path: Path, mark: Path, m
     assert 0 < len(marks) < number // 2  # some were refused: the ledger was closed
     assert marks <= ledger.programs()
     assert sids[0] == sids[1]
+
+
+#: Two threads wait for one program, again and again; the first is interrupted one moment later each time.
+WAITERS = AT + """
+import threading, time
+
+class Waiter(threading.Thread):
+    daemon, code = True, None
+
+    def run(self):
+        self.code = self.process.wait()
+
+    def begin(self, process):
+        self.process = process
+        self.start()
+
+def scene(case):
+    where = case["where"]
+    arm(where)
+    ledger, problems = audit.open(where + "/ledger"), []
+
+    def round(number):
+        process, waiter = safespawn.spawn(["/bin/sh", "-c", "read text; exit 7"], stdin=-1), Waiter()
+
+        def comes():
+            '''The other begins now, and gets as far as it can with what the first one holds.'''
+            waiter.begin(process)
+            for _ in range(20):
+                time.sleep(0)
+            interrupt()
+
+        def ends(frame, event, argument):
+            if event == "c_call" and argument is _binding.await_end:
+                process.stdin.close()
+            at(frame, event, argument)
+
+        at = At(number, interrupt if case["both"] else comes)
+        if case["both"]:
+            waiter.begin(process)
+        elif case["ended"]:
+            process.stdin.close()
+            os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOWAIT)
+        sys.setprofile(at if case["ended"] else ends)
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            code = None
+        finally:
+            sys.setprofile(None)
+        process.stdin.close()
+        if not waiter.ident:
+            waiter.begin(process)
+        waiter.join(5)  # a deadlock ends so
+        return at.came, code, (waiter.code, process.wait())
+
+    number, came, interrupted, before = 0, True, 0, len(fds())
+    while came:
+        number += 1
+        came, code, codes = round(number)
+        interrupted += code is None
+        if codes != (7, 7) or code not in (7, None) or not no_child():
+            problems.append(f"{number}: {code}, {codes}")
+        if (booked := ledger._core.counts().booked) or len(fds()) != before:
+            problems.append(f"{number}: {booked} bytes are still booked, descriptors {sorted(fds().values())}")
+    ledger.close()
+    return dict(problems=problems, moments=number, interrupted=interrupted)
+"""
+
+
+@pytest.mark.parametrize("how", ["ended", "runs", "both"])
+def test_one_of_two_who_wait_is_interrupted(tmp_path: Path, faults: Path, how: str) -> None:
+    """Two threads wait for a program, one is interrupted at any moment: the other has the code, one record tells it."""
+    case = {"where": str(tmp_path), "both": how == "both", "ended": how == "ended"}
+    (out,) = faulting.run(WAITERS, [case], tmp_path, faults)
+    assert "crashed" not in out and out["status"] == 0, out
+    ledger = ledger_check.check(tmp_path / "ledger", still_open=False)
+    sids = [sorted(str(record["sid"]) for record in ledger.of(event)) for event in ("spawn.intent", "spawn.exit")]
+
+    assert out["problems"] == []
+    assert out["interrupted"] == out["moments"] - 1 > 15
+    assert sids[0] == sids[1] == sorted(set(sids[0]))

@@ -74,13 +74,18 @@ class Runner:
             return
         if self._pid != os.getpid():  # a fork that Python has not seen
             self.after_fork()
-        # A signal handler may come here while its own thread is in here.
-        if self._ended.is_set() or not self._changing.acquire(blocking=False):
+        if self._ended.is_set():
             return
+        held: list[bool] = []
         try:
-            self._start()
+            # A signal handler may come here while its own thread is in here. One that raises must not come
+            # between the lock and what tells that we have it: all in one call.
+            held.extend(map(self._changing.acquire, (False,)))
+            if True in held:
+                self._start()
         finally:
-            self._changing.release()
+            if True in held:
+                self._changing.release()
 
     def _start(self) -> None:
         if not self._workers:
@@ -127,16 +132,17 @@ class Runner:
         deadline = time.monotonic() + timeout
         self._ended.set()
         self._running = False
-        # Whoever is in here may be the code that a signal handler has interrupted: not for good.
-        locked = self._changing.acquire(timeout=timeout)
+        held: list[bool] = []
         try:
+            # Whoever is in here may be the code that a signal handler has interrupted: not for good.
+            held.extend(map(self._changing.acquire, (True,), (timeout,)))
             for worker in self._workers:
                 worker.ask_to_end(deadline)
             left = {worker.mirror.name: worker.join() for worker in self._workers}
             if self._heart is not None and self._heart is not threading.current_thread():
                 self._heart.join(max(0.0, deadline - time.monotonic()))
         finally:
-            if locked:
+            if True in held:
                 self._changing.release()
         return left
 

@@ -129,14 +129,17 @@ class Worker:
         return left
 
     def _left_in_feed(self) -> int:
-        if not self._taking.acquire(timeout=0.1):
-            return 0
+        held: list[bool] = []
         try:
+            held.extend(map(self._taking.acquire, (True,), (0.1,)))  # in one call, as in Runner.start
+            if True not in held:
+                return 0
             lines, skipped = self._feed.take(0)
         except Exception:  # noqa: BLE001 - the thread has told of it
             return 0
         finally:
-            self._taking.release()
+            if True in held:
+                self._taking.release()
         return sum(map(self._is_wanted, lines)) + skipped
 
     # ------------------------------------------------------------ its thread
