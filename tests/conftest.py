@@ -40,6 +40,15 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    """Turn the skip of a whole module into a failure as well."""
+    report = yield
+    if MUST_RUN and report.skipped:
+        report.outcome = "failed"
+    return report
+
+
 @pytest.fixture(scope="session", autouse=True)
 def launcher_is_held() -> None:
     """Open the launcher's file now: its descriptor is kept as long as the process lives."""
