@@ -525,3 +525,40 @@ def test_one_of_two_who_wait_is_interrupted(tmp_path: Path, faults: Path, how: s
     assert out["problems"] == []
     assert out["interrupted"] == out["moments"] - 1 > 15
     assert sids[0] == sids[1] == sorted(set(sids[0]))
+
+
+#: Starts or stops the threads of a mirror again and again, interrupted one moment later each time, and then once more.
+MIRRORS = AT + """
+import mirroring, threading
+
+def scene(case):
+    problems, number, came, raised = [], 0, True, 0
+    while came:
+        number += 1
+        mirror, at = mirroring.Scripted(), At(number, interrupt)
+        running = mirroring.Running(mirror, start=case["do"] == "stop")
+        raised += is_interrupted(running.runner.start if case["do"] == "start" else lambda: running.runner.stop(5), at)
+        came = at.came
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        if case["do"] == "start":
+            running.runner.start()
+            running.put(mirroring.line(0), mirroring.line(1))
+            running.settled(2)
+        began = time.monotonic()
+        left, took = running.runner.stop(5), time.monotonic() - began
+        threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+        accepted, dropped, _ = running.count()  # an opening that was interrupted is tried again later
+        is_counted = (accepted, accepted + dropped) == (len(mirror.taken), 2 * (case["do"] == "start"))
+        if left != dict(scripted=0) or took > 2 or threads or blocked or not is_counted:
+            problems.append(f"{number}: {left}, {took} s, {accepted}, {dropped}, {threads}, {blocked}")
+    return dict(problems=problems, moments=number, raised=raised)
+"""
+
+
+@pytest.mark.parametrize("do", ["start", "stop"])
+def test_threads_of_mirrors_interrupted_at_every_moment(tmp_path: Path, faults: Path, do: str) -> None:
+    """A handler that raises while the threads of mirrors are started or stopped: the next start and stop do it."""
+    (out,) = faulting.run(MIRRORS, [{"do": do}], tmp_path, faults)
+    assert "crashed" not in out and out["status"] == 0, out
+    assert out["problems"] == []
+    assert out["raised"] > 12
