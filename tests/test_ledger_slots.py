@@ -186,11 +186,9 @@ def test_chains_of_an_earlier_boot(host: dict[str, Any], monkeypatch: pytest.Mon
 
 def test_chain_that_outlived_its_records(host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that lived when all its records were retired is over after the next boot."""
-    waits = child(host["ledger"], "waits")
-    retired(host)
-    retired(host)
-    os.kill(waits, signal.SIGKILL)
-    os.waitpid(waits, 0)
+    with child_that_waits(host["ledger"]):
+        retired(host)
+        retired(host)
     assert used(host["path"]) == 3  # ours, the one that waited, and that of the second retirement
     assert host["ledger"].rotate() and host["ledger"].rotate()
     later_boot(monkeypatch)
