@@ -7,7 +7,6 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,20 +16,6 @@ from .audit._core import Teller, ended, new_kept
 
 #: Seconds. poll(2) counts milliseconds in an int, so longer waits are made of several.
 _FOREVER = 20 * 86400.0
-#: How many handlers that raise, one after the other, keep nothing from being done.
-_PATIENCE = 8
-
-
-def surely(do: Callable[[], None]) -> None:
-    """Do something that can be begun again, though handlers raise meanwhile: only the last of them counts."""
-    for left in reversed(range(_PATIENCE)):
-        try:
-            do()
-        except BaseException:  # noqa: PERF203 - that is what the loop is for
-            if not left:
-                raise
-        else:
-            return
 
 
 class Child:

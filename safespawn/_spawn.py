@@ -34,6 +34,7 @@ from ._errors import AuditError, KilledBeforeExec, RaceDetected, SpawnError, Spa
 from ._process import Process
 from ._records import Records
 from ._spec import KEEP, Decision, Executable, Identity, Request, SpawnReport, Verdict, Word
+from ._surely import surely
 from .audit._core import Teller, intent, new_kept, started
 from .audit._ledger import Make
 
@@ -277,7 +278,7 @@ def _run_window(job: _Job, streams: _streams.Streams) -> Process:
         _announce(job, call)
         return _open_window(job, call, slot, child, streams)
     except BaseException:
-        _child.surely(partial(_settle, job, slot, child))
+        surely(partial(_settle, job, slot, child))
         raise
 
 

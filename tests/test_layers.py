@@ -15,7 +15,7 @@ PACKAGE = helpers.ROOT / "safespawn"
 
 #: From the bottom up. A module imports only from lines above its own, never from its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("safespawn._descriptors", "safespawn._secret", "safespawn.audit._expression"),
+    ("safespawn._descriptors", "safespawn._secret", "safespawn._surely", "safespawn.audit._expression"),
     ("safespawn.audit._shapes", "safespawn.audit._tools"),
     (
         "safespawn._tree",

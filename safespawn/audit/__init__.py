@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .. import _binding
 from .._errors import AuditError
+from .._surely import surely
 from . import _bypass, _locks, _record, _redaction, keys, retention
 from ._ids import uuid7
 from ._ledger import Describe, LateFailure, Ledger, Make, Mode, Native, Options
@@ -188,8 +189,18 @@ def current_tags() -> dict[str, str]:
 def _end() -> None:
     """Close the ledger at the end of the process. What starts after that is refused."""
     _Current.ending = True
-    if _Current.ledger is not None:
-        _Current.ledger.close()
+    problems: list[AuditError] = []
+
+    def close() -> None:
+        try:
+            if _Current.ledger is not None:
+                _Current.ledger.close()
+        except AuditError as problem:
+            problems.append(problem)
+
+    surely(close)
+    if problems:
+        raise problems[0]
 
 
 def _ledger() -> Ledger | None:

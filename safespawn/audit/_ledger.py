@@ -92,7 +92,8 @@ class Ledger:
         self._place = _files.place_of(self.path)
         self._told = os.path.realpath(self._place)  # one name for the registry, whichever it was opened by
         self._locks: _locks.Locks = {}
-        self._closed = True  # until there is something to close
+        #: Whether close() was called, and whether it is done: both until there is something to close.
+        self._closed = self._has_end = True
         self._teller: _core.Teller | None = None
         self._broken = 0
         self._segment_began = time.monotonic()
@@ -104,7 +105,7 @@ class Ledger:
         #: Why there is none yet, where the glass is broken; how many records it has not had meanwhile.
         self._unopened: AuditError | None = None
         self._untold, self._tries, self._no_try_before = 0, 0, 0.0
-        self._closed = False
+        self._closed = self._has_end = False
         try:
             self._begin()
         except BaseException as problem:  # noqa: BLE001 - it is raised again, or told
@@ -148,7 +149,7 @@ class Ledger:
 
     def _do_without(self, problem: BaseException) -> None:
         """Go on without a ledger if the administrator lets us; else raise."""
-        self._closed = True  # whatever interrupts us
+        self._closed = self._has_end = True  # whatever interrupts us
         self._abandon()
         opens_late = isinstance(problem, AuditError) and self.mode != "best_effort"
         reason = _breakglass.reason() if opens_late else None
@@ -157,7 +158,8 @@ class Ledger:
         self.redaction = _redaction.own_key()
         self._no_try_before = time.monotonic() + 1
         _breakglass.tell(f"breakglass: {problem}; reason given: {reason}")
-        self._unopened, self._closed = problem, False
+        self._unopened = problem
+        self._closed = self._has_end = False
 
     def _opens_late(self, unkept: int = 0) -> bool:
         """Whether there is a ledger now. It is tried again at times, whoever broke the glass.
@@ -186,6 +188,7 @@ class Ledger:
                 return False
             if self._closed:  # a handler has closed it meanwhile
                 self._write_end()
+                self._has_end = True
                 self._end()
             return True
 
@@ -341,12 +344,12 @@ class Ledger:
         """
         error = 0
         with self._lock:
+            self._closed = True  # first: whoever looks must not find one open that takes no record
             if self._unopened is not None:
-                self._closed = True
                 return
-            if not self._closed:
-                self._closed = True  # first: whoever looks must not find one open that takes no record
+            if not self._has_end:
                 error = self._write_end()
+                self._has_end = True  # behind it: whoever was interrupted closes it again
         self._end()  # without the lock, which the threads of mirrors may wait for
         if error:
             why = f"closed, and the disk may not have its last records: {os.strerror(-error)}"
@@ -377,11 +380,11 @@ class Ledger:
 
     def __del__(self) -> None:
         """Close one that was forgotten, and warn: its end would look like that of a killed process."""
-        if getattr(self, "_closed", True):
+        if getattr(self, "_has_end", True):
             return
         try:
             # A forked child that has written nothing has nothing to forget.
-            if self._unopened is None and self._core.counts().next:
+            if not self._closed and self._unopened is None and self._core.counts().next:
                 warnings.warn(f"unclosed ledger {self.path!r}", ResourceWarning, source=self, stacklevel=2)
         finally:
             self.close()
