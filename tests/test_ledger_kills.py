@@ -146,7 +146,8 @@ def test_killed_at_random(where: Path, faults: Path) -> None:
     assert len(ledger_check.segments(ledger.path)) > 3
 
 
-#: A ledger that others write to and rotate; each retirement is killed at its next call, until one gets to its end.
+#: A ledger that others write to and rotate; each retirement is killed at its next call, or that fails, until one
+#: gets to its end before that.
 RETIREMENTS = """
 from safespawn.audit import _slots, verifier
 
@@ -196,18 +197,21 @@ def scene(case):
         seen = verifier.verify(path, key=bytes.fromhex(key) if key else None, registry=keys)
         problems.extend(f"{when}: {finding}" for finding in seen.findings)
 
-    waiting, number, status = child(waits), 0, -1
-    while status in (-1, -9) and number < 200:
+    waiting, number, status, failed = child(waits), 0, -1, 0
+    while status and number < 200:
         number += 1
         grow()
         before, pid = older(), os.fork()
         if not pid:
             os.close(end)
             arm(where, rule(at=number, **case["how"]))
-            retire()
-            os._exit(0)
+            try:
+                retire()
+            except OSError:
+                os._exit(3)
+            os._exit(4 if faults.done else 0)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        killed += status == -9
+        killed, failed = killed + (status == -9), failed + (status in (3, 4))
         now = f"{number}, {len(older())} of {len(before)} segments are left"
         found(now)
         retire()
@@ -223,7 +227,8 @@ def scene(case):
     state = opened._core.counts().state
     slots = [_slots.slot(unit) for _, data in _slots.pieces(state) for at, unit in _slots.units(data)] if keys else []
     opened.close()
-    return dict(problems=problems, killed=killed, slots=sum(slot.records > 0 for slot in slots), ended=status)
+    slots = sum(slot.records > 0 for slot in slots)
+    return dict(problems=problems, killed=killed, failed=failed, slots=slots, ended=status)
 """
 
 
@@ -251,3 +256,25 @@ def test_retirement_killed_at_each_call(where: Path, faults: Path, keyed: bool) 
         killed.append(out["killed"])
     assert killed[0] > (100 if keyed else 30)
     assert sum(killed[1:]) > (40 if keyed else 20)
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+def test_retirement_whose_calls_fail(where: Path, faults: Path, keyed: bool) -> None:
+    """Each call fails once, in each way: no segment is deleted untold, nothing looks tampered with, the next goes on."""
+    hows = [
+        *({"call": "write", "error": name} for name in ("ENOSPC", "EIO")),
+        *({"call": "write", "take": take, "only": "/ledger"} for take in (1, -1)),
+        {"call": "pwrite", "error": "EIO"},
+        *({"call": "fdatasync", "error": name} for name in ("EIO", "ENOSPC")),
+        *({"call": call, "error": "EIO"} for call in ("fsync", "fallocate", "fstat", "rename")),
+        *({"call": "open", "error": name} for name in ("EMFILE", "EACCES", "EIO")),
+    ]
+    cases = [{"where": str(where / str(number)), "keyed": keyed, "how": how} for number, how in enumerate(hows)]
+    for case in cases:
+        Path(str(case["where"])).mkdir(mode=0o700)
+    failed = {}
+    for case, out in zip(cases, faulting.run(RETIREMENTS, cases, where, faults), strict=True):
+        assert "crashed" not in out and (out["status"], out["ended"]) == (0, 0), (case, out)
+        assert out["problems"] == [], case
+        failed[str(case["how"])] = out["failed"]
+    assert sum(failed.values()) > (60 if keyed else 30), failed
