@@ -24,5 +24,6 @@ for package in "$work"/dist/*.tar.gz "$work"/dist/*.whl; do
 	(cd "$work" && "$env/bin/python" -c '
 import safespawn, sys
 assert "env-" in safespawn.__file__, safespawn.__file__
-' && "$env/bin/python" -m pytest -q -m "not slow" --deselect "$tree_only" "${quick[@]/#/tests/}")
+' && "$env/bin/python" -m pytest -q -m "not slow" --basetemp="$work/temporary" \
+		--deselect "$tree_only" "${quick[@]/#/tests/}")
 done

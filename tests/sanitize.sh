@@ -23,4 +23,5 @@ echo "ordinary tests under $variant"
 preload=
 files=("${quick[@]}" "${lock[@]}")
 [[ $variant == asan ]] && preload=$(gcc -print-file-name=libasan.so) && files=("${quick[@]}")
-LD_PRELOAD=$preload SAFESPAWN_TEST_CORE="$work/$variant" "$python" -m pytest -q -m "not slow" "${files[@]/#/tests/}"
+LD_PRELOAD=$preload SAFESPAWN_TEST_CORE="$work/$variant" "$python" -m pytest -q -m "not slow" \
+	--basetemp="$work/temporary" "${files[@]/#/tests/}"
