@@ -907,6 +907,117 @@ def test_parent_that_is_missing_whole(tmp_path: Path) -> None:
     assert found == {(parent.chain, "chain-missing")}
 
 
+# -- a forked child was taken over: it has the keys of its own chain, and can write the files anew
+
+
+def lines_by(made: Ledger, path: Path, chain: Chain) -> list[bytes]:
+    """Return the lines of a chain in a file."""
+    return [line for line in lines_of(path) if json.loads(line)["c"] == chain.chain]
+
+
+def anew(chain: Chain, lines: list[bytes]) -> list[bytes]:
+    """Return the records of another chain with the keys of this one, and another program in them."""
+    forged = []
+    for line in lines:
+        told = json.loads(line)
+        members = {name: told[name] for name in ("who", "parent", "what", "how", "outcome", "exit") if name in told}
+        if "what" in told:
+            members["what"] = {**told["what"], "argv": ["/bin/false"]}
+        if told["ev"] == "chain.open":
+            members["keys"] = chain.keys
+        forged.append(chain.line(told["ev"], members, told["sid"]))
+        chain.took(forged[-1])
+    return forged
+
+
+@pytest.mark.parametrize("kind", ["registered", "sibling"])
+def test_thief_adopts_a_chain(tmp_path: Path, kind: str) -> None:
+    """Whoever tells, before anybody else, that another chain is a fork of theirs cannot write it anew."""
+    made = Ledger(tmp_path)
+    parent = made.chain()
+    thief = made.open_fork(made.fork(parent), parent)
+    kept = lines_of(made.path)
+    victim = made.chain() if kind == "registered" else made.open_fork(made.fork(parent), parent)
+    made.spawn(victim)
+    others = [line for line in lines_by(made, made.path, parent) if line not in kept]
+    assert look(made).ok
+
+    adopted = thief.child(victim.chain)
+    telling = thief.line("chain.fork", {"child": victim.chain})
+    forged = anew(adopted, lines_by(made, made.path, victim))
+    thief.took(telling)
+    made.path.write_bytes(b"".join([*kept, telling, *forged, *others]))
+    made.store(thief)
+    fix_state(made, victim, adopted.n, adopted.seal())
+
+    (found,) = look(made).findings
+    teller = thief if kind == "registered" else parent
+    assert (found.chain, found.reason) == (teller.chain, "fork-mismatch")
+    assert victim.chain in found.text
+
+
+def test_thief_adopts_a_chain_by_a_record_that_is_retired(tmp_path: Path) -> None:
+    """The parent tells whose child a chain is, also where the record that is named instead is not here any more."""
+    made = Ledger(tmp_path)
+    parent = made.chain()
+    thief = made.open_fork(made.fork(parent), parent)
+    keys, key = {"parent": thief.chain, "n": thief.n}, thief.record_key
+    made.spawn(thief)
+    older_segment = made.rotate()
+    made.spawn(thief)
+    victim = made.open_fork(made.fork(parent), parent)
+    made.spawn(victim)
+    second = made.rotate()
+    made.spawn(parent)
+    made.retire(older_segment)
+    assert look(made).ok
+
+    assert key is not None
+    adopted = Chain(victim.chain, form.fork_key(key, victim.chain), keys, clock=made.clock)
+    own = lines_by(made, second, victim)
+    others = [line for line in lines_of(second) if line not in own]
+    second.write_bytes(b"".join([*anew(adopted, own), *others]))
+    fix_state(made, victim, adopted.n, adopted.seal())
+
+    (found,) = look(made).findings
+    assert (found.chain, found.n, found.reason) == (victim.chain, 0, "fork-mismatch")
+
+
+@pytest.mark.parametrize("with_registry", [True, False])
+def test_thief_foretells_the_keys_of_a_chain(tmp_path: Path, with_registry: bool) -> None:
+    """Where the opening of a chain was retired, nobody but who retired it can say where its keys come from."""
+    made = Ledger(tmp_path)
+    parent = made.chain()
+    victim = made.open_fork(made.fork(parent), parent)
+    older_segment = made.rotate()
+    thief = made.open_fork(made.fork(parent), parent)
+    made.spawn(victim)
+    second = made.rotate()
+    made.spawn(parent)
+    made.retire(older_segment)
+    more: dict[str, Any] = {} if with_registry else {"registry": None}
+    assert look(made, **more).ok  # its slot has the epoch of its parent, which does not make its keys
+
+    own = lines_by(made, second, victim)
+    n, previous = (json.loads(own[0])[name] for name in ("n", "p"))
+    adopted = thief.child(victim.chain)
+    keys = {"parent": thief.chain, "n": thief.n}
+    while adopted.n < n:
+        adopted.took(adopted.line("cred.change", {}))
+    adopted.previous = bytes.fromhex(previous)
+    early = Chain(next(made.ids), None, None, clock=form.Clock(t=1_700_000_000_000_000_000))
+    opening = early.line("chain.open", {"who": {}, "keys": None})
+    early.took(opening)
+    heads = {victim.chain: [n - 1, previous, keys]}
+    foretelling = early.line("segment.retired", {"segment": older_segment.name, "heads": heads})
+    others = [line for line in lines_of(second) if line not in own]
+    second.write_bytes(b"".join([opening, foretelling, *others, *anew(adopted, own)]))
+    fix_state(made, victim, adopted.n, adopted.seal())
+
+    found = {(one.chain, one.line, one.reason) for one in look(made, **more).findings}
+    assert (victim.chain, 2, "retirement-unproven") in found
+
+
 def test_many_chains(tmp_path: Path) -> None:
     """Thousands of chains, mixed, in a table that must grow many times."""
     made = Ledger(tmp_path)

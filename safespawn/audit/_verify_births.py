@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 from . import _verify_keys as keys
+from . import _verify_scan as scan
 from ._verify_done import Done, Told
 from ._verify_findings import REGISTRY, SEGMENTS
 from ._verify_registry import Registry
@@ -42,13 +43,15 @@ def forks(done: Done) -> None:
     if done.means.epochs is None:
         return  # anybody could have written either
     for child, parent, n, place in done.walk.claims:
-        if (
-            done.walk.forks.get(child) == (parent, n)
-            or parent in done.walk.findings
-            or _is_retired(done, parent, n)
-        ):
+        teller = done.walk.forks.get(child)
+        if teller == (parent, n) or parent in done.walk.findings:
             continue
-        if _was_lost(done, parent, n):
+        if teller is not None:
+            text = f"says that another chain forked it than {scan.name_of(teller[0])}, record {teller[1]}"
+            done.walk.found(child, place, 0, "fork-mismatch", text)
+        elif _is_retired(done, parent, n):
+            continue
+        elif _was_lost(done, parent, n):
             text = (
                 f"the record of this fork was lost: the file could not be written at record {n} of the parent"
             )

@@ -113,6 +113,30 @@ def hold(done: Done, now: State | None) -> None:
             done.walk.found(chain, head.place, head.n, "retirement-unproven", text)
         elif seen is None:
             _hold_absent(done, chain, head, now)
+    _hold_sources(done)
+
+
+def _hold_sources(done: Done) -> None:
+    """Hold what was said beforehand of where keys come from against the records that are believed.
+
+    Who has the keys of any chain can say that another descends from it, and has the keys of that one then.
+    """
+    for chain in done.walk.trusted:
+        source, place = done.walk.foretold[chain]
+        if source != _source(done, chain):
+            text = "its keys are those that this record tells of, which is not believed: it was not checked"
+            done.found("foretold", place, Told(chain, None, "retirement-unproven", text))
+
+
+def _source(done: Done, chain: bytes) -> Source | None:
+    """Return where the keys of a chain come from, by a head that is believed or its own record 0."""
+    head = done.walk.heads.get(chain)
+    if head is not None and head.source is not None:
+        return head.source
+    seen = done.walk.chains.get(done.places[chain]) if done.has(chain) else None
+    if seen is not None and seen.epoch is not None:
+        return Source(seen.epoch)
+    return done.walk.sources.get(chain)
 
 
 def _hold_absent(done: Done, chain: bytes, head: Head, now: State | None) -> None:

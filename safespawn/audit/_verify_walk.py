@@ -6,7 +6,7 @@ import errno
 import hashlib
 import struct
 from collections.abc import Callable, Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .._errors import AuditError
@@ -115,6 +115,8 @@ class Seen:
     #: A record that does not follow, of a chain without keys: its number and place.
     unfit: tuple[int, Place, Place] | None = None
     checkpoint: tuple[int, int] | None = None
+    #: The epoch that began it, as its record 0 tells; None for a fork, or where that record is not here.
+    epoch: int | None = None
     #: The ledger whose segments it was opened to retire; None if it was opened for anything else.
     retires: str | None = None
 
@@ -128,8 +130,6 @@ class Means:
     registry: Registry | None
     state: State | None
     witness: Witness | None
-    #: Heads that are told somewhere in the ledger, looked for before: chain to where its keys come from.
-    sources: dict[bytes, Source] = field(default_factory=dict)
 
 
 class Walk:
@@ -170,6 +170,11 @@ class Walk:
         self.boots: set[str] = set()
         self.has_keys = False
         self.descent = Descent(means.epochs, scanner, self._source_of) if means.epochs else None
+        #: Where the keys of chains come from: as their own records 0 tell, and as heads do, looked for before
+        #: anybody knows whether they are to be believed; and which of those were made use of.
+        self.sources: dict[bytes, Source] = {}
+        self.foretold: dict[bytes, tuple[Source, Place]] = {}
+        self.trusted: set[bytes] = set()
         self._has_looked_ahead = False
         self._file = 0
 
@@ -335,16 +340,31 @@ class Walk:
                 record, "clock-back", "the wall clock was set back by more than a second before this record"
             )
         if record.flags & scan.HAS_CHILD:
-            if self._has_room(self.forks, record, "forks"):
-                # As in the core the first to tell of a child counts: who does later cannot take it away.
-                self.forks.setdefault(record.child, (record.id, record.n))
-            self._learned(record.child)
+            self._forked(record)
         if record.event == _INTENT and self._has_room(self.intents, record, "intents without an outcome"):
             self.intents[record.sid] = Intent(record.place, self._file, record.line, record.at, record.n)
         elif record.event in _OUTCOMES:
             self.intents.pop(record.sid, None)
         elif record.event in _TELLING:
             self._hear(record, line)
+
+    def _forked(self, record: scan.Record) -> None:
+        """Remember whose child a chain is. Its keys are theirs who tell it first, here as in the core.
+
+        So nobody else may: who has the keys of any chain could name that of another process, put the line
+        before it, and write it anew.
+        """
+        registry = self.means.registry
+        if registry and record.child in registry.chains:
+            text = f"says that it forked {scan.name_of(record.child)}, which the registry has: it did not"
+            self._found(record, "fork-mismatch", text)
+        if self._has_room(self.forks, record, "forks"):
+            first = self.forks.setdefault(record.child, (record.id, record.n))
+            if first != (record.id, record.n):
+                teller = f"record {first[1]} of {scan.name_of(first[0])}"
+                text = f"says that it forked {scan.name_of(record.child)}, and so does {teller}"
+                self._found(record, "fork-mismatch", text)
+        self._learned(record.child)
 
     def _bad_hash(self, record: scan.Record) -> None:
         standing = self.scanner.standing(record.place)
@@ -400,9 +420,11 @@ class Walk:
             self.unkeyed[record.place] = self._place(record)
             return
         self.has_keys = True
-        if source is not None and source.parent is not None:
+        if source is not None and source.parent is None:
+            seen.epoch = source.epoch
+        elif source is not None and source.parent is not None:
             self.claims.append((record.id, source.parent, source.n, self._place(record)))
-            self.means.sources[record.id] = source
+            self.sources[record.id] = source
             self._learned(record.id)
 
     def _learned(self, chain: bytes) -> None:
@@ -463,7 +485,7 @@ class Walk:
         source = source or source_of(told.get("keys"))
         if source is None and record.n:
             self._look_ahead()
-            source = self.means.sources.get(record.id)
+            source = self._source_of(record.id)
         if source is not None and self.descent is not None:
             if source.parent is None:
                 self.of_epochs.add(record.id)
@@ -489,21 +511,22 @@ class Walk:
     def _look_ahead(self) -> None:
         """Find where the keys of chains come from whose first record was retired: the heads tell it.
 
-        Not yet checked: a wrong answer makes a wrong key, and no MAC that fits.
+        Anybody may have written that, also who has the keys of another chain, and so of whatever is said to
+        descend from it. So what was made use of is checked in the end (_verify_retired.hold).
         """
         if self._has_looked_ahead:
             return
         self._has_looked_ahead = True
-        for segment in self.segments:
+        for file, segment in enumerate(self.segments):
             for record, line in scan.records(segment.fd, segment.size):
                 if record.event == _RETIRED:
-                    self._take_sources(parsed(line))
+                    self._take_sources(parsed(line), (file, record.line, record.at))
 
-    def _take_sources(self, told: Mapping[str, Any]) -> None:
+    def _take_sources(self, told: Mapping[str, Any], place: Place) -> None:
         for chain, head in heads_of(told).items():
             source = head[2]
-            if source is not None and len(self.means.sources) < HELD_MAX:
-                self.means.sources.setdefault(chain, source)
+            if source is not None and len(self.foretold) < HELD_MAX:
+                self.foretold.setdefault(chain, (source, place))
                 self._learned(chain)
 
     def record_key(self, chain: bytes, n: int) -> bytes | None:
@@ -518,11 +541,15 @@ class Walk:
         registry, state = self.means.registry, self.means.state
         if registry and chain in registry.chains:
             return Source(registry.chains[chain].epoch)
-        if chain in self.means.sources:
-            return self.means.sources[chain]
+        if chain in self.sources:
+            return self.sources[chain]
         if chain in self.forks:
             return Source(0, *self.forks[chain])
-        if state and chain in state.slots and registry is None:
+        if chain in self.foretold:
+            self.trusted.add(chain)
+            return self.foretold[chain][0]
+        # Of a child that is the epoch of its first ancestor: only when nobody tells of a parent.
+        if self._has_looked_ahead and state and chain in state.slots and registry is None:
             return Source(state.slots[chain].epoch)
         return None
 
