@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import stat
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -398,6 +399,38 @@ def test_more_chains_than_a_record_has_room_for(path: Path) -> None:
     assert len(chains) == 101
     assert heads(path)["ledger.1"].keys() == chains
     assert all(len(line) < 8000 for line in path.read_bytes().splitlines())
+
+
+#: What is in a line that anybody may have appended, behind its start, and how many chains that tells of.
+HOSTILE = {
+    "infinite number": ('"n":1,"ev":"segment.retired","heads":{"CHAIN":[1e999,"DIGEST"]}', 1),
+    "long digest": ('"n":1,"ev":"segment.retired","heads":{"CHAIN":[1,"LONG"]}', 1),
+    "long name": ('"n":1,"ev":"segment.retired","heads":{"LONG":[1,"DIGEST"]}', 1),
+    "long keys": ('"n":1,"ev":"segment.retired","heads":{"CHAIN":[1,"DIGEST",{"parent":"LONG","n":1,"LONG":1}]}', 2),
+    "long parent": ('"n":0,"ev":"chain.open","keys":{"parent":"LONG","n":LONG}', 1),
+    "long chain": ('"n":0,"ev":"x","c":"LONG"', 0),
+    "long number": ('"n":LONG,"ev":"x"', 0),
+    "long line": ('"n":7,"ev":"x","x":"LONGLONGLONG"', 0),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_line_in_a_segment_that_is_retired(path: Path, what: str) -> None:
+    """A line that no ledger writes stops no retirement, and takes the place of nothing that is told in it."""
+    text, chains = HOSTILE[what]
+    text = text.replace("LONG", "1" * 3000).replace("DIGEST", "0" * 64).replace("CHAIN", f"{uuid.UUID(int=1)}")
+    with audit.open(path) as ledger:
+        chain = helpers.records(path)[0]["c"]
+        with path.open("a") as file:
+            file.write(f'{{"v":1,"c":"{uuid.UUID(int=2)}",{text}}}\n')
+        ledger.rotate()
+        ledger.rotate()
+        audit.retention.retire(path, keep=1)
+
+    (told,) = (r["heads"] for r in helpers.records(path) if r["ev"] == "segment.retired")
+    assert chain in told
+    assert len(told) == 1 + chains
+    assert all(len(json.dumps(head)) < 200 for head in told.values())
 
 
 def test_writer_that_has_not_followed_when_its_segment_is_retired(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

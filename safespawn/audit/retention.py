@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from io import BufferedReader
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from .. import _probe
 from .._errors import AuditError
 from . import _fields, _files, _ids, _record, _slots
 from ._ledger import Ledger, Options
-from ._lines import START
+from ._lines import LINE_MAX, START
 from .keys import find
 
 #: Of so many chains one record tells: each takes up to 250 bytes of 8000.
@@ -24,6 +25,9 @@ HEADS = 25
 CHAINS_MAX = 1 << 20
 #: Bytes that are read as one line: a hundred records that killed processes have left on it.
 LINE_BYTES = 1 << 20
+
+_CHAIN = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def retire(
@@ -222,14 +226,16 @@ class _Heads:
             record = json.loads(line)
             chain, number, event = record["c"], record["n"], record["ev"]
             older = record["heads"].items() if event == "segment.retired" else ()
-            older = [(str(name), int(head[0]), str(head[1]), *head[2:3]) for name, head in older]
+            older = [(name, *head[:2], *map(_keys, head[2:3])) for name, head in older]
             over = set(record.get("over", ()) if older else ())
             life = _life(record)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return  # part of a line: no record
-        if not (isinstance(chain, str) and isinstance(number, int)):
+        if len(line) >= LINE_MAX or not _is_head(chain, number):
             return
         for head in older:
+            if not _is_head(*head[:3]):
+                continue
             self._put(*head)
             self.later[head[0]] = life
             if head[0] in over:
@@ -239,7 +245,7 @@ class _Heads:
             chain,
             number,
             hashlib.sha256(line).hexdigest(),
-            *([record.get("keys")] if event == "chain.open" else []),
+            *([_keys(record.get("keys"))] if event == "chain.open" else []),
         )
 
     def _put(self, chain: str, number: int, digest: str, *keys: Any) -> None:
@@ -248,6 +254,23 @@ class _Heads:
         number_then, digest_then, *keys_then = self.known.get(chain, [-1, ""])
         newest = [number, digest] if number >= number_then else [number_then, digest_then]
         self.known[chain] = [*newest, *(keys or keys_then)]
+
+
+def _is_head(chain: Any, number: Any, digest: Any = "0" * 64) -> bool:
+    """Whether these are what they are called: anybody may have written them, and ours must have room."""
+    is_number = type(number) is int and 0 <= number < 1 << 64
+    return is_number and all(
+        isinstance(text, str) and form.fullmatch(text) for form, text in ((_CHAIN, chain), (_DIGEST, digest))
+    )
+
+
+def _keys(told: Any) -> dict[str, Any] | None:
+    """Return where the keys of a chain come from, without whatever else may stand there."""
+    parts = _fields.group(told)
+    kept: dict[str, Any] = {name: _fields.number(parts[name]) for name in ("epoch", "n") if name in parts}
+    if _is_head(parts.get("parent"), 0):
+        kept["parent"] = parts["parent"]
+    return kept or None
 
 
 class _Life(NamedTuple):
