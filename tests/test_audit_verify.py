@@ -1241,6 +1241,36 @@ def test_child_whose_opening_was_retired(tmp_path: Path, with_keys: bool) -> Non
     assert {found.chain for found in result.findings} == (set() if with_keys else {child.chain})
 
 
+@pytest.mark.parametrize("with_registry", [True, False])
+def test_child_that_begins_when_its_fork_is_retired(tmp_path: Path, with_registry: bool) -> None:
+    """Its record 0 tells where its keys come from: its slot has the epoch of its parent, which is something else."""
+    made = Ledger(tmp_path)
+    parent = made.chain()
+    child = made.fork(parent)
+    segment = made.rotate()
+    made.spawn(parent)
+    made.open_fork(child, parent)
+    made.rotate()
+    made.retire(segment)
+
+    result = look(made) if with_registry else look(made, registry=None)
+    assert result.ok, result.findings
+
+
+def test_child_of_a_lost_fork_without_the_registry(tmp_path: Path) -> None:
+    """Record 0 of its parent tells where the keys of both come from."""
+    made = Ledger(tmp_path)
+    parent = made.chain()
+    child = parent.child(next(made.ids))
+    made.append(parent, "audit.degraded", {"lost": 1})
+    made.open_fork(child, parent)
+
+    for more in ({}, {"state": False}):
+        result = look(made, registry=None, **more)
+        assert result.ok, result.findings
+        assert noticed(result) == {"fork-untold"}
+
+
 def test_retirement_that_was_retired(tmp_path: Path) -> None:
     """The heads of a segment include those that its own records of retirement told: nothing is missed later."""
     made = Ledger(tmp_path)

@@ -133,9 +133,6 @@ def _source(done: Done, chain: bytes) -> Source | None:
     head = done.walk.heads.get(chain)
     if head is not None and head.source is not None:
         return head.source
-    seen = done.walk.chains.get(done.places[chain]) if done.has(chain) else None
-    if seen is not None and seen.epoch is not None:
-        return Source(seen.epoch)
     return done.walk.sources.get(chain)
 
 

@@ -115,8 +115,6 @@ class Seen:
     #: A record that does not follow, of a chain without keys: its number and place.
     unfit: tuple[int, Place, Place] | None = None
     checkpoint: tuple[int, int] | None = None
-    #: The epoch that began it, as its record 0 tells; None for a fork, or where that record is not here.
-    epoch: int | None = None
     #: The ledger whose segments it was opened to retire; None if it was opened for anything else.
     retires: str | None = None
 
@@ -420,10 +418,9 @@ class Walk:
             self.unkeyed[record.place] = self._place(record)
             return
         self.has_keys = True
-        if source is not None and source.parent is None:
-            seen.epoch = source.epoch
-        elif source is not None and source.parent is not None:
+        if source is not None and source.parent is not None:
             self.claims.append((record.id, source.parent, source.n, self._place(record)))
+        if source is not None and not (self.means.registry and record.id in self.means.registry.chains):
             self.sources[record.id] = source
             self._learned(record.id)
 
@@ -485,7 +482,7 @@ class Walk:
         source = source or source_of(told.get("keys"))
         if source is None and record.n:
             self._look_ahead()
-            source = self._source_of(record.id)
+            source = self._source_of(record.id) or self._source_by_slot(record.id)
         if source is not None and self.descent is not None:
             if source.parent is None:
                 self.of_epochs.add(record.id)
@@ -538,7 +535,7 @@ class Walk:
 
     def _source_of(self, chain: bytes) -> Source | None:
         """Return where a chain's keys come from, by whoever may know it."""
-        registry, state = self.means.registry, self.means.state
+        registry = self.means.registry
         if registry and chain in registry.chains:
             return Source(registry.chains[chain].epoch)
         if chain in self.sources:
@@ -548,8 +545,12 @@ class Walk:
         if chain in self.foretold:
             self.trusted.add(chain)
             return self.foretold[chain][0]
-        # Of a child that is the epoch of its first ancestor: only when nobody tells of a parent.
-        if self._has_looked_ahead and state and chain in state.slots and registry is None:
+        return None
+
+    def _source_by_slot(self, chain: bytes) -> Source | None:
+        """Return what the state file says; of a child the epoch of its first ancestor, so ask it last."""
+        state = self.means.state
+        if self.means.registry is None and state is not None and chain in state.slots:
             return Source(state.slots[chain].epoch)
         return None
 
