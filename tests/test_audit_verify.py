@@ -2150,6 +2150,19 @@ def test_orphan_intent(tmp_path: Path) -> None:
     assert (found.reason, found.line, found.byte, found.n) == ("orphan-intent", 5, offsets(made.path)[4], 4)
 
 
+@pytest.mark.parametrize("event", ["spawn.failed", "spawn.denied", "spawn.intent"])
+def test_orphan_intent_whose_end_another_chain_tells(tmp_path: Path, event: str) -> None:
+    """A process cannot say how what another one started has ended."""
+    made = Ledger(tmp_path)
+    chain = made.chain()
+    other = made.open_fork(made.fork(chain), chain)
+    sid = made.spawn(chain, upto="intent")
+    made.append(other, event, {}, sid)
+    made.append(other, "spawn.failed", {}, sid)
+
+    assert [(f.chain, f.n) for f in look(made).notices if f.reason == "orphan-intent"] == [(chain.chain, 2)]
+
+
 def test_clock_that_was_set_back(tmp_path: Path) -> None:
     """A record that is older than the one before it by more than a second is noticed."""
     made = Ledger(tmp_path)

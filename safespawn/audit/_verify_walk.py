@@ -145,7 +145,8 @@ class Walk:
         self.segments, self.scanner, self.means = segments, scanner, means
         self.findings, self.notices = findings, notices
         self.chains: dict[int, Seen] = {}
-        self.intents: dict[bytes, Intent] = {}
+        #: By place of the chain and id of the spawn: no other chain can say how it ended.
+        self.intents: dict[tuple[int, bytes], Intent] = {}
         self.retirements: list[Retirement] = []
         self._told_heads = 0
         #: What of these is believed (_verify_retired): heads, and numbers of segments.
@@ -244,11 +245,11 @@ class Walk:
                 self._take(record, scan.line_of(record, data, base))
             elif event == _INTENT:
                 if len(self.intents) < HELD_MAX:
-                    self.intents[sid] = Intent(chain, number, line, at, n)
+                    self.intents[chain, sid] = Intent(chain, number, line, at, n)
                 else:
                     self._too_many(scan.Scanner.record(structs, i), "intents without an outcome")
             elif event in _OUTCOMES:
-                self.intents.pop(sid, None)
+                self.intents.pop((chain, sid), None)
             elif event in _TELLING:
                 record = scan.Scanner.record(structs, i)
                 self._hear(record, scan.line_of(record, data, base))
@@ -340,9 +341,10 @@ class Walk:
         if record.flags & scan.HAS_CHILD:
             self._forked(record)
         if record.event == _INTENT and self._has_room(self.intents, record, "intents without an outcome"):
-            self.intents[record.sid] = Intent(record.place, self._file, record.line, record.at, record.n)
+            intent = Intent(record.place, self._file, record.line, record.at, record.n)
+            self.intents[record.place, record.sid] = intent
         elif record.event in _OUTCOMES:
-            self.intents.pop(record.sid, None)
+            self.intents.pop((record.place, record.sid), None)
         elif record.event in _TELLING:
             self._hear(record, line)
 
