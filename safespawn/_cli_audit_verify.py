@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import io
 import json
@@ -10,7 +11,7 @@ import os
 import resource
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -63,16 +64,17 @@ def run(given: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may have what the terminal has not
     try:
-        made = verifier.verify(
-            given.ledger,
-            key=None if given.key_file is None else _key(given.key_file),
-            without_key=given.without_key,
-            state=given.state or not given.no_state,
-            registry=given.keys or _registry_here(given),
-            witness=given.witness,
-            dedupe=given.dedupe,
-            progress=progress,
-        )
+        with _many_files():
+            made = verifier.verify(
+                given.ledger,
+                key=None if given.key_file is None else _key(given.key_file),
+                without_key=given.without_key,
+                state=given.state or not given.no_state,
+                registry=given.keys or _registry_here(given),
+                witness=given.witness,
+                dedupe=given.dedupe,
+                progress=progress,
+            )
         progress.clear()
         _say(_as_json(made) if given.json else "\n".join(_lines(made)))
     except (OSError, ValueError) as problem:
@@ -80,6 +82,17 @@ def run(given: argparse.Namespace) -> int:
         sys.stderr.write(f"safespawn audit verify: {verifier.plain(_words(problem))}\n")
         return CANNOT
     return CLEAN if made.ok else FINDINGS
+
+
+@contextlib.contextmanager
+def _many_files() -> Iterator[None]:
+    """Allow as many descriptors as we may: each segment stays open, and there can be thousands."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def _registry_here(given: argparse.Namespace) -> str | None:

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import struct
@@ -2567,6 +2568,23 @@ def test_command_on_a_clean_ledger(ledger: tuple[Ledger, Chain], key_file: Path)
     assert "50 records of 1 chains in 1 files: MAC and hash chain" in out
     assert out.endswith("nothing was found\n")
     assert "no witness" in out
+
+
+def test_command_on_more_segments_than_descriptors(ledger: tuple[Ledger, Chain], key_file: Path) -> None:
+    """The limit of descriptors that a shell has is none of how many segments there may be."""
+    made, chain = ledger
+    for _ in range(80):
+        made.rotate()
+        made.checkpoint(chain)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (80, before[1]))
+    try:
+        code, out, _ = command(made.path, "--key-file", key_file, "--keys", made.path.parent / "keys")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (80, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    assert (code, "in 81 files" in out) == (0, True)
 
 
 def test_command_on_a_changed_ledger(ledger: tuple[Ledger, Chain], key_file: Path) -> None:
