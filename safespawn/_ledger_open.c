@@ -107,9 +107,26 @@ ss_ledger_set_file(struct ss_ledger *ledger, struct ss_handle *file, struct stat
 }
 
 /*
+ * Whether we have to stay for want of room in the next file: what was put by for outcomes and exits stays with this
+ * one. Not where nothing can be kept here any more.
+ */
+static int
+ss_ledger_held(struct ss_ledger *ledger, const struct ss_handle *file, const struct stat *next)
+{
+	const uint64_t size = (uint64_t)next->st_size;
+	const int is_over = ss_ledger_look(ledger) != 0; /* and has somebody cut it? */
+	int error;
+
+	if (is_over || ledger->poisoned || !ledger->reserves || !SS_GUARDED(OUTCOME_FITS))
+		return 0;
+	error = ss_put_by(file->fd, size, size + ledger->booked + SS_LINE_BYTES);
+	return error == -ENOSPC || error == -EDQUOT ? error : 0;
+}
+
+/*
  * Go on in another file, which was opened and judged. Takes the descriptor over, unless this is no
- * ledger of ours any more. What the disk may have lost is written there once more; while that has
- * not worked, the ledger stays poisoned.
+ * ledger of ours any more, or has to be written on. What the disk may have lost is written there once more; while that
+ * has not worked, the ledger stays poisoned.
  */
 SS_API int
 ss_ledger_move(struct ss_ledger *ledger, struct ss_handle *file)
@@ -131,13 +148,15 @@ ss_ledger_move(struct ss_ledger *ledger, struct ss_handle *file)
 		else
 			ss_ledger_forget(ledger, ledger->unsynced_bytes);
 	}
-	(void)ss_ledger_look(ledger); /* has somebody cut it? */
+	if ((error = ss_ledger_held(ledger, file, &seen)))
+		goto leave;
 	old = ledger->fd;
 	before = ledger->same;
 	ss_ledger_set_file(ledger, file, &seen);
 	ss_close_same(old, &before);
 	if (ledger->poisoned && !(error = ss_ledger_resend(ledger)))
 		ledger->poisoned = 0;
+leave:
 	ss_ledger_leave(ledger);
 	ss_queue_leave(&ledger->secrets->flushing);
 	return error;

@@ -178,6 +178,44 @@ def test_reserve_grows_with_those_that_run(kind: str, tmp_path: Path) -> None:
 
 
 @KINDS
+@pytest.mark.parametrize("by", ["us", "others"])
+@pytest.mark.threat("T-34")
+def test_no_segment_is_left_for_one_without_room(kind: str, by: str, tmp_path: Path) -> None:
+    """The disk is full when the next segment is due: what was put by stays with this one, so it is written on."""
+    out, _ = on_disk(
+        """
+        opened = audit.open(ledger)
+        running = [start() for _ in range(3)]
+        fill()
+        if by == "us":
+            out["rotated"] = [opened.rotate(), opened.rotate()]
+        else:
+            os.rename(ledger, ledger + ".1")
+            opened.checkpoint()
+        out["codes"] = [end(process) for process in running]
+        out["lost"] = opened.lost
+        os.remove(where + "/filler")
+        opened.checkpoint()
+        out["codes"].append(end(start()))
+        opened.close()
+        out["segments"] = [[json.loads(line)["ev"] for line in open(ledger + end)] for end in (".1", "")]
+        out["findings"] = [str(one) for one in audit.verify(ledger, without_key=True).findings]
+        """,
+        kind,
+        tmp_path,
+        by=by,
+    )
+    old, new = out["segments"]
+
+    assert out["codes"] == [0] * 4
+    assert (out["lost"], out["findings"]) == (0, [])
+    assert old[-3:] == ["spawn.exit"] * 3
+    assert old.count("audit.degraded") == 1
+    assert new == ["checkpoint", "spawn.intent", "spawn.started", "spawn.exit", "chain.close"]
+    assert out.get("rotated", [False, False]) == [False, False]
+
+
+@KINDS
 def test_full_disk_with_keys(kind: str, tmp_path: Path) -> None:
     """The slots of the state file have their room too: a forked child goes on on a full disk."""
     out, _ = on_disk(
