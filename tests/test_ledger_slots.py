@@ -440,6 +440,35 @@ def test_slots_are_not_left_on_the_stack(host: dict[str, Any]) -> None:
 # ------------------------------------------------------------------ holes
 
 
+def test_head_of_the_state_file_waits_for_nobody(tmp_path: Path) -> None:
+    """A forked child that was taken over cuts the file and holds its lock: chains are begun all the same."""
+    out = helpers.run_snippet(
+        """
+        import fcntl
+        from safespawn import audit
+        audit.keys.initialise(where + "/keys")
+        opened = audit.open(where + "/ledger", keys=where + "/keys")
+        told, tell = os.pipe()
+        hostile = os.fork()
+        if not hostile:
+            state = opened._core.counts().state
+            os.ftruncate(state, 0)
+            fcntl.flock(os.open(where + "/ledger.state", os.O_RDWR), fcntl.LOCK_EX)
+            os.write(tell, b".")
+            signal.pause()
+        os.read(told, 1)
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(hostile, signal.SIGKILL))  # who waits for it waits no longer
+        signal.alarm(20)
+        audit.open(where + "/ledger", keys=where + "/keys")
+        out["code"] = safespawn.run(["/bin/true"]).returncode
+        out["left"] = signal.alarm(0) > 0
+        os.kill(hostile, signal.SIGKILL)
+        """,
+        where=str(tmp_path),
+    )
+    assert out == {"code": 0, "left": True}
+
+
 def test_holes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A state file of a tebibyte with two slots in it is read at once."""
     path = tmp_path / "state"

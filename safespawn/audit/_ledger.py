@@ -720,15 +720,10 @@ def _open_state(path: str) -> _core.File:
     """Open or create the state file; its first unit is there when this returns. Raises AuditError."""
     file = _files.open_beside(path)
     try:
+        # Without a lock, which a handler could find held by what it interrupts, and others by a forked child
+        # that was taken over. Two who write it write the same, and slots are behind it.
         if not _has_head(file, path):
-            # Not twice: slots may have been given out meanwhile. And only here: whoever was stopped
-            # while holding the lock must not hold up those who need none.
-            fcntl.flock(file.fd, fcntl.LOCK_EX)
-            try:
-                if not _has_head(file, path):
-                    file.put(_slots.MAGIC.ljust(_slots.UNIT, b"\0"))
-            finally:
-                fcntl.flock(file.fd, fcntl.LOCK_UN)
+            file.put(_slots.MAGIC.ljust(_slots.UNIT, b"\0"))
     except BaseException:
         file.close()
         raise
