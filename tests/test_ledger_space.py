@@ -513,7 +513,10 @@ if keyed:
 
 
 def test_glass_is_broken_on_a_disk_that_is_read_only(tmp_path: Path) -> None:
-    """A file system that takes no write when the daemon starts: the same, until it takes some."""
+    """A file system that takes no write when the daemon starts: the same, until it takes some.
+
+    What may run without a record is not killed for having none.
+    """
     out, _ = on_disk(
         GLASS
         + """
@@ -522,7 +525,7 @@ REMOUNT, READ_ONLY = 32, 1
 assert libc.mount(None, where.encode(), None, REMOUNT | READ_ONLY, None) == 0
 consent("yes")
 os.environ["SAFESPAWN_BREAKGLASS"] = "why not"
-opened = audit.open(ledger)
+opened = audit.open(ledger, late_failure="kill")
 out["codes"] = [end(start())]
 assert libc.mount(None, where.encode(), None, REMOUNT, None) == 0
 opened._no_try_before = 0

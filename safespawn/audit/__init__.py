@@ -288,7 +288,7 @@ def _write(
 def kills_unrecorded() -> bool:
     """Whether a program whose start could not be recorded is to be killed."""
     ledger = _Current.ledger
-    return ledger is not None and ledger.options.late_failure == "kill"
+    return ledger is not None and ledger.kills_unrecorded()
 
 
 def new_id() -> str:

@@ -457,6 +457,11 @@ class Ledger:
         _breakglass.tell(f"breakglass: {why}, spawn {sid}; reason given: {reason}")
         return True
 
+    def kills_unrecorded(self) -> bool:
+        """Whether a program is to be killed whose start is lost: not where the glass is broken."""
+        is_asked = self.options.late_failure == "kill"
+        return is_asked and (self.mode == "best_effort" or _breakglass.reason() is None)
+
     def refuse(self, number: int) -> None:
         """Raise AuditError because a record could not be kept, unless the mode is ``best_effort``."""
         if self.mode != "best_effort":
