@@ -312,7 +312,7 @@ def _settle(job: _Job, slot: _binding.Slot, child: _child.Child) -> None:
     # Either it could not be killed yet, or a program runs.
     if child.adopt(slot) or child.pidfd >= 0:
         _child.abandon(child)
-    if not job.announced or job.ending.told:
+    if job.ending.told or not (job.announced or slot.ran):  # it may run without an intent: best_effort
         return
     if job.outcome is None and slot.raw.outcome:
         job.outcome = slot.outcome()

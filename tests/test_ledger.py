@@ -135,6 +135,43 @@ def test_start_that_cannot_be_recorded(path: Path, late: str) -> None:
     assert events(path)[1:4] == ["spawn.intent", "audit.degraded", "spawn.exit"]
 
 
+def test_start_without_an_intent_that_is_interrupted(path: Path) -> None:
+    """In best_effort the intent was lost, and a handler raises when the program runs: its start is told all the same."""
+    out = helpers.run_snippet(
+        """
+        import resource
+        from safespawn import audit
+        opened, none = audit.open(ledger, mode="best_effort"), resource.RLIM_INFINITY
+        spawning = sys.modules["safespawn._spawn"]
+        tell_intent, record_start = spawning.intent, spawning._record_start
+
+        def lose_intent(*about):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1, none))
+            try:
+                return tell_intent(*about)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (none, none))
+
+        def interrupt(*about):
+            spawning._record_start = record_start
+            raise KeyboardInterrupt
+
+        spawning.intent, spawning._record_start = lose_intent, interrupt
+        try:
+            safespawn.spawn(["/bin/true"])
+        except KeyboardInterrupt:
+            (child,) = sys.modules["safespawn._child"]._abandoned
+            out["code"] = child.wait(20) and child.returncode
+        opened.close()
+        """,
+        ledger=str(path),
+    )
+
+    assert out == {"code": 0}
+    assert events(path) == ["chain.open", "audit.degraded", "spawn.started", "spawn.exit", "chain.close"]
+    assert [told["lost"] for told in helpers.records(path) if told["ev"] == "audit.degraded"] == [1]
+
+
 # ------------------------------------------------------------------ checkpoints and segments
 
 

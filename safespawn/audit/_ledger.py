@@ -161,17 +161,16 @@ class Ledger:
         self._unopened = problem
         self._closed = self._has_end = False
 
-    def _opens_late(self, unkept: int = 0) -> bool:
+    def _opens_late(self, unkept: Any = None) -> bool:
         """Whether there is a ledger now. It is tried again at times, whoever broke the glass.
 
-        ``unkept``: so many records are not in it if not.
+        ``unkept``: what came of a record, which is not in it if not.
         """
         with self._lock:
             if self._unopened is None:
                 return True
             if self._closed or time.monotonic() < self._no_try_before:
-                self._untold += unkept  # here, where nobody opens it meanwhile, who tells of them
-                return False
+                return self._miss(unkept)  # here, where nobody opens it meanwhile, who tells of them
             self._no_try_before = time.monotonic() + OPENING_MAX
             self._tries += 1
             try:
@@ -184,13 +183,19 @@ class Ledger:
                 if not isinstance(problem, AuditError):
                     raise
                 self._unopened = problem
-                self._untold += unkept
-                return False
+                return self._miss(unkept)
             if self._closed:  # a handler has closed it meanwhile
                 self._write_end()
                 self._has_end = True
                 self._end()
             return True
+
+    def _miss(self, unkept: Any) -> bool:
+        """Count a record for which there is no ledger yet."""
+        if unkept is not None:
+            self._untold += 1
+            unkept.told = True
+        return False
 
     def _tell_absence(self, why: AuditError) -> None:
         """Tell why there was no ledger until now."""
@@ -429,9 +434,9 @@ class Ledger:
         ``native`` writes it straight from C; what ``make`` returns is written where that cannot.
         ``kept``: :func:`_core.new_kept`, for who must know what came of it when a handler raises.
         """
-        if self._unopened is not None and not self._opens_late(unkept=1):
-            return self._unkept(event, sid, gate=gate)
         kept = kept or _core.new_kept()
+        if self._unopened is not None and not self._opens_late(unkept=kept):
+            return self._unkept(event, sid, gate=gate)
         flags = (0, _core.FREES, _core.FREES_TWO)[settles]
         if gate:
             flags |= _core.BOOKS | (_core.FLUSH if self.mode == "durable" else 0)
