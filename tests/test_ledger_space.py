@@ -541,6 +541,27 @@ out["told"] = [json.loads(line)["why"] for line in open(ledger) if '"ev":"breakg
     assert len(out["told"]) == 1 and "Read-only file system" in out["told"][0]
 
 
+def test_glass_is_broken_before_there_is_a_directory(tmp_path: Path) -> None:
+    """The directory comes later, and is a link: the registry has the name that the verifier looks for."""
+    out = helpers.run_snippet(
+        """
+        from safespawn import audit
+        glass = sys.modules["safespawn.audit._breakglass"]
+        glass.reason, glass.tell = lambda: "no directory yet", lambda text: None
+        audit.keys.initialise(where + "/keys")
+        opened = audit.open(where + "/log/ledger", keys=where + "/keys")
+        os.mkdir(where + "/real", 0o700)
+        os.symlink("real", where + "/log")
+        opened._no_try_before = 0
+        safespawn.run(["/bin/true"])
+        opened.close()
+        out["ledgers"] = [json.loads(line).get("ledger") for line in open(where + "/keys/registry.jsonl")]
+        """,
+        where=str(tmp_path),
+    )
+    assert out == {"ledgers": [None, str(tmp_path / "real" / "ledger")]}
+
+
 def test_glass_holds(tmp_path: Path) -> None:
     """Without consent of root, or without a reason, it is refused as ever; in best_effort nothing is broken."""
     out, ledger = on_disk(

@@ -90,7 +90,6 @@ class Ledger:
         self.mode = mode
         self.options = options
         self._place = _files.place_of(self.path)
-        self._told = os.path.realpath(self._place)  # one name for the registry, whichever it was opened by
         self._locks: _locks.Locks = {}
         #: Whether close() was called, and whether it is done: both until there is something to close.
         self._closed = self._has_end = True
@@ -122,6 +121,8 @@ class Ledger:
         """Open the file and the chain. What is seen from outside changes with the last step only."""
         strict = self.mode != "best_effort"
         self._runner = None
+        # One name for the registry, whichever it was opened by: as the links are now.
+        self._told = os.path.realpath(self._place)
         try:
             with contextlib.ExitStack() as stack:
                 keys = keys_of.find(self.options.keys)
