@@ -10,6 +10,7 @@ import errno
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, cast
 
 try:
@@ -284,6 +285,10 @@ class Outcome(NamedTuple):
     stuck: bool
 
 
+#: Programs are often started again.
+_decoded = lru_cache(maxsize=256)(os.fsdecode)
+
+
 class Found:
     """What a lookup opened. A descriptor of -1 is not open; ``head`` is the file's start."""
 
@@ -333,8 +338,8 @@ class Found:
         """Return the identity of the file."""
         f = self._raw
         return Executable(
-            os.fsdecode(self.path),
-            os.fsdecode(self.real),
+            _decoded(self.path),
+            _decoded(self.real),
             f.device,
             f.inode,
             f.node.uid,

@@ -194,7 +194,9 @@ class Child:
 
     def _tell(self, teller: Teller, kept: Any) -> int:
         took = time.monotonic_ns() - self.started_ns
-        return ended(teller, kept, self.sid, self._room, took, self.timeout_killed)
+        sid = self.sid.encode("ascii")
+        error: int = ended(teller.raw, sid, self._room, took, self.timeout_killed, kept)
+        return error
 
     def _fields(self, reaped_by: str) -> dict[str, Any]:
         made = self.exit

@@ -56,9 +56,8 @@ class Program:
     @property
     def executable(self) -> Executable:
         """Its identity, for reports."""
-        return self.found.executable(
-            pinned=self.pinned, sha256=self.sha256, interpreter=_interpreter(self.found.head)
-        )
+        interpreter = _interpreter(self.found.head) if self.script else None
+        return self.found.executable(pinned=self.pinned, sha256=self.sha256, interpreter=interpreter)
 
     def unchanged(self, deadline_ns: int) -> dict[str, int] | None:
         """Return size, mtime and ctime as they are now, if the content is still what was hashed."""

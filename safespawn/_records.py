@@ -16,7 +16,7 @@ from typing import Any
 
 from . import _binding, _privileges, _probe, audit
 from ._child import Child
-from ._spec import Executable, Identity, Landlock, Request, SpawnReport, Verdict
+from ._spec import KEEP, Executable, Identity, Landlock, Request, SpawnReport, Verdict
 from .audit import _record, _redaction
 
 _KINDS = {
@@ -253,10 +253,11 @@ class Records:
         how: bytes,
     ) -> bytes:
         """Return what follows the descriptors in an intent, as C wants it: JSON."""
-        plain = not request.has_options and not identity.changes
+        plain = not request.has_options and (identity is KEEP or not identity.changes)
         want = "{}" if plain else _record.encoded(_want(request, identity))
-        tagged = cls._tagged(request)
-        tags = f',"tags":{_record.encoded(tagged["tags"])}' if tagged else ""
+        tags = ""
+        if request.audit_tags or audit.current_tags():
+            tags = f',"tags":{_record.encoded(cls._tagged(request)["tags"])}'
         cwd = "null" if request.cwd is None else _record.encoded(_place(request.cwd))
         gone = _record.encoded(_record.some(removed)) if removed else "[]"
         return (

@@ -443,11 +443,14 @@ def _tell_intent(job: _Job, call: _binding.Call, teller: Teller, kept: Any) -> i
     if Records.hides(job.request):
         return -errno.EMSGSIZE
     rest = Records.rest(job.request, job.identity, job.identified(), job.removed, job.how())
-    return intent(teller, kept, job.sid, call, rest)
+    error: int = intent(teller.raw, job.sid.encode("ascii"), call.raw, rest, kept)
+    return error
 
 
 def _tell_start(job: _Job, slot: _binding.Slot, child: _child.Child, teller: Teller, kept: Any) -> int:
-    return started(teller, kept, job.sid, slot, child.pidfd, job.how())
+    sid = job.sid.encode("ascii")
+    error: int = started(teller.raw, sid, slot.raw, child.pidfd, job.how(), kept)
+    return error
 
 
 # ------------------------------------------------------------------ the program

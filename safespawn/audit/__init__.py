@@ -205,7 +205,7 @@ def _end() -> None:
 
 def _ledger() -> Ledger | None:
     ledger = _Current.ledger
-    if ledger is not None and (not ledger.closed or _Current.ending):
+    if ledger is not None and (not ledger._closed or _Current.ending):  # noqa: SLF001 - one call less
         return ledger
     if _Current.asked_environment:
         return None
@@ -270,7 +270,10 @@ def emit(
 def _write(
     event: str, sid: str | None, make: Make, *, gate: bool, settles: int, native: Native | None, kept: Any
 ) -> bool:
-    while (ledger := _ledger()) is not None:
+    ledger = _Current.ledger
+    if ledger is None or ledger._closed:  # noqa: SLF001 - as in _ledger
+        ledger = _ledger()
+    while ledger is not None:
         answer = ledger.append(event, sid, make, gate=gate, settles=settles, native=native, kept=kept)
         if answer is not None:
             return answer
@@ -278,7 +281,7 @@ def _write(
             if gate:
                 ledger.refuse(errno.ESHUTDOWN)
             return False
-        # Another thread has put a new one in its place, or closed it for good: look again.
+        ledger = _ledger()  # another thread has put a new one in its place, or closed it for good
     if _logger.isEnabledFor(logging.INFO):
         record = {"v": _record.SCHEMA, "ev": event, "sid": sid, **make()}
         _logger.info("%s", _record.encoded(record))

@@ -286,24 +286,14 @@ class Teller:
         self.raw.process, self.raw.env_label = texts
 
 
-def intent(teller: Teller, kept: Any, sid: str, call: _binding.Call, rest: bytes) -> int:
-    """Write that it is about to run; ``rest`` is what follows the descriptors, as JSON."""
-    answer: int = _LIB.ss_ledger_intent(teller.raw, sid.encode("ascii"), call.raw, rest, kept)
-    return answer
+# The records of a spawn, as C has them: behind an exec each Python function on the way costs a microsecond.
 
-
-def started(teller: Teller, kept: Any, sid: str, slot: _binding.Slot, pidfd: int, how: bytes) -> int:
-    """Write that the program runs: what came of the spawn, and ``how`` as JSON."""
-    answer: int = _LIB.ss_ledger_started(teller.raw, sid.encode("ascii"), slot.raw, pidfd, how, kept)
-    return answer
-
-
-def ended(teller: Teller, kept: Any, sid: str, room: Any, duration_ns: int, timeout_killed: bool) -> int:
-    """Write how it ended, by the room that it was reaped into."""
-    answer: int = _LIB.ss_ledger_exit(
-        teller.raw, sid.encode("ascii"), room, duration_ns, timeout_killed, kept
-    )
-    return answer
+#: Write that it is about to run: teller, sid (ASCII), request, what follows the descriptors as JSON; kept.
+intent: Any = _LIB.ss_ledger_intent
+#: Write that the program runs: teller, sid, what came of the spawn, pidfd, how it was done as JSON; kept.
+started: Any = _LIB.ss_ledger_started
+#: Write how it ended: teller, sid, room that it was reaped into, nanoseconds, if by a time-out; kept.
+ended: Any = _LIB.ss_ledger_exit
 
 
 class Feed:

@@ -441,7 +441,9 @@ class Ledger:
         flags = (0, _core.FREES, _core.FREES_TWO)[settles]
         if gate:
             flags |= _core.BOOKS | (_core.FLUSH if self.mode == "durable" else 0)
-        error = self._write(event, sid, make, flags, native, kept)
+        error = -errno.EMSGSIZE if native is None else native(self._teller or self._make_teller(), kept)
+        if error:
+            error = self._overcome(error, event, sid, make, flags, native, kept)
         if kept.flags and not error:
             self._attend(kept.flags)
         if error == -errno.ESHUTDOWN:
@@ -473,12 +475,18 @@ class Ledger:
         if self.mode != "best_effort":
             raise self._error(OSError(number, os.strerror(number)))
 
-    def _write(
-        self, event: str, sid: str | None, make: Make, flags: int, native: Native | None, kept: Any
+    def _overcome(
+        self,
+        error: int,
+        event: str,
+        sid: str | None,
+        make: Make,
+        flags: int,
+        native: Native | None,
+        kept: Any,
     ) -> int:
-        error = 0
-        for _ in range(4):  # each of the remedies helps once
-            error = -errno.EMSGSIZE if native is None else native(self._teller or self._make_teller(), kept)
+        """Write what C has not, for that error: as Python has it, in another file or chain. Answers as C."""
+        for left in (3, 2, 1, 0):  # each of the remedies helps once
             if error == -errno.EMSGSIZE:
                 error = self._core.append(event, sid, _record.members(make()), flags, kept)
             if error and kept.flags & _core.UNFLUSHED:
@@ -486,9 +494,10 @@ class Ledger:
                 return error if flags & _core.BOOKS else 0  # only that must be on the disk by now
             if error not in _REMEDIABLE:
                 return error
-            if failure := self._remedied(error):
+            if failure := self._remedied(error) if left else error:
                 error = failure
                 break
+            error = -errno.EMSGSIZE if native is None else native(self._teller or self._make_teller(), kept)
         self._core.give_up(flags, kept)
         return error
 
