@@ -168,11 +168,13 @@ class Ledger:
         ``unkept``: what came of a record, which is not in it if not.
         """
         with self._lock:
+            now = time.monotonic()
+            later = now + OPENING_MAX  # before the look: no handler comes between that and what keeps it away
             if self._unopened is None:
                 return True
-            if self._closed or time.monotonic() < self._no_try_before:
+            if self._closed or now < self._no_try_before:
                 return self._miss(unkept)  # here, where nobody opens it meanwhile, who tells of them
-            self._no_try_before = time.monotonic() + OPENING_MAX
+            self._no_try_before = later
             self._tries += 1
             try:
                 self._begin()
