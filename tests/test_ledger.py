@@ -435,6 +435,44 @@ def test_tags_follow_the_context(path: Path) -> None:
     assert [r["tags"] for r in helpers.records(path) if "tags" in r] == [{"request_id": "7"}]
 
 
+#: Forks in the middle of an opening, and tells the child's pid.
+OPENER = """
+import os, sys
+from safespawn.audit import _core, keys
+chain, where = sys.argv[1:]
+heard, told = os.pipe()
+with keys.Keys(where).opening(chain, "/ledger", _core.new_origin(chain)):
+    if pid := os.fork():
+        os.read(heard, 1)
+        print(pid, flush=True)
+    else:
+        os.write(told, b".")
+    sys.stdin.read()
+    if not pid:
+        os._exit(0)
+"""
+
+
+def test_keys_that_no_child_gets(tmp_path: Path) -> None:
+    """A child that is forked while a ledger is opened has neither the keys of that moment nor a way to their files."""
+    where, chain = tmp_path / "keys", "01a22710-0000-7000-8000-000000000007"
+    key = form.epoch_key(bytes.fromhex(audit.keys.initialise(where)), 1)
+    secrets = [key, form.chain_key(key, chain)]
+    line = [sys.executable, "-c", OPENER, chain, str(where)]
+    env = {**os.environ, "PYTHONPATH": str(helpers.ROOT)}
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env) as opener:
+        assert opener.stdout is not None
+        pids = opener.pid, int(opener.stdout.readline())
+        held = [[len(mappings_with(pid, one)) for one in secrets] for pid in pids]
+        files = [{os.path.realpath(one) for one in Path(f"/proc/{pid}/fd").iterdir()} for pid in pids]
+        opener.communicate()
+
+    names = {str(where / "epoch"), str(where / "registry.jsonl")}
+    assert [names & one for one in files] == [names, set()]
+    assert all(held[0])
+    assert held[1] == [0, 0]
+
+
 def test_tags_of_tasks(path: Path) -> None:
     """Tasks that run in turn have each its own tags, and take them to the threads of asyncio.to_thread."""
 

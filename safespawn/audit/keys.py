@@ -13,6 +13,7 @@ import hashlib
 import os
 import stat
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -120,6 +121,7 @@ class Keys:
         except BaseException:
             self._epoch.close()
             raise
+        _open_keys.add(self)
 
     def close(self) -> None:
         """Close its files; doing it twice is no error."""
@@ -136,11 +138,9 @@ class Keys:
         with self._locked(), _wiped() as epoch:
             self._check(_LIB.ss_epoch_read(self._epoch.raw, epoch))
             previous = self._catch_up(epoch)
-            _LIB.ss_epoch_chain(epoch, origin)
-            try:
+            with _wiping(lambda: _ffi.memmove(origin.key, bytes(32), 32)):  # a chain that began has done that
+                _LIB.ss_epoch_chain(epoch, origin)
                 yield
-            finally:
-                _ffi.memmove(origin.key, bytes(32), 32)  # a chain that began has done that
             name = _ids.text(bytes(epoch.registry))
             told = {"chain": chain, "ledger": _record.path(os.fsencode(ledger)), "pid": os.getpid()}
             line = _registered(epoch, name, previous, "registry.chain", told)
@@ -236,13 +236,38 @@ def _registered(epoch: Any, registry: str, previous: str, event: str, told: dict
     return body + b',"m":"' + bytes(mac).hex().encode("ascii") + b'"}\n'
 
 
+#: What a child must not have that is forked meanwhile, by another thread or by a signal handler: it may drop
+#: its privileges, and whoever takes it over could read there how every chain to come begins.
+_open_keys: weakref.WeakSet[Keys] = weakref.WeakSet()
+_wipes: list[Callable[[], object]] = []
+
+
+def _forget() -> None:
+    for wipe in _wipes:
+        wipe()
+    for keys in list(_open_keys):
+        keys.close()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+@contextlib.contextmanager
+def _wiping(wipe: Callable[[], object]) -> Iterator[None]:
+    """Wipe something at the end, and in each child that is forked until then."""
+    _wipes.append(wipe)
+    try:
+        yield
+    finally:
+        wipe()
+        _wipes.remove(wipe)
+
+
 @contextlib.contextmanager
 def _wiped() -> Iterator[Any]:
     epoch = _ffi.new("struct ss_epoch *")
-    try:
+    with _wiping(lambda: _LIB.ss_epoch_wipe(epoch)):
         yield epoch
-    finally:
-        _LIB.ss_epoch_wipe(epoch)
 
 
 def _opened(where: str, name: str) -> File:
