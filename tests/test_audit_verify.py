@@ -1973,6 +1973,18 @@ def test_chain_without_keys_in_the_place_of_one_with(ledger: tuple[Ledger, Chain
 # ------------------------------------------------------------------ the state file
 
 
+def test_chain_without_keys_in_the_place_of_a_child(tmp_path: Path) -> None:
+    """Nor do older dates excuse a chain without keys where a parent with keys tells of a child."""
+    made = Ledger(tmp_path)
+    parent = made.chain()
+    child = made.fork(parent)
+    early = Chain(child.chain, None, None, clock=form.Clock(t=1_700_000_000_000_000_000))
+    line = early.line("chain.open", {"who": {}, "keys": None})
+    made.path.write_bytes(line + made.path.read_bytes())
+
+    assert [(f.chain, f.reason) for f in look(made).findings] == [(child.chain, "unkeyed")]
+
+
 def test_older_state_file(ledger: tuple[Ledger, Chain]) -> None:
     """A state file that is behind by more than a record is a finding; the host may have lost its power."""
     made, chain = ledger

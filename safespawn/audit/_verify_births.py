@@ -30,7 +30,9 @@ def unkeyed(done: Done) -> None:
     began = done.means.registry.began if done.means.registry else None
     for place, where in done.walk.unkeyed.items():
         chain, standing = done.scanner.id(place), done.scanner.standing(place)
-        if began is not None and standing.t < began and standing.expected is None:
+        teller = done.walk.forks.get(chain)
+        is_child = teller is not None and done.standing(teller[0]).is_keyed  # so it has keys, wherever it is
+        if began is not None and standing.t < began and standing.expected is None and not is_child:
             text = "without keys, dated before there were any: anybody with write access may have written it"
             done.noticed(chain, where, Told(chain, None, "unkeyed-before", text))
         else:
