@@ -597,8 +597,16 @@ def test_fork_past_libc_while_a_thread_forks(tmp_path: Path, faults: Path) -> No
             heard, told = os.pipe()
             arm(case["where"], rule("write", only="/ledger", park=heard))
             writer = threading.Thread(target=lambda: tell(opened))
-            forker = threading.Thread(target=lambda: ended(child(lambda: None, "libc")))
             audit._bypass.rest()  # the record of that fork would wait
+
+            def fork():
+                pid = libc.fork()
+                if not pid:
+                    os._exit(0)
+                os.kill(pid, signal.SIGKILL)  # it may wait for the GIL, which a thread had that is not there
+                os.waitpid(pid, 0)
+
+            forker = threading.Thread(target=fork)
             writer.start()
             while not faults.done:
                 os.sched_yield()
