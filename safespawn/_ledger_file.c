@@ -176,6 +176,15 @@ ss_handle_punch(const struct ss_handle *file, uint64_t at, uint64_t bytes)
 	return fallocate(file->fd, how, (off_t)at, (off_t)bytes) ? -errno : 0;
 }
 
+/* Rename a file that it holds the lock of. Not in a child that was forked meanwhile, where it was closed. */
+SS_API int
+ss_handle_rename(const struct ss_handle *file, const char *from, const char *to)
+{
+	if (file->fd < 0)
+		return -EBADF;
+	return rename(from, to) ? -errno : 0;
+}
+
 static int
 ss_handle_take(struct ss_handle *file)
 {

@@ -327,6 +327,58 @@ def test_late_opening_that_a_handler_comes_into(tmp_path: Path, faults: Path, ha
     assert out["raised"] > 20 or handler in ("spawns", "closes")
 
 
+#: A ledger is opened, or leaves its segment; a handler forks, one moment later each time, and the child goes on there.
+FORKED = AT + """
+def scene(case):
+    where, came, number, problems, answers = case["where"], True, 0, [], Counter()
+    key, parent = keys_of.initialise(where + "/keys"), os.getpid()
+    opened = audit.open(where + "/ledger", keys=where + "/keys")
+    audit._bypass.rest()
+
+    def forks():
+        nonlocal pid
+        pid = os.fork()
+
+    def opens():
+        nonlocal opened
+        opened = audit.open(where + "/ledger", keys=where + "/keys")
+
+    do = dict(opens=opens, rotates=lambda: opened.rotate())[case["do"]]
+    while came:
+        number, pid = number + case["step"], -1
+        at = At(number, forks)
+        try:
+            is_interrupted(do, at)
+        except AuditError:
+            if pid:
+                raise
+        if not pid:
+            signal.alarm(30)
+            ledger = audit._Current.ledger
+            told = ledger.append("guard.config", None, lambda: dict(by="child"))
+            ledger.close()
+            os._exit(0 if told else 3)
+        came = at.came
+        if came:
+            answers[os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])] += 1
+    opened.close()
+    return dict(key=key, moments=number, answers=answers)
+"""
+
+
+@pytest.mark.parametrize("do", ["opens", "rotates"])
+def test_child_of_a_handler_goes_on(tmp_path: Path, faults: Path, do: str) -> None:
+    """Both go on where the handler came: no chain, no slot and no line of the registry is begun twice."""
+    case = {"where": str(tmp_path), "do": do, "step": 7 if do == "opens" else 2}
+    (out,) = faulting.run("from collections import Counter" + FORKED, [case], tmp_path, faults)
+    assert "crashed" not in out and out["status"] == 0, out
+    # What stands in a child's checkpoint may have been counted by its parent, which no verifier minds.
+    seen = audit.verify(tmp_path / "ledger", key=bytes.fromhex(out["key"]), registry=tmp_path / "keys")
+    assert [str(finding) for finding in seen.findings] == []
+    assert out["moments"] > 100
+    assert out["answers"] == {"0": out["moments"] // case["step"] - 1}
+
+
 def play(where: Path, faults: Path, **case: Any) -> Iterator[tuple[str, dict[str, Any], ledger_check.Ledger]]:
     """Play it with all that a ledger does; yield what was done, what came of it, and the ledger."""
     cases = [{"do": do, "where": str(where / do), "step": case["often"].get(do, 1), **case} for do in DOS]

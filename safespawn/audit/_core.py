@@ -5,7 +5,10 @@ Every call gives the GIL away. What is passed is held in a local until the call 
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import weakref
 from typing import Any, NamedTuple
 
 from .. import _binding
@@ -60,7 +63,7 @@ class File:
     The descriptor is never a number of Python's that a signal handler which raises could lose.
     """
 
-    __slots__ = ("raw",)
+    __slots__ = ("__weakref__", "raw")
 
     def __init__(self) -> None:
         """Nothing is open."""
@@ -68,6 +71,7 @@ class File:
         raw.fd = -1
         # Only now: what is collected before the number is set would close any descriptor.
         self.raw = _ffi.gc(raw, _LIB.ss_handle_close)
+        _files.add(self)
 
     @property
     def fd(self) -> int:
@@ -90,6 +94,12 @@ class File:
         """Close it; doing it twice is no error."""
         _LIB.ss_handle_close(self.raw)
 
+    def lock(self, how: int) -> None:
+        """Take or give back its lock: flock(2). Raises OSError."""
+        if self.fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        fcntl.flock(self.fd, how)
+
     def append(self, data: bytes) -> None:
         """Write all of it at the end, whatever limit and signal there may be. Raises OSError."""
         check(_LIB.ss_handle_append(self.raw, data, len(data)))
@@ -97,6 +107,10 @@ class File:
     def put(self, data: bytes) -> None:
         """Write over the beginning: all of it, or nothing. Raises OSError."""
         check(_LIB.ss_handle_put(self.raw, data, len(data)))
+
+    def rename(self, path: str, to: str) -> None:
+        """Give the file at ``path``, of which this holds the lock, another name. Raises OSError."""
+        check(_LIB.ss_handle_rename(self.raw, os.fsencode(path), os.fsencode(to)))
 
     def punch(self, at: int, size: int) -> None:
         """Make a hole, where the file system can: there the file must be empty already."""
@@ -109,6 +123,18 @@ class File:
     def __exit__(self, *problem: object) -> None:
         """Close it."""
         self.close()
+
+
+_files: weakref.WeakSet[File] = weakref.WeakSet()
+
+
+def _close_files() -> None:
+    """In a forked child that goes on where its parent opens or renames something: that is not done twice."""
+    for file in list(_files):
+        file.close()
+
+
+os.register_at_fork(after_in_child=_close_files)
 
 
 class Counts(NamedTuple):

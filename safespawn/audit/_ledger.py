@@ -313,7 +313,7 @@ class Ledger:
             self._append_own(event, fields)
 
     def _set_append_only(self, file: _core.File) -> None:
-        if self.options.append_only:
+        if self.options.append_only and file.fd >= 0:  # closed, in a child that was forked meanwhile
             _files.set_append_only(file.fd, on=True)
 
     def _check_room(self, state: int) -> None:
@@ -631,7 +631,7 @@ class Ledger:
         with _core.File() as held:
             try:
                 held.open(self._place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-                fcntl.flock(held.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held.lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
             except FileNotFoundError:
                 return
             if self._core.is_at(self._place):
@@ -642,7 +642,7 @@ class Ledger:
         if self.options.append_only:
             _files.set_append_only(held.fd, on=False)
         try:
-            os.rename(self._place, f"{self._place}.{number}")
+            held.rename(self._place, f"{self._place}.{number}")
         finally:
             self._set_append_only(held)
 

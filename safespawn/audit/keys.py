@@ -156,7 +156,7 @@ class Keys:
         until = time.monotonic() + PATIENCE
         while True:
             try:
-                fcntl.flock(self._epoch.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._epoch.lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() >= until:
@@ -165,7 +165,8 @@ class Keys:
         try:
             yield
         finally:
-            fcntl.flock(self._epoch.fd, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):  # closed, in a child that was forked meanwhile
+                self._epoch.lock(fcntl.LOCK_UN)
 
     def _catch_up(self, epoch: Any) -> str:
         """Return the hash of the registry's last line; step over an epoch that was used already.
