@@ -1130,6 +1130,21 @@ ss_spawn(struct ss_arena *arena, const struct ss_request *request, struct ss_res
 	return error;
 }
 
+/*
+ * The same for the process that has asked for it and recorded that. A signal handler may fork in between, and
+ * its child goes on where we are: without this it would start the program once more. [T-11 intent-first]
+ */
+SS_API int
+ss_spawn_by(int32_t pid, struct ss_arena *arena, const struct ss_request *request, struct ss_result *result)
+{
+	if (pid == getpid())
+		return ss_spawn(arena, request, result);
+	memset(result, 0, sizeof(*result));
+	result->pidfd = -1;
+	ss_not_started(result, SS_STAGE_PREPARE, -ECHILD);
+	return -ECHILD;
+}
+
 /* ------------------------------------------------------------------- lookup */
 
 static void

@@ -81,6 +81,8 @@ class _Job:
     deadline_ns: int
     seen: _binding.Seen
     identity: Identity = KEEP
+    #: The process that asks. A signal handler may fork, and its child go on with this.
+    pid: int = field(default_factory=os.getpid)
     #: Whether the child is to be something else than we are, its identity or where it is put.
     changes: bool = False
     decision: Decision = UNDECIDED
@@ -178,8 +180,10 @@ def start(request: Request) -> Process:
     streams = _streams.prepare(request, job.seen.standard_open)
     try:
         return _run_window(job, streams)
-    except BaseException:
+    except BaseException as problem:
         streams.abort()
+        if isinstance(problem, AuditError) and problem.report is None:  # the environment's, which opens late
+            problem.report = job.report("refused")
         raise
     finally:
         try:
@@ -346,7 +350,7 @@ EPOCH_TRIES = 4
 
 
 def _native(job: _Job, call: _binding.Call, slot: _binding.Slot) -> _binding.Outcome:
-    outcome, tries, looked, plan = _binding.spawn(call, slot), EPOCH_TRIES, False, call.plan
+    outcome, tries, looked, plan = _binding.spawn(call, slot, job.pid), EPOCH_TRIES, False, call.plan
     while True:
         why = _begins_anew(outcome, job.decision.strategy)
         if why is not None and (why != "epoch" or tries > 0):
@@ -356,7 +360,7 @@ def _native(job: _Job, call: _binding.Call, slot: _binding.Slot) -> _binding.Out
             looked, plan = True, plan._replace(numbers={**plan.numbers, **content})
         else:
             return outcome
-        outcome = _binding.spawn(_binding.Call(plan), slot)
+        outcome = _binding.spawn(_binding.Call(plan), slot, job.pid)
 
 
 def _same_content(job: _Job, outcome: _binding.Outcome) -> dict[str, int] | None:
@@ -372,7 +376,8 @@ def _same_content(job: _Job, outcome: _binding.Outcome) -> dict[str, int] | None
 #: Where a launch can fail that a fork need not, when it has run nothing yet: in the launcher's
 #: exec and its first look at itself, or for want of what only a launch needs.
 LAUNCH_STAGES = ("launch", "level")
-MALFORMED, NO_ROOM = (errno.EINVAL, errno.E2BIG), (errno.EMFILE, errno.EBADF)
+MALFORMED, NO_ROOM = (errno.EINVAL, errno.E2BIG, errno.ECHILD), (errno.EMFILE, errno.EBADF)
+FORKED = "this process was forked while its parent started a program"
 
 
 def _begins_anew(outcome: _binding.Outcome, strategy: str | None) -> guards.Loss | None:
@@ -710,7 +715,7 @@ def _exception(request: Request, outcome: str, stage: str, number: int) -> OSErr
         race = RaceDetected(number, f"credentials changed under the spawn (stage {stage})", program)
         race.guard = "epoch-agrees" if stage == "epoch" else "creds-agree"
         return race
-    text = os.strerror(number)
+    text = FORKED if (stage, number) == ("prepare", errno.ECHILD) else os.strerror(number)
     if stage in ("open-cwd", "cwd", "open-root"):
         return OSError(number, text, _shown(request.root if stage == "open-root" else request.cwd))
     if stage in ("lookup", "exec"):

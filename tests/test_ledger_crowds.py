@@ -633,6 +633,47 @@ def test_fork_past_libc_while_a_thread_forks(tmp_path: Path, faults: Path) -> No
     assert len(ledger.of("guard.config")) == len(ledger.of("chain.fork")) == 1
 
 
+@pytest.mark.parametrize("strategy", ["vfork", "fork", "launcher"])
+@pytest.mark.parametrize("how", ["python", "libc", "clone"])
+@pytest.mark.threat("T-11")
+def test_handler_that_forks_between_intent_and_exec(tmp_path: Path, faults: Path, how: str, strategy: str) -> None:
+    """Its child goes on with the spawn: one program for one intent, and the child is told so."""
+    out, ledger = play(
+        """
+        def played(case):
+            from safespawn import _spawn
+            opened, spawn, told = audit.open(case["ledger"], keys=case["keys"]), _spawn._binding.spawn, os.memfd_create("told")
+
+            def handler(*given):
+                _spawn._binding.spawn = spawn
+                pids.append(FORKS[case["how"]]())
+                return spawn(*given)
+
+            pids, _spawn._binding.spawn = [], handler
+            try:
+                done = safespawn.run(["/bin/sh", "-c", "echo ran >> marks"], cwd=case["where"], strategy=case["strategy"])
+            except ChildProcessError as problem:
+                os.write(told, f"{problem.stage} {problem.strerror}".encode())
+            finally:
+                if not pids[0]:
+                    opened.close()
+                    os._exit(7)
+            codes = ended(pids[0])
+            opened.close()
+            return dict(codes=codes, code=done.returncode, said=os.pread(told, 1000, 0).decode())
+        """,
+        tmp_path,
+        faults,
+        how=how,
+        strategy=strategy,
+    )
+
+    assert (tmp_path / "marks").read_text() == "ran\n"
+    assert (out["code"], out["codes"]) == (0, [7])
+    assert out["said"] == "prepare this process was forked while its parent started a program (stage prepare)"
+    assert [len(ledger.of(event)) for event in ("spawn.intent", "spawn.started", "spawn.failed")] == [1, 1, 1]
+
+
 def test_ids_of_children_past_libc_differ(tmp_path: Path, faults: Path) -> None:
     """Children of clone(2) that start a program at the same moment give it an id of its own."""
     out, ledger = play(

@@ -229,6 +229,25 @@ def test_deleted_by_somebody_else(path: Path) -> None:
     assert [(r["ev"], r["n"]) for r in records] == [("checkpoint", 2), ("guard.config", 3), ("chain.close", 4)]
 
 
+@pytest.mark.parametrize("mode", ["require", "durable"])
+def test_deleted_while_it_is_opened(path: Path, mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process rotates and retires the file before our first record is in it: that goes into the new one."""
+    real, times = _files.open_segment, []
+
+    def opened(*given: Any, **more: Any) -> Any:
+        file = real(*given, **more)
+        if not times:
+            path.unlink()
+        times.append(file)
+        return file
+
+    monkeypatch.setattr(_files, "open_segment", opened)
+    with audit.open(path, mode) as ledger:
+        tell(ledger, i=0)
+
+    assert [r["ev"] for r in helpers.records(path)] == ["chain.open", "checkpoint", "guard.config", "chain.close"]
+
+
 @pytest.mark.parametrize("there", [True, False], ids=["to a file", "dangling"])
 def test_replaced_by_a_link(path: Path, tmp_path: Path, there: bool) -> None:
     """A link in the ledger's place is not followed; that is told once, and the old file is written on."""

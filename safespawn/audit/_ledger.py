@@ -287,6 +287,8 @@ class Ledger:
 
     def _opened(self) -> None:
         error = self._open_chain()
+        if error == -errno.ESTALE and self._follow():  # another process has rotated and retired it meanwhile
+            error = self._open_chain()
         if not error and self.mode == "durable":
             error = self._core.flush()
             _files.flush_directory(os.path.dirname(self._place))
