@@ -148,3 +148,11 @@ def test_forked_child_is_mirrored_too(path: Path, tmp_path: Path) -> None:
     assert sorted(parent + child) == sorted(lines)
     assert not set(parent) & set(child)
     assert os.path.getsize(path) == sum(len(line) + 1 for line in lines)
+
+
+def test_what_is_no_mirror_is_said_before_anything_is_opened(tmp_path: Path) -> None:
+    """The same where the ledger could not be opened either, so that it might be opened later."""
+    for path in (tmp_path / "ledger", tmp_path / "no" / "such"):
+        with pytest.raises(TypeError, match="instances of Mirror"):
+            audit.open(path, mirrors=["syslog"])  # type: ignore[list-item]
+    assert not (tmp_path / "ledger").exists()

@@ -104,6 +104,7 @@ class Ledger:
         #: Why there is none yet, where the glass is broken; how many records it has not had meanwhile.
         self._unopened: AuditError | None = None
         self._untold, self._tries, self._no_try_before = 0, 0, 0.0
+        self._mirror()  # raises for what is none, also where the ledger is opened later
         self._closed = self._has_end = False
         try:
             self._begin()
