@@ -180,43 +180,52 @@ ss_ledger_map(struct ss_ledger **ret_ledger)
 	return error;
 }
 
-/* Every ledger of this process, so that a fork finds nobody in the middle of a line. */
-static struct {
-	pid_t pid; /* whose queue that is */
-	struct ss_queue queue;
-	struct ss_ledger *first;
-} ss_ledgers;
+/*
+ * What each process has of its own, although it has our memory: a page that every forked child finds empty, whoever
+ * forked it (MADV_WIPEONFORK, Linux 4.14). A pid would not tell them apart: it comes again, and pid 1 can clone another.
+ */
+static struct ss_process {
+	uint64_t number;	 /* see ss_process_number */
+	struct ss_queue ledgers; /* for the list of them: a thread that is not here may have had it */
+} ss_process_here, *ss_process = &ss_process_here;
 
-/* A fork past libc may leave the queue to a thread that is not here. The list is whole after each of its steps. */
-static void
-ss_ledgers_enter(void)
+/* Which process this is among those that descend from one; never 0. */
+SS_API uint64_t
+ss_process_number(void)
 {
-	const pid_t pid = getpid();
+	static uint64_t last;
+	uint64_t mine, now = __atomic_load_n(&ss_process->number, __ATOMIC_SEQ_CST);
 
-	if (__atomic_exchange_n(&ss_ledgers.pid, pid, __ATOMIC_SEQ_CST) != pid)
-		explicit_bzero(&ss_ledgers.queue, sizeof(ss_ledgers.queue));
-	ss_queue_enter(&ss_ledgers.queue);
+	if (now != 0)
+		return now;
+	mine = __atomic_add_fetch(&last, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_compare_exchange_n(&ss_process->number, &now, mine, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		return mine;
+	return now; /* another thread was faster */
 }
+
+/* Every ledger of this process, so that a fork finds nobody in the middle of a line. The list is whole after each step. */
+static struct ss_ledger *ss_ledgers;
 
 static void
 ss_ledgers_add(struct ss_ledger *ledger)
 {
-	ss_ledgers_enter();
-	ledger->other = ss_ledgers.first;
-	ss_ledgers.first = ledger;
-	ss_queue_leave(&ss_ledgers.queue);
+	ss_queue_enter(&ss_process->ledgers);
+	ledger->other = ss_ledgers;
+	ss_ledgers = ledger;
+	ss_queue_leave(&ss_process->ledgers);
 }
 
 static void
 ss_ledgers_remove(struct ss_ledger *ledger)
 {
-	ss_ledgers_enter();
-	for (struct ss_ledger **at = &ss_ledgers.first; *at != NULL; at = &(*at)->other)
+	ss_queue_enter(&ss_process->ledgers);
+	for (struct ss_ledger **at = &ss_ledgers; *at != NULL; at = &(*at)->other)
 		if (*at == ledger) {
 			*at = ledger->other;
 			break;
 		}
-	ss_queue_leave(&ss_ledgers.queue);
+	ss_queue_leave(&ss_process->ledgers);
 }
 
 static void ss_ledger_end(struct ss_ledger *);
@@ -369,8 +378,8 @@ ss_ledger_take_over(struct ss_ledger *ledger, struct ss_origin *origin)
 static void
 ss_ledgers_hold(void)
 {
-	ss_ledgers_enter();
-	for (struct ss_ledger *ledger = ss_ledgers.first; ledger != NULL; ledger = ledger->other) {
+	ss_queue_enter(&ss_process->ledgers);
+	for (struct ss_ledger *ledger = ss_ledgers; ledger != NULL; ledger = ledger->other) {
 		ss_queue_enter(&ledger->secrets->writing);
 		explicit_bzero(&ledger->heir, sizeof(ledger->heir));
 		if (!ledger->secrets->alive || ledger->closed || ledger->ended || ledger->next == 0)
@@ -385,20 +394,19 @@ ss_ledgers_hold(void)
 static void
 ss_ledgers_release(void)
 {
-	for (struct ss_ledger *ledger = ss_ledgers.first; ledger != NULL; ledger = ledger->other) {
+	for (struct ss_ledger *ledger = ss_ledgers; ledger != NULL; ledger = ledger->other) {
 		explicit_bzero(&ledger->heir, sizeof(ledger->heir));
 		ss_queue_leave(&ledger->secrets->writing);
 	}
-	ss_queue_leave(&ss_ledgers.queue);
+	ss_queue_leave(&ss_process->ledgers);
 }
 
 /* In the child, whose page of secrets is empty. Its slot is claimed with its first record: most write none. */
 static void
 ss_ledgers_inherit(void)
 {
-	explicit_bzero(&ss_ledgers.queue, sizeof(ss_ledgers.queue));
-	ss_ledgers.pid = getpid();
-	for (struct ss_ledger *ledger = ss_ledgers.first; ledger != NULL; ledger = ledger->other)
+	memset(ss_process, 0, sizeof(*ss_process)); /* for kernels that have not */
+	for (struct ss_ledger *ledger = ss_ledgers; ledger != NULL; ledger = ledger->other)
 		if (ledger->heir.chain[0] != '\0')
 			ss_ledger_take_over(ledger, &ledger->heir);
 }
@@ -410,10 +418,16 @@ SS_API int
 ss_ledger_hook_forks(void)
 {
 	static int32_t is_hooked;
+	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	void *made;
 
 	if (__atomic_exchange_n(&is_hooked, 1, __ATOMIC_SEQ_CST))
 		return 0;
-	ss_ledgers.pid = getpid();
+	made = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (made == MAP_FAILED)
+		return errno;
+	(void)madvise(made, page, MADV_WIPEONFORK); /* without it children of libc's fork are told apart all the same */
+	ss_process = made;
 	return pthread_atfork(ss_ledgers_hold, ss_ledgers_release, ss_ledgers_inherit);
 }
 

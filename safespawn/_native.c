@@ -1130,14 +1130,16 @@ ss_spawn(struct ss_arena *arena, const struct ss_request *request, struct ss_res
 	return error;
 }
 
+SS_API uint64_t ss_process_number(void);
+
 /*
- * The same for the process that has asked for it and recorded that. A signal handler may fork in between, and
- * its child goes on where we are: without this it would start the program once more. [T-11 intent-first]
+ * The same for the process that has asked for it and recorded that, by its number. A signal handler may fork in
+ * between, and its child goes on where we are: without this it would start the program once more. [T-11 intent-first]
  */
 SS_API int
-ss_spawn_by(int32_t pid, struct ss_arena *arena, const struct ss_request *request, struct ss_result *result)
+ss_spawn_by(uint64_t process, struct ss_arena *arena, const struct ss_request *request, struct ss_result *result)
 {
-	if (pid == getpid())
+	if (process == ss_process_number())
 		return ss_spawn(arena, request, result);
 	memset(result, 0, sizeof(*result));
 	result->pidfd = -1;

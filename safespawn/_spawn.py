@@ -35,7 +35,7 @@ from ._process import Process
 from ._records import Records
 from ._spec import KEEP, Decision, Executable, Identity, Request, SpawnReport, Verdict, Word
 from ._surely import surely
-from .audit._core import Teller, intent, new_kept, started
+from .audit._core import Teller, intent, new_kept, process_number, started
 from .audit._ledger import Make
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class _Job:
     seen: _binding.Seen
     identity: Identity = KEEP
     #: The process that asks. A signal handler may fork, and its child go on with this.
-    pid: int = field(default_factory=os.getpid)
+    process: int = field(default_factory=process_number)
     #: Whether the child is to be something else than we are, its identity or where it is put.
     changes: bool = False
     decision: Decision = UNDECIDED
@@ -350,7 +350,7 @@ EPOCH_TRIES = 4
 
 
 def _native(job: _Job, call: _binding.Call, slot: _binding.Slot) -> _binding.Outcome:
-    outcome, tries, looked, plan = _binding.spawn(call, slot, job.pid), EPOCH_TRIES, False, call.plan
+    outcome, tries, looked, plan = _binding.spawn(call, slot, job.process), EPOCH_TRIES, False, call.plan
     while True:
         why = _begins_anew(outcome, job.decision.strategy)
         if why is not None and (why != "epoch" or tries > 0):
@@ -360,7 +360,7 @@ def _native(job: _Job, call: _binding.Call, slot: _binding.Slot) -> _binding.Out
             looked, plan = True, plan._replace(numbers={**plan.numbers, **content})
         else:
             return outcome
-        outcome = _binding.spawn(_binding.Call(plan), slot, job.pid)
+        outcome = _binding.spawn(_binding.Call(plan), slot, job.process)
 
 
 def _same_content(job: _Job, outcome: _binding.Outcome) -> dict[str, int] | None:

@@ -525,6 +525,59 @@ def test_fork_while_a_thread_has_the_lock(tmp_path: Path, faults: Path, how: str
     assert len(ledger.of("spawn.exit")) == 1
 
 
+@root_only
+def test_lock_where_pids_do_not_tell(tmp_path: Path, faults: Path) -> None:
+    """The first process of a PID namespace clones the first one of another: pid 1 both, and each has its own lock."""
+    out, ledger = play(
+        """
+        def played(case):
+            import select
+            NEWPID = 0x20000000
+            assert libc.unshare(NEWPID) == 0
+
+            def first():
+                assert os.getpid() == 1
+                opened = audit.open(case["ledger"], keys=case["keys"])
+                audit._bypass.rest()
+                has_it, go_on = threading.Event(), threading.Event()
+
+                def hold():
+                    with opened._lock:
+                        has_it.set()
+                        go_on.wait()
+
+                holder = threading.Thread(target=hold)
+                holder.start()
+                has_it.wait()
+                # And the GIL is ours. /proc is of our parent's namespace, and has other numbers.
+                others = [int(name) for name in os.listdir("/proc/self/task") if name != os.readlink("/proc/self")]
+                assert len(others) == 1
+                holder._native_id = others[0]
+                held_up(holder)
+                pid = libc.syscall(CLONE, NEWPID | signal.SIGCHLD, None, None, None, None)
+                if not pid:
+                    opened.checkpoint()
+                    tell(opened)
+                    os._exit(7)
+                ending = select.poll()
+                ending.register(os.pidfd_open(pid), select.POLLIN)
+                if not ending.poll(20_000):
+                    os.kill(pid, signal.SIGKILL)  # no other signal ends it
+                assert ended(pid) == [7]
+                go_on.set()
+                holder.join()
+                opened.close()
+
+            return dict(codes=ended(child(first)))
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["codes"] == [0]
+    assert len(ledger.of("guard.config")) == 1
+
+
 @pytest.mark.parametrize("comes_to", ["something", "nothing"])
 @pytest.mark.parametrize("how", ["python", "libc", "clone"])
 def test_others_while_a_ledger_is_opened_late(tmp_path: Path, faults: Path, how: str, comes_to: str) -> None:

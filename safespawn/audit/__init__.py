@@ -48,9 +48,6 @@ class _Current:
     locks: _locks.Locks = {}  # noqa: RUF012 - of the process
 
 
-os.register_at_fork(after_in_child=_Current.locks.clear)
-
-
 def open(  # noqa: A001
     path: str | os.PathLike[str],
     mode: Mode = "require",

@@ -51,6 +51,10 @@ if error := _LIB.ss_ledger_hook_forks():
     raise OSError(error, os.strerror(error))
 
 
+#: Return which process this is among those that descend from one, a fork past libc included; never 0.
+process_number: Any = _LIB.ss_process_number
+
+
 def check(answer: int) -> None:
     """Raise OSError for a negative errno."""
     if answer < 0:

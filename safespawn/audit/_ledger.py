@@ -720,7 +720,6 @@ class Ledger:
 
     def _after_fork_there(self) -> None:
         """Locks may be held by threads that are not here. The core has begun the child's chain itself."""
-        self._locks = {}
         self._broken = self._untold = 0
         self._no_try_before = 0.0  # whoever was at it is not here
         self._early = []  # the parent tells it
