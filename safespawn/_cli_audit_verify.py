@@ -59,8 +59,6 @@ def add(commands: Any) -> None:
 def run(given: argparse.Namespace) -> int:
     """Verify, print what was found, and return the exit code."""
     progress = Progress(sys.stderr)
-    # All segments are open at once, so that none is renamed unseen: as many as we may have.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may have what the terminal has not
     try:
