@@ -69,8 +69,8 @@ def test_clone3_is_what_is_normally_used():
 import errno, sandbox
 used = []
 spawn = _binding.spawn
-def noting(plan, slot):
-    outcome = spawn(plan, slot)
+def noting(*given):
+    outcome = spawn(*given)
     used.append(outcome.clone3)
     return outcome
 _binding.spawn = noting

@@ -98,11 +98,19 @@ class File:
         """Close it; doing it twice is no error."""
         _LIB.ss_handle_close(self.raw)
 
+    def _number(self) -> int:
+        """Return the descriptor; OSError where it is closed, for which Python has a ValueError."""
+        if (fd := self.fd) < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return fd
+
     def lock(self, how: int) -> None:
         """Take or give back its lock: flock(2). Raises OSError."""
-        if self.fd < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        fcntl.flock(self.fd, how)
+        fcntl.flock(self._number(), how)
+
+    def sync(self) -> None:
+        """Wait until the disk has it: fsync(2). Raises OSError."""
+        os.fsync(self._number())
 
     def append(self, data: bytes) -> None:
         """Write all of it at the end, whatever limit and signal there may be. Raises OSError."""

@@ -175,7 +175,7 @@ def _is_ledger(fd: int, path: str) -> None:
 def flush_directory(path: str) -> None:
     """Wait until the disk has the entries of a directory: fsync(2). Raises OSError."""
     with File().open(path, os.O_RDONLY | os.O_DIRECTORY) as directory:
-        os.fsync(directory.fd)
+        directory.sync()
 
 
 # ------------------------------------------------------------------ segments

@@ -146,7 +146,7 @@ class Keys:
             line = _registered(epoch, name, previous, "registry.chain", told)
             try:
                 self._registry.append(line)
-                os.fsync(self._registry.fd)
+                self._registry.sync()
             except OSError as problem:
                 raise self._error(problem.errno or errno.EIO) from problem
             self._check(_LIB.ss_epoch_write(self._epoch.raw, epoch))
@@ -306,4 +306,4 @@ def _make_directory(where: str) -> None:
 def _create(where: str, name: str, data: bytes) -> None:
     with File().open(os.path.join(where, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
         file.append(data)
-        os.fsync(file.fd)
+        file.sync()
