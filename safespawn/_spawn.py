@@ -99,12 +99,21 @@ class _Job:
     #: What became of its intent, and of the record of what came of that.
     intent: Any = field(default_factory=new_kept)
     ending: Any = field(default_factory=new_kept)
+    #: Whose records those are.
+    _recorder: int = 0
     _told_how: bytes = b""
 
     @property
     def announced(self) -> bool:
         """Whether its intent was recorded, and so has booked room for what is still to be told."""
         return bool(self.intent.booked)
+
+    def part(self) -> None:
+        """In a child that was forked meanwhile: go on under another id, as the parent tells of its spawn."""
+        number = process_number()
+        if number != (self._recorder or self.process):
+            self.intent, self.ending = new_kept(), new_kept()
+            self._recorder, self.sid = number, audit.new_id()
 
     def settling(self) -> Any:
         """Return what the record of the outcome is told with: it gives back what the intent has booked."""
@@ -259,6 +268,7 @@ def _refuse(job: _Job, verdict: Verdict) -> NoReturn:
 
 
 def _record_refusal(job: _Job, verdict: Verdict) -> SpawnReport:
+    job.part()
     report = job.report("refused")
     _record_last(job, "spawn.denied", lambda: Records.denied(job.request, report, verdict))
     return report
@@ -316,6 +326,7 @@ def _settle(job: _Job, slot: _binding.Slot, child: _child.Child) -> None:
     # Either it could not be killed yet, or a program runs.
     if child.adopt(slot) or child.pidfd >= 0:
         _child.abandon(child)
+    job.part()
     if job.ending.told or not (job.announced or slot.ran):  # it may run without an intent: best_effort
         return
     if job.outcome is None and slot.raw.outcome:
@@ -333,6 +344,8 @@ def _record_start(
     job: _Job, slot: _binding.Slot, child: _child.Child, report: Callable[[], SpawnReport]
 ) -> None:
     """Tell that the program runs. If that is lost, the ledger says whether it may go on."""
+    if job.process != process_number():
+        return  # it is our parent's, who tells of it
     kept = audit.emit(
         "spawn.started",
         job.sid,
@@ -428,6 +441,7 @@ def _apart(
 
 def _announce(job: _Job, call: _binding.Call) -> None:
     """intent-first (T-11): what cannot be recorded is not started."""
+    job.part()
     try:
         audit.emit(
             "spawn.intent",
@@ -697,6 +711,7 @@ def _fail(job: _Job, outcome: str, stage: str, number: int, problem: OSError | N
 
 
 def _record_failure(job: _Job, outcome: str, stage: str | None, number: int) -> SpawnReport:
+    job.part()
     done, report = job.outcome, job.report(outcome, stage, number or None)
     _record_last(job, "spawn.failed", lambda: Records.failed(job.request, report, done))
     return report

@@ -725,6 +725,54 @@ def test_handler_that_forks_between_intent_and_exec(tmp_path: Path, faults: Path
     assert (out["code"], out["codes"]) == (0, [7])
     assert out["said"] == "prepare this process was forked while its parent started a program (stage prepare)"
     assert [len(ledger.of(event)) for event in ("spawn.intent", "spawn.started", "spawn.failed")] == [1, 1, 1]
+    (announced,), (failed,) = ledger.of("spawn.intent"), ledger.of("spawn.failed")
+    assert failed["sid"] != announced["sid"] == ledger.of("spawn.started")[0]["sid"]
+
+
+@pytest.mark.parametrize("does", ["goes on", "raises"])
+@pytest.mark.parametrize("after", [False, True], ids=["before the exec", "after it"])
+@pytest.mark.parametrize("how", ["python", "clone"])
+def test_child_of_a_handler_tells_nothing_of_its_parents_spawn(
+    tmp_path: Path, faults: Path, how: str, after: bool, does: str
+) -> None:
+    """Whatever it does, each spawn id has its parent's three records, and none that say something else."""
+    out, ledger = play(
+        """
+        def played(case):
+            from safespawn import _spawn
+            opened, spawn = audit.open(case["ledger"], keys=case["keys"]), _spawn._binding.spawn
+
+            def handler(*given):
+                _spawn._binding.spawn = spawn
+                done = spawn(*given) if case["after"] else None
+                pids.append(FORKS[case["how"]]())
+                if not pids[0] and case["does"] == "raises":
+                    raise SystemExit
+                return done or spawn(*given)
+
+            pids, _spawn._binding.spawn = [], handler
+            try:
+                done = safespawn.spawn(["/bin/true"])
+                code = done.wait()
+            finally:
+                if not pids[0]:
+                    opened.close()
+                    os._exit(7)
+            codes = ended(pids[0])
+            opened.close()
+            return dict(codes=codes, code=code)
+        """,
+        tmp_path,
+        faults,
+        how=how,
+        after=after,
+        does=does,
+    )
+
+    assert (out["code"], out["codes"]) == (0, [7])
+    (sid,) = {record["sid"] for record in ledger.of("spawn.intent")}
+    told = [r["ev"] for r in ledger.records if r["sid"] == sid]
+    assert told == ["spawn.intent", "spawn.started", "spawn.exit"]
 
 
 def test_ids_of_children_past_libc_differ(tmp_path: Path, faults: Path) -> None:
