@@ -1590,6 +1590,44 @@ def test_logger_without_a_ledger(caplog: pytest.LogCaptureFixture) -> None:
     assert all("\n" not in message for message in messages)
 
 
+@pytest.mark.parametrize("event", ["spawn.started", "spawn.exit"])
+def test_logger_is_told_once(event: str) -> None:
+    """A hook that ends the record's caller each time: what went to the logger does not go there again."""
+    out = helpers.run_snippet(
+        """
+        import json, logging
+        from safespawn import _child
+
+        lines, armed = [], [True]
+
+        class Lines(logging.Handler):
+            def emit(self, record):
+                lines.append(json.loads(record.getMessage())["ev"])
+
+        logger = logging.getLogger("safespawn.audit")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(Lines())
+
+        def hook(name, args):
+            if armed and name == "safespawn." + event:
+                raise SystemExit
+
+        sys.addaudithook(hook)
+        for _ in range(2):
+            try:
+                safespawn.run(["/bin/true"])
+            except SystemExit:
+                armed.clear()
+        while _child._abandoned:
+            _child.reap_abandoned()
+        out["lines"] = lines
+        """,
+        event=event,
+    )
+
+    assert sorted(out["lines"]) == ["spawn.exit"] * 2 + ["spawn.intent"] * 2 + ["spawn.started"] * 2
+
+
 def test_logger_tells_refusals(caplog: pytest.LogCaptureFixture) -> None:
     """With no ledger refusals and failures go to the logger too."""
     with caplog.at_level(logging.INFO, logger="safespawn.audit"):

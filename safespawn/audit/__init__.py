@@ -279,6 +279,8 @@ def _write(
                 ledger.refuse(errno.ESHUTDOWN)
             return False
         ledger = _ledger()  # another thread has put a new one in its place, or closed it for good
+    if kept is not None:
+        kept.told = True  # once, as in a ledger
     if _logger.isEnabledFor(logging.INFO):
         record = {"v": _record.SCHEMA, "ev": event, "sid": sid, **make()}
         _logger.info("%s", _record.encoded(record))
