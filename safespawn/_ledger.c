@@ -419,7 +419,7 @@ SS_API void
 ss_ledger_give_up(struct ss_ledger *ledger, uint32_t flags, struct ss_kept *kept)
 {
 	ss_ledger_lose(ledger);
-	kept->told = 1;
+	kept->told = SS_TOLD_LOST;
 	if (ss_ledger_enter(ledger))
 		return;
 	ss_ledger_account(ledger, ss_flags_here(ledger, flags & ~(uint32_t)SS_ENTRY_BOOKS, kept));
@@ -474,7 +474,7 @@ ss_ledger_record(struct ss_ledger *ledger, struct ss_record *record, struct ss_k
 		ss_ledger_lose(ledger);
 	if (!error || (!(record->flags & SS_ENTRY_BOOKS) && ss_ledger_is_loss(error, record)))
 		ss_ledger_account(ledger, record->flags);
-	kept->told = !error || ss_ledger_is_loss(error, record);
+	kept->told = !error ? SS_TOLD_KEPT : ss_ledger_is_loss(error, record) ? SS_TOLD_LOST : 0;
 	kept->booked = !error && (record->flags & SS_ENTRY_BOOKS) ? ledger->serial : 0;
 	if (is_heard)
 		ss_ledger_look_ahead(ledger, kept);

@@ -30,10 +30,13 @@ enum {
 	SS_KEPT_UNFLUSHED = 1 << 3, /* it is in the file, and the disk may not have it */
 };
 
+/* What is to be told of a record no more: it is in the file, or it is lost and was counted. */
+enum { SS_TOLD_KEPT = 1, SS_TOLD_LOST = 2 };
+
 /* What came of a record. It is filled in by the call itself: no handler of a signal comes in between. */
 struct ss_kept {
 	uint32_t flags;
-	uint8_t told;	   /* it is in the file, or its loss was counted: it must not be told again */
+	uint8_t told;	   /* SS_TOLD_KEPT or _LOST; 0: neither, so it can be told again */
 	uint64_t booked;   /* the chain that has put room by for what comes of it, by its serial; 0 for none */
 	uint64_t settling; /* asked: the chain that has put this one's own room by, which is given back there only */
 };

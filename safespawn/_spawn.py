@@ -35,7 +35,7 @@ from ._process import Process
 from ._records import Records
 from ._spec import KEEP, Decision, Executable, Identity, Request, SpawnReport, Verdict, Word
 from ._surely import surely
-from .audit._core import Teller, intent, new_kept, process_number, started
+from .audit._core import LOST, Teller, intent, new_kept, process_number, started
 from .audit._ledger import Make
 
 if TYPE_CHECKING:
@@ -327,6 +327,8 @@ def _settle(job: _Job, slot: _binding.Slot, child: _child.Child) -> None:
     if child.adopt(slot) or child.pidfd >= 0:
         _child.abandon(child)
     job.part()
+    if slot.ran and job.ending.told == LOST:
+        _end_unrecorded(child)
     if job.ending.told or not (job.announced or slot.ran):  # it may run without an intent: best_effort
         return
     if job.outcome is None and slot.raw.outcome:
@@ -354,7 +356,12 @@ def _record_start(
         native=partial(_tell_start, job, slot, child),
         kept=job.settling(),
     )
-    if not kept and audit.kills_unrecorded():
+    if not kept:
+        _end_unrecorded(child)
+
+
+def _end_unrecorded(child: _child.Child) -> None:
+    if audit.kills_unrecorded():
         child.send_signal(signal.SIGKILL)
 
 

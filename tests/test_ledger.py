@@ -135,6 +135,37 @@ def test_start_that_cannot_be_recorded(path: Path, late: str) -> None:
     assert events(path)[1:4] == ["spawn.intent", "audit.degraded", "spawn.exit"]
 
 
+@pytest.mark.parametrize("late", ["continue", "kill"])
+def test_start_that_cannot_be_recorded_and_an_exception(path: Path, late: str) -> None:
+    """The same where an exception comes in that moment, and nobody gets the program's handle."""
+    out = helpers.run_snippet(
+        """
+        import resource
+        from safespawn import _child, audit
+        audit.open(ledger, late_failure=late)
+        none, full = resource.RLIM_INFINITY, []
+        def hook(event, arguments):
+            if event == "safespawn.spawn.started" and not full:
+                full.append(os.stat(ledger).st_size)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (full[0], none))
+                raise KeyboardInterrupt
+        sys.addaudithook(hook)
+        try:
+            safespawn.spawn(["/bin/cat"], stdin=safespawn.PIPE)
+        except KeyboardInterrupt:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (none, none))
+        (child,) = _child._abandoned
+        child.wait(None)
+        out["code"] = child.returncode
+        """,
+        ledger=str(path),
+        late=late,
+    )
+
+    assert out == {"code": 0 if late == "continue" else -9}
+    assert events(path)[1:4] == ["spawn.intent", "audit.degraded", "spawn.exit"]
+
+
 def test_start_without_an_intent_that_is_interrupted(path: Path) -> None:
     """In best_effort the intent was lost, and a handler raises when the program runs: its start is told all the same."""
     out = helpers.run_snippet(

@@ -39,6 +39,9 @@ LATE: int = _LIB.SS_KEPT_LATE
 FULL: int = _LIB.SS_KEPT_FULL
 UNFLUSHED: int = _LIB.SS_KEPT_UNFLUSHED
 
+#: What ``told`` of a record is whose loss was counted.
+LOST: int = _LIB.SS_TOLD_LOST
+
 _AT_FDCWD = -100  # openat(2)
 
 #: How many bytes of lines are kept for mirrors that are behind.

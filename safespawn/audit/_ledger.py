@@ -198,7 +198,7 @@ class Ledger:
         """Count a record for which there is no ledger yet."""
         if unkept is not None:
             self._untold += 1
-            unkept.told = True
+            unkept.told = _core.LOST
         return False
 
     def _tell_absence(self, why: AuditError) -> None:
