@@ -12,7 +12,7 @@ from typing import Any
 
 from . import _binding, _probe, _tree, audit
 from ._spec import Exit
-from .audit._core import Teller, ended, new_kept
+from .audit._core import Teller, ended, new_kept, process_number
 
 #: Seconds. poll(2) counts milliseconds in an int, so longer waits are made of several.
 _FOREVER = 20 * 86400.0
@@ -43,7 +43,7 @@ class Child:
         self._recording, self._reaped_by = False, "self"
         self._ending = new_kept()
         self._lock = threading.RLock()
-        self._owner = os.getpid()
+        self._owner = process_number()
 
     def _only_ours(self) -> None:
         """Refuse in a forked process: the child is its sibling there, and the lock its parent's."""
@@ -53,7 +53,7 @@ class Child:
     @property
     def is_ours(self) -> bool:
         """Whether it is a child of this process."""
-        return os.getpid() == self._owner
+        return bool(process_number() == self._owner)
 
     def adopt(self, slot: _binding.Slot) -> bool:
         """Take over what came of a spawn; doing it twice is no error. False if it was nothing."""

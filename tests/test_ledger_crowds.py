@@ -578,6 +578,42 @@ def test_lock_where_pids_do_not_tell(tmp_path: Path, faults: Path) -> None:
     assert len(ledger.of("guard.config")) == 1
 
 
+@root_only
+def test_ids_and_handles_where_pids_do_not_tell(tmp_path: Path, faults: Path) -> None:
+    """Pid 1 both, as above: the child gives out ids of its own, and has no part in our programs, nor in their records."""
+    out, ledger = play(
+        """
+        def played(case):
+            NEWPID, told = 0x20000000, os.memfd_create("told")
+            assert libc.unshare(NEWPID) == 0
+
+            def first():
+                assert os.getpid() == 1
+                opened = audit.open(case["ledger"], keys=case["keys"])
+                process = safespawn.spawn(["/bin/true"])
+                os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOWAIT)
+                pid = libc.syscall(CLONE, NEWPID | signal.SIGCHLD, None, None, None, None)
+                os.write(told, (audit.new_id()[14:] + " ").encode())
+                if not pid:
+                    try:
+                        process.poll()
+                    except ChildProcessError:
+                        os._exit(7)
+                assert ended(pid) == [7]
+                process.wait()
+                opened.close()
+
+            return dict(codes=ended(child(first)), ids=os.pread(told, 1000, 0).decode().split())
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["codes"] == [0]
+    assert len(set(out["ids"])) == 2
+    assert (len(ledger.of("spawn.exit")), ledger.of("exit.unknown")) == (1, [])
+
+
 @pytest.mark.parametrize("comes_to", ["something", "nothing"])
 @pytest.mark.parametrize("how", ["python", "libc", "clone"])
 def test_others_while_a_ledger_is_opened_late(tmp_path: Path, faults: Path, how: str, comes_to: str) -> None:

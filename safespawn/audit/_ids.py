@@ -6,13 +6,15 @@ import itertools
 import os
 import time
 
+from . import _core
+
 _MASK = 2**62 - 1
 
 
 class _Sequence:
     """Where this process's ids start, and how many it has given out."""
 
-    pid = os.getpid()
+    process = _core.process_number()
     start = int.from_bytes(os.urandom(8), "big")
     numbers = itertools.count()
 
@@ -20,7 +22,7 @@ class _Sequence:
 def reseed() -> None:
     """Begin anew: a forked process must not give out its parent's ids."""
     _Sequence.start = int.from_bytes(os.urandom(8), "big")
-    _Sequence.pid = os.getpid()
+    _Sequence.process = _core.process_number()
 
 
 os.register_at_fork(after_in_child=reseed)
@@ -38,7 +40,7 @@ def uuid7() -> str:
     The counter is that of section 6.2, method 2: ids of one process ascend within a
     millisecond. They are unique, not secret.
     """
-    if _Sequence.pid != os.getpid():  # forked past Python
+    if _Sequence.process != _core.process_number():  # forked past Python
         reseed()
     ms = time.time_ns() // 1_000_000
     tail = (_Sequence.start + next(_Sequence.numbers)) & _MASK
