@@ -614,6 +614,42 @@ def test_ids_and_handles_where_pids_do_not_tell(tmp_path: Path, faults: Path) ->
     assert (len(ledger.of("spawn.exit")), ledger.of("exit.unknown")) == (1, [])
 
 
+@root_only
+def test_mirrors_where_pids_do_not_tell(tmp_path: Path, faults: Path) -> None:
+    """Pid 1 both, as above: the child's mirrors have threads of their own."""
+    out, ledger = play(
+        """
+        def played(case):
+            from safespawn.audit.mirrors import Mirror
+            NEWPID, got = 0x20000000, os.memfd_create("got")
+            assert libc.unshare(NEWPID) == 0
+
+            class Kept(Mirror):
+                def send(self, line):
+                    os.write(got, line + b"\\n")
+
+            def first():
+                assert os.getpid() == 1
+                opened = audit.open(case["ledger"], keys=case["keys"], mirrors=[Kept("kept")])
+                pid = libc.syscall(CLONE, NEWPID | signal.SIGCHLD, None, None, None, None)
+                if not pid:
+                    tell(opened)
+                opened.close()
+                if not pid:
+                    os._exit(7)
+                assert ended(pid) == [7]
+
+            codes = ended(child(first))
+            return dict(codes=codes, got=[json.loads(line)["ev"] for line in os.pread(got, 1 << 20, 0).splitlines()])
+        """,
+        tmp_path,
+        faults,
+    )
+
+    assert out["codes"] == [0]
+    assert sorted(out["got"]) == sorted(ledger.events())
+
+
 @pytest.mark.parametrize("comes_to", ["something", "nothing"])
 @pytest.mark.parametrize("how", ["python", "libc", "clone"])
 def test_others_while_a_ledger_is_opened_late(tmp_path: Path, faults: Path, how: str, comes_to: str) -> None:

@@ -238,6 +238,7 @@ class Ledger:
             self._tell,
             on_idle=lambda: self.checkpoint("idle"),
             idle_seconds=self.options.checkpoint_seconds or CHECKPOINT_SECONDS,
+            process=_core.process_number,
         )
 
     def _open_state(self, stack: contextlib.ExitStack) -> tuple[_core.File, _core.File]:

@@ -37,7 +37,8 @@ class Runner:
     ``feed`` makes a reader of the ledger's lines for one mirror, from now on. ``tell``
     writes a record, ``mirror.down`` or ``mirror.up``, once for each change; it is called in
     the mirrors' threads. ``on_idle`` is called every ``idle_seconds`` in one more thread, for
-    a checkpoint where nothing else happens. Raises TypeError or ValueError.
+    a checkpoint where nothing else happens. ``process`` tells forked processes apart.
+    Raises TypeError or ValueError.
     """
 
     def __init__(
@@ -48,16 +49,18 @@ class Runner:
         *,
         on_idle: Callable[[], object],
         idle_seconds: float = 60.0,
+        process: Callable[[], int] = os.getpid,
     ) -> None:
         self._mirrors = _checked(mirrors)
         self._feed = feed
         self._tell = tell
         self._on_idle = on_idle
         self._idle_seconds = seconds("idle_seconds", idle_seconds)
+        self._number = process
         self._reset()
 
     def _reset(self) -> None:
-        self._pid = os.getpid()
+        self._process = self._number()
         self._workers: list[Worker] = []
         self._heart: threading.Thread | None = None
         self._running = False
@@ -70,9 +73,9 @@ class Runner:
         Raises nothing: a mirror that cannot work is down. Costs next to nothing where all
         run, so it may stand before each record: after a fork it starts them anew.
         """
-        if self._running and self._pid == os.getpid():
+        if self._running and self._process == self._number():
             return
-        if self._pid != os.getpid():  # a fork that Python has not seen
+        if self._process != self._number():  # a fork that Python has not seen
             self.after_fork()
         if self._ended.is_set():
             return
