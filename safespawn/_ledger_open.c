@@ -419,7 +419,7 @@ ss_ledger_hook_forks(void)
 {
 	static int32_t is_hooked;
 	const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-	void *made;
+	struct ss_process *made;
 
 	if (__atomic_exchange_n(&is_hooked, 1, __ATOMIC_SEQ_CST))
 		return 0;
@@ -427,6 +427,7 @@ ss_ledger_hook_forks(void)
 	if (made == MAP_FAILED)
 		return errno;
 	(void)madvise(made, page, MADV_WIPEONFORK); /* without it children of libc's fork are told apart all the same */
+	made->number = ss_process_number(); /* it stays the same for another interpreter that has asked already */
 	ss_process = made;
 	return pthread_atfork(ss_ledgers_hold, ss_ledgers_release, ss_ledgers_inherit);
 }
