@@ -12,6 +12,7 @@ from typing import Any
 
 from . import _binding, _probe, _tree, audit
 from ._spec import Exit
+from ._surely import keep
 from .audit._core import Teller, ended, new_kept, process_number
 
 #: Seconds. poll(2) counts milliseconds in an int, so longer waits are made of several.
@@ -129,9 +130,8 @@ class Child:
     def _reap(self) -> None:
         held: list[bool] = []
         try:
-            # Whoever has the lock is reaping, or about to close the descriptor: no need to wait. In one call,
-            # so that a handler that raises never comes between the lock and what tells that we have it.
-            held.extend(map(self._lock.acquire, (False,)))
+            # Whoever has the lock is reaping, or about to close the descriptor: no need to wait.
+            keep(held, self._lock.acquire, False)
             if True not in held:
                 return
             answer = _binding.wait(self._room, True)

@@ -144,7 +144,7 @@ class _Job:
         """Let go of what only the window needed: a handle keeps the rest for its report."""
         if self.program is None:
             return
-        self.executable = self.identified()
+        self.identified()
         self.decision = self.decision._replace(verdicts=self.decision.verdicts + self.program.verdicts)
         self.program, self.env = None, ()
         self.argv_text = self.env_text = (b"", 0)

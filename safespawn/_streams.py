@@ -6,12 +6,13 @@ import io
 import os
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import IO, Any
+from typing import IO
 
 from ._spec import DEVNULL, PIPE, STDOUT, Request
+from ._surely import keep
 
 _CHUNK = 65536
 
@@ -124,20 +125,11 @@ class Exchange:
         # No more than PIPE_BUF: a pipe that is writable takes that much without blocking.
         chunk = memoryview(data)[fed : fed + select.PIPE_BUF]
         try:
-            _keep(self._writes, os.write, fd, chunk)
+            keep(self._writes, os.write, fd, chunk)
         except BrokenPipeError:
             return False  # the program does not want the rest; as subprocess, no error
         self._writes[:] = [sum(self._writes)]
         return self._writes[0] < len(data)
-
-
-def _keep(results: list[Any], call: Callable[[int, Any], Any], fd: int, argument: Any) -> None:
-    """Call and append the result in one step that no signal handler can come between.
-
-    A handler that raises right after the call returned would lose what it returned: bytes
-    read, or the count of bytes written.
-    """
-    results.extend(map(call, (fd,), (argument,)))
 
 
 def _left_ms(deadline: float | None) -> float | None:
@@ -150,7 +142,7 @@ def _left_ms(deadline: float | None) -> float | None:
 
 
 def _drain(fd: int, chunks: list[bytes]) -> bool:
-    _keep(chunks, os.read, fd, _CHUNK)
+    keep(chunks, os.read, fd, _CHUNK)
     return bool(chunks[-1])
 
 

@@ -71,6 +71,21 @@ def asleep(thread):
     while thread.native_id is None or not waits(thread):
         os.sched_yield()
 
+def in_line(case, opened, call, count):
+    '''Threads that write one after the other, while the first of them is parked in a call; then it goes on.'''
+    parked, go_on = os.pipe()
+    arm(case["where"], rule(call, park=parked))
+    threads = []
+    for i in range(count):
+        threads.append(threading.Thread(target=tell, args=(opened,), kwargs=dict(i=i)))
+        threads[-1].start()
+        asleep(threads[-1])
+    os.write(go_on, b".")
+    for thread in threads:
+        thread.join()
+    os.close(parked)
+    os.close(go_on)
+
 FUTEX = "202" if os.uname().machine == "x86_64" else "98"
 
 def is_held_up(thread):
@@ -162,19 +177,8 @@ def test_first_come_first_served(tmp_path: Path, faults: Path) -> None:
         """
         def played(case):
             opened = audit.open(case["ledger"], keys=case["keys"])
-            parked, go_on = os.pipe()
-            arm(case["where"], rule("write", park=parked))
-            threads = []
-            for i in range(40):
-                threads.append(threading.Thread(target=tell, args=(opened,), kwargs=dict(i=i)))
-                threads[-1].start()
-                asleep(threads[-1])
-            os.write(go_on, b".")
-            for thread in threads:
-                thread.join()
+            in_line(case, opened, "write", 40)
             opened.close()
-            os.close(parked)
-            os.close(go_on)
         """,
         tmp_path,
         faults,
@@ -189,20 +193,9 @@ def test_threads_share_a_flush(tmp_path: Path, faults: Path) -> None:
         """
         def played(case):
             opened = audit.open(case["ledger"], "durable", keys=case["keys"])
-            parked, go_on = os.pipe()
-            arm(case["where"], rule("fdatasync", park=parked))
-            threads = []
-            for i in range(41):
-                threads.append(threading.Thread(target=tell, args=(opened,), kwargs=dict(i=i)))
-                threads[-1].start()
-                asleep(threads[-1])
-            os.write(go_on, b".")
-            for thread in threads:
-                thread.join()
+            in_line(case, opened, "fdatasync", 41)
             calls = seen()
             opened.close()
-            os.close(parked)
-            os.close(go_on)
             return dict(calls=calls)
         """,
         tmp_path,

@@ -13,7 +13,6 @@ import hashlib
 import os
 import stat
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -121,7 +120,6 @@ class Keys:
         except BaseException:
             self._epoch.close()
             raise
-        _open_keys.add(self)
 
     def close(self) -> None:
         """Close its files; doing it twice is no error."""
@@ -239,15 +237,13 @@ def _registered(epoch: Any, registry: str, previous: str, event: str, told: dict
 
 #: What a child must not have that is forked meanwhile, by another thread or by a signal handler: it may drop
 #: its privileges, and whoever takes it over could read there how every chain to come begins.
-_open_keys: weakref.WeakSet[Keys] = weakref.WeakSet()
+#: Its files close themselves there (_core.File).
 _wipes: list[Callable[[], object]] = []
 
 
 def _forget() -> None:
     for wipe in _wipes:
         wipe()
-    for keys in list(_open_keys):
-        keys.close()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from ..._surely import keep
 from ..._values import shown
 from ._checked import seconds
 from ._mirror import Mirror
@@ -81,9 +82,8 @@ class Runner:
             return
         held: list[bool] = []
         try:
-            # A signal handler may come here while its own thread is in here. One that raises must not come
-            # between the lock and what tells that we have it: all in one call.
-            held.extend(map(self._changing.acquire, (False,)))
+            # A signal handler may come here while its own thread is in here.
+            keep(held, self._changing.acquire, False)
             if True in held:
                 self._start()
         finally:
@@ -138,7 +138,7 @@ class Runner:
         held: list[bool] = []
         try:
             # Whoever is in here may be the code that a signal handler has interrupted: not for good.
-            held.extend(map(self._changing.acquire, (True,), (timeout,)))
+            keep(held, self._changing.acquire, True, timeout)
             for worker in self._workers:
                 worker.ask_to_end(deadline)
             left = {worker.mirror.name: worker.join() for worker in self._workers}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from ..._surely import keep
 from . import _line
 from ._health import Health
 from ._link import Link, Paused
@@ -131,7 +132,7 @@ class Worker:
     def _left_in_feed(self) -> int:
         held: list[bool] = []
         try:
-            held.extend(map(self._taking.acquire, (True,), (0.1,)))  # in one call, as in Runner.start
+            keep(held, self._taking.acquire, True, 0.1)
             if True not in held:
                 return 0
             lines, skipped = self._feed.take(0)
