@@ -1,11 +1,8 @@
-"""What the benchmarks share: the yardstick in C, a static program, ballast, tables."""
+"""What the scripts here share: a static program, ballast, turns, tables. The rest is safespawn.bench's."""
 
 from __future__ import annotations
 
 import importlib
-import mmap
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -13,6 +10,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from safespawn.bench import machine, spread, tools
 
 HERE = Path(__file__).parent
 
@@ -22,31 +21,22 @@ def scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix="safespawn-bench-"))
 
 
-def baseline(where: Path) -> Callable[[str], int]:
-    """Compile baseline.c and return its one function: nanoseconds of a spawn and a wait."""
+def compiled(where: Path, source: str, declarations: str) -> Any:
+    """Compile a C file of this directory and return the module with what it declares."""
     from cffi import FFI
 
-    maker = FFI()
-    maker.cdef("static int64_t baseline_run(char *);")
-    maker.set_source("_safespawn_baseline", (HERE / "baseline.c").read_text(encoding="utf-8"))
+    maker, name = FFI(), f"_safespawn_{Path(source).stem}"
+    maker.cdef(declarations)
+    maker.set_source(name, (HERE / source).read_text(encoding="utf-8"))
     maker.compile(tmpdir=str(where), verbose=False)
     sys.path.insert(0, str(where))
-    module: Any = importlib.import_module("_safespawn_baseline")
-
-    def run(path: str) -> int:
-        answer: int = module.lib.baseline_run(module.ffi.new("char[]", os.fsencode(path)))
-        if answer < 0:
-            raise OSError(-answer, os.strerror(-answer), path)
-        return answer
-
-    return run
+    return importlib.import_module(name)
 
 
 def static_true(where: Path) -> str:
-    """Compile the smallest static program that ends with 0."""
-    source, program = where / "true.c", where / "static-true"
-    source.write_text("int main(void) { return 0; }\n", encoding="ascii")
-    subprocess.run(["cc", "-O2", "-static", "-o", program, source], check=True)
+    """Compile the static program that ends with 0 at once."""
+    program = where / "static-true"
+    subprocess.run(["cc", "-O2", "-static", "-o", program, tools.SOURCES / "target.c"], check=True)
     return str(program)
 
 
@@ -55,29 +45,16 @@ def ballast(mebibytes: int) -> bytearray:
     return bytearray(b"\x5a") * (mebibytes << 20)
 
 
-def paged_ballast(mebibytes: int) -> mmap.mmap:
-    """Return that much private memory in ordinary pages, never huge ones, each of them written.
-
-    A bytearray has huge pages where the machine is set to give them unasked, and then a fork
-    copies a five-hundredth of the page tables.
-    """
-    size = mebibytes << 20
-    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    block.madvise(mmap.MADV_NOHUGEPAGE)
-    block[:: mmap.PAGESIZE] = b"\x5a" * (size // mmap.PAGESIZE)
-    return block
-
-
 def resident_mib() -> int:
-    """Return our resident set in MiB (proc_pid_statm(5))."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGESIZE") >> 20
+    """Return our resident set in MiB."""
+    return machine.of_kib("/proc/self/status", "VmRSS") >> 10
 
 
 def quartiles(samples: list[int]) -> tuple[float, float, float, float]:
     """Return median, lower and upper quartile, 99th percentile, in microseconds."""
-    low, mid, high = statistics.quantiles(samples, n=4)
-    return mid / 1e3, low / 1e3, high / 1e3, statistics.quantiles(samples, n=100)[98] / 1e3
+    found = spread.spread(samples)
+    last = spread.quantile(sorted(samples), 0.99)
+    return found.median / 1e3, found.low / 1e3, found.high / 1e3, last / 1e3
 
 
 def interleave(rounds: int, tasks: Mapping[str, Callable[[], int]]) -> dict[str, list[int]]:
@@ -102,20 +79,6 @@ def table(title: str, taken: Mapping[str, list[int]], against: str) -> dict[str,
     return ratios
 
 
-def machine() -> str:
-    """Return what the numbers were measured on."""
-    model = ""
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    return (
-        f"{platform.system()} {platform.release()} {platform.machine()}, {model or 'unknown processor'},"
-        f" {os.cpu_count()} processors; Python {platform.python_version()},"
-        f" {' '.join(platform.libc_ver())}"
-    )
-
-
 def print_machine() -> None:
-    """Print that."""
-    print(machine())
+    """Print what the numbers are measured on."""
+    print(machine.line(machine.facts()))

@@ -19,7 +19,7 @@ bench_append(void *taken)
 {
 	int64_t *at = taken;
 	struct ss_entry entry = { SS_EV_GUARD_CONFIG, 0, NULL, bench_body, strlen(bench_body) };
-	struct ss_kept kept;
+	struct ss_kept kept = { 0 }; /* it settles nothing */
 
 	(void)pthread_barrier_wait(&bench_start);
 	for (int i = 0; i < bench_records; i++) {
@@ -48,7 +48,7 @@ bench_open(const char *where, int keyed)
 	struct ss_handle file, state, claims;
 	struct ss_setup setup = { .file = &file, .reserve = 1 << 20, .checkpoint_records = 1000, .checkpoint_ns = INT64_MAX };
 	struct ss_entry entry = { SS_EV_CHAIN_OPEN, 0, NULL, "", 0 };
-	struct ss_kept kept;
+	struct ss_kept kept = { 0 }; /* it settles nothing */
 	char head[SS_SLOT_BYTES] = "SSSTATE1";
 
 	if (bench_open_file(&file, where, "c.jsonl", O_TRUNC | O_APPEND))
@@ -100,7 +100,7 @@ main(int argc, char **argv)
 			return 1;
 		for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
 			bench_run(keyed ? "with keys" : "without keys", counts[i]);
-		ss_ledger_free(bench_ledger);
+		ss_ledger_free(&bench_ledger);
 	}
 	return 0;
 }

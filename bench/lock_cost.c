@@ -44,7 +44,8 @@ window(uint64_t flags, int full)
 	request.argv_bytes = 5;
 	request.argc = 1;
 	request.flags = SS_SHARE_MEMORY | SS_AMONG_OTHERS | flags;
-	request.exec_fd = request.cwd_fd = request.terminal_fd = -1;
+	request.exec_fd = request.cwd_fd = request.terminal_fd = request.root_fd = -1;
+	request.cgroup_fd = request.landlock_fd = request.launcher_fd = request.parent_fd = -1;
 	request.expected = facts.creds;
 	if (ss_spawn(&arena, &request, &result) || result.outcome != SS_EXEC) {
 		fprintf(stderr, "spawn: outcome %d, stage %d, errno %d\n", result.outcome, result.stage, result.error);

@@ -15,12 +15,13 @@ import os
 import statistics
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import _support
+
+from safespawn.bench import tools, window
 
 HERE = Path(__file__).parent
 
@@ -39,21 +40,6 @@ hold.set()
 """
 
 LIBRARY = "int setuid(unsigned); int prctl(int, ...); int use_{0}(void) {{ return setuid(0) + prctl(3); }}\n"
-
-
-def in_c(where: Path, rounds: int) -> dict[str, list[int]]:
-    """Compile lock_cost.c, run it, and return the samples by name."""
-    program = where / "lock_cost"
-    flags = ["-std=gnu11", "-O2", "-fno-tree-loop-distribute-patterns", "-Wno-unused-function"]
-    subprocess.run(
-        ["cc", *flags, "-o", program, HERE / "lock_cost.c", "-Wl,-z,now", "-lpthread", "-ldl"], check=True
-    )
-    command = [program, _support.static_true(where), str(rounds)]
-    taken: dict[str, list[int]] = defaultdict(list)
-    for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
-        name, _, value = line.rpartition("\t")
-        taken[name].append(int(value))
-    return taken
 
 
 def libraries(where: Path, count: int) -> list[str]:
@@ -92,10 +78,11 @@ def main() -> None:
     options = parser.parse_args()
     where = _support.scratch()
     _support.print_machine()
-    taken = in_c(where, options.rounds)
-    _support.table(f"in C, {options.rounds} rounds in turn", taken, "window, no proof asked")
+    with tools.Tools() as built:
+        taken = window.samples(built, options.rounds)
+    _support.table(f"in C, {options.rounds} rounds in turn", taken, window.BARE)
     median = {name: statistics.median(samples) / 1e3 for name, samples in taken.items()}
-    added = median["window, locked, all checks"] - median["window, no proof asked"]
+    added = median[window.GUARDED] - median[window.BARE]
     parts = median["lock: enter and leave"] + median["lock: look, nothing changed"]
     print(f"  added to a window: {added:+.1f} us; enter, leave, look: {parts:.2f} us (target: at most 5)")
     print(f"  look, nothing changed: {median['lock: look, nothing changed']:.2f} us (target: under 1)")

@@ -1,10 +1,11 @@
 /*
  * A small mutation driver for compilers without libFuzzer: same target, no coverage.
  *
- *     driver [-runs=N] [-seed=N] [-max_len=N] FILE_OR_DIRECTORY...
+ *     driver [-runs=N] [-seed=N] [-max_len=N] [-dict=FILE] FILE_OR_DIRECTORY...
  *
- * Replays the files, then runs N mutations of them. The same seed and files give the
- * same inputs on every machine. An input that crashes is left in ./crash-input.
+ * Replays the files, then runs N mutations of them, which put in words of the dictionary
+ * (libFuzzer's format) if there is one. The same seed and files give the same inputs on every
+ * machine. An input that crashes is left in ./crash-input.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -18,6 +19,8 @@
 
 #define FILES_MAX 1024
 #define LENGTH_MAX (1u << 16)
+#define WORDS_MAX 256
+#define WORD_MAX 64
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 void __sanitizer_set_death_callback(void (*)(void)) __attribute__((weak));
@@ -30,6 +33,11 @@ struct file {
 static struct {
 	struct file files[FILES_MAX];
 	size_t count, max_len;
+	struct {
+		uint8_t bytes[WORD_MAX];
+		size_t size;
+	} words[WORDS_MAX];
+	size_t nwords;
 	uint64_t state;
 	uint8_t input[LENGTH_MAX];
 	size_t size;
@@ -121,6 +129,41 @@ read_corpus(const char *path)
 		read_file(path);
 }
 
+/* One line: perhaps a name and '=', then a word in quotes, in which \\ \" and \xNN stand for a byte. */
+static void
+read_word(const char *line)
+{
+	const char *at = strchr(line, '"');
+	unsigned byte;
+
+	if (*line == '#' || !at || fuzz.nwords == WORDS_MAX)
+		return;
+	while (*++at && *at != '"' && fuzz.words[fuzz.nwords].size < WORD_MAX) {
+		byte = (unsigned char)*at;
+		if (*at == '\\' && at[1] == 'x' && sscanf(at + 2, "%2x", &byte) == 1)
+			at += 3;
+		else if (*at == '\\')
+			byte = (unsigned char)*++at;
+		fuzz.words[fuzz.nwords].bytes[fuzz.words[fuzz.nwords].size++] = (uint8_t)byte;
+	}
+	fuzz.nwords++;
+}
+
+static void
+read_dictionary(const char *path)
+{
+	char line[1024];
+	FILE *file = fopen(path, "r");
+
+	if (!file) {
+		perror(path);
+		exit(2);
+	}
+	while (fgets(line, sizeof(line), file))
+		read_word(line);
+	(void)fclose(file);
+}
+
 static void
 run_one(void)
 {
@@ -176,12 +219,22 @@ splice(size_t at)
 }
 
 static void
+insert_word(size_t at)
+{
+	const size_t number = draw(fuzz.nwords);
+	const size_t before = fuzz.size;
+
+	insert(at, fuzz.words[number].size, 0);
+	memcpy(fuzz.input + at, fuzz.words[number].bytes, fuzz.size - before);
+}
+
+static void
 mutate(void)
 {
 	static const uint8_t telling[] = {0, 1, 0x7f, 0x80, 0xff, '/', '0', '9', 'a', 8, 16, 64};
 	const size_t at = draw(fuzz.size + 1);
 
-	switch (draw(6)) {
+	switch (draw(fuzz.nwords ? 8 : 6)) {
 	case 0:
 		insert(at, 1 + draw(16), (uint8_t)draw(256));
 		break;
@@ -199,9 +252,12 @@ mutate(void)
 		if (at < fuzz.size)
 			fuzz.input[at] ^= (uint8_t)(1u << draw(8));
 		break;
-	default:
+	case 5:
 		if (at < fuzz.size)
 			fuzz.input[at] = (uint8_t)draw(256);
+		break;
+	default:
+		insert_word(at);
 	}
 }
 
@@ -224,11 +280,13 @@ main(int argc, char **argv)
 		runs = option(argv[i], "-runs=", runs);
 		fuzz.state = option(argv[i], "-seed=", fuzz.state);
 		fuzz.max_len = option(argv[i], "-max_len=", fuzz.max_len);
+		if (!strncmp(argv[i], "-dict=", 6))
+			read_dictionary(argv[i] + 6);
 		if (argv[i][0] != '-')
 			read_corpus(argv[i]);
 	}
 	if (!fuzz.count || !fuzz.max_len || fuzz.max_len > LENGTH_MAX) {
-		fprintf(stderr, "usage: %s [-runs=N] [-seed=N] [-max_len=N] FILE_OR_DIRECTORY...\n", argv[0]);
+		fprintf(stderr, "usage: %s [-runs=N] [-seed=N] [-max_len=N] [-dict=FILE] FILE_OR_DIRECTORY...\n", argv[0]);
 		return 2;
 	}
 	(void)signal(SIGABRT, aborted);

@@ -21,47 +21,13 @@
 
 #include "../safespawn/_native.c"
 
-#include <stdio.h>
-
-#define CHECK(holds)                                                            \
-	do {                                                                    \
-		if (!(holds)) {                                                 \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #holds); \
-			abort();                                                \
-		}                                                               \
-	} while (0)
+#include "input.h"
 
 /* More is answered by arithmetic alone; the copy would only take time. */
 #define BYTES_MAX (1u << 16)
 
 /* Nothing of this name exists, so nothing can be run. */
 #define NOWHERE "/nonexistent-safespawn-fuzz/"
-
-struct input {
-	const uint8_t *at;
-	size_t left;
-};
-
-static uint64_t
-take(struct input *in, size_t bytes)
-{
-	uint64_t value = 0;
-
-	while (bytes-- && in->left) {
-		value = value << 8 | *in->at++;
-		in->left--;
-	}
-	return value;
-}
-
-static void *
-exactly(size_t bytes)
-{
-	void *made = calloc(1, bytes ? bytes : 1);
-
-	CHECK(made);
-	return made;
-}
 
 /* The rest of the input as bytes of a string with its NUL; to be freed. */
 static char *
@@ -354,6 +320,8 @@ take_fds(struct input *in, uint32_t *ret_count)
 
 	for (i = 0; i < given; i++) {
 		all[i].source = (int32_t)take(in, 1);
+		if (all[i].source == 255) /* nothing is to be there */
+			all[i].source = -1;
 		all[i].target = (int32_t)take(in, 1);
 	}
 	qsort(all, given, sizeof(*all), compare_targets);
@@ -402,28 +370,27 @@ count_open(void)
 	return found;
 }
 
-/* Sends so many descriptors in so many messages' worth of control data. */
+/* Sends so many descriptors, and bytes beside them. */
 static void
-send_descriptors(int socket, unsigned count, size_t bytes)
+send_descriptors(int socket, unsigned count, void *data, size_t bytes)
 {
 	union {
 		struct cmsghdr header;
 		unsigned char room[CMSG_SPACE(SENT_MAX * sizeof(int))];
 	} control;
-	unsigned char data[4] = "....";
 	struct iovec iov = {data, bytes};
-	struct msghdr message = {NULL, 0, &iov, 1, NULL, 0, 0};
+	struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
 	unsigned i;
 
 	memset(&control, 0, sizeof(control));
 	if (count) {
 		control.header.cmsg_level = SOL_SOCKET;
 		control.header.cmsg_type = SCM_RIGHTS;
-		control.header.cmsg_len = CMSG_LEN(count * sizeof(int));
+		control.header.cmsg_len = (unsigned)CMSG_LEN(count * sizeof(int));
 		for (i = 0; i < count; i++)
 			memcpy(CMSG_DATA(&control.header) + i * sizeof(int), &socket, sizeof(int));
 		message.msg_control = &control;
-		message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+		message.msg_controllen = (unsigned)CMSG_SPACE(count * sizeof(int));
 	}
 	CHECK(sendmsg(socket, &message, MSG_NOSIGNAL) == (ssize_t)bytes);
 }
@@ -437,6 +404,7 @@ fuzz_take_over(struct input *in)
 	unsigned wanted = 0, i;
 	struct ss_found *found = exactly(sizeof(*found));
 	int32_t *fds[SS_FOUND_FDS] = {&found->exe_fd, &found->cwd_fd, &found->copy_fd, &found->root_fd};
+	char data[4] = "....";
 	int pair[2], answer;
 
 	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
@@ -445,7 +413,7 @@ fuzz_take_over(struct input *in)
 		wanted += *fds[i] >= 0;
 	}
 	if (how % 8 != 7) /* no message at all */
-		send_descriptors(pair[1], sent, how % 8 == 6 ? 0 : 1 + how % 4);
+		send_descriptors(pair[1], sent, data, how % 8 == 6 ? 0 : 1 + how % 4);
 	answer = ss_take_over(pair[0], found);
 	(void)close(pair[0]);
 	(void)close(pair[1]);
@@ -460,6 +428,44 @@ fuzz_take_over(struct input *in)
 	free(found);
 }
 
+/* ------------------------------------------------------ what a helper answers */
+
+/* Sends an answer as it is, or with its magic, with so many descriptors; whoever has the other end may say anything. */
+static void
+fuzz_told(struct input *in)
+{
+	const unsigned sent = (unsigned)take(in, 1) % (SENT_MAX + 1), how = (unsigned)take(in, 1);
+	const unsigned before = count_open();
+	const size_t size = in->left < 80 ? in->left : 80;
+	struct ss_told *told = exactly(sizeof(*told));
+	uint8_t bytes[80];
+	struct ss_helper helper;
+	struct stat st;
+	int32_t pidfd = -7;
+	int pair[2], answer, is_whole;
+
+	memset(&helper, 0, sizeof(helper));
+	memcpy(bytes, in->at, size);
+	if (how & 1)
+		memcpy(bytes, "sasshelp", size < 8 ? size : 8);
+	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) && !fstat(pair[1], &st));
+	helper.socket = pair[0];
+	if (how & 2)
+		send_descriptors(pair[1], sent, bytes, size);
+	(void)close(pair[1]);
+	answer = ss_told_take(&helper, told, &pidfd);
+	is_whole = (how & 2) && size == sizeof(*told) && !memcmp(bytes, "sasshelp", 8) && sent <= 1;
+	CHECK(answer == (!(how & 2) || (!size && !sent) ? 0 : is_whole ? 1 : -EPROTO));
+	/* There is room for one descriptor, and the kernel keeps the others. */
+	CHECK((pidfd >= 0) == ((how & 2) && sent >= 1));
+	CHECK(count_open() == before + 1 + (pidfd >= 0));
+	CHECK(pidfd < 0 || (ss_fd_is(pidfd, st.st_ino) && fcntl(pidfd, F_GETFD) == FD_CLOEXEC));
+	CHECK(answer != 1 || !memcmp(told, bytes, size));
+	ss_close(&pidfd);
+	(void)close(pair[0]);
+	free(told);
+}
+
 /* ------------------------------------------------------------ whole functions */
 
 /* A spawn of a program that is not there: fails in the child, at whatever stage. */
@@ -467,7 +473,7 @@ static void
 fuzz_spawn(struct input *in)
 {
 	const uint64_t harmless = SS_NEW_SESSION | SS_SET_GROUP | SS_SET_NICE | SS_SET_UMASK |
-				  SS_RESTORE_SIGNALS | SS_SET_SIGMASK | SS_NO_NEW_PRIVS | SS_SET_UID |
+				  SS_KEEP_FDS | SS_SET_SIGMASK | SS_NO_NEW_PRIVS | SS_SET_UID |
 				  SS_SET_GID | SS_SET_GROUPS;
 	const unsigned before = count_open();
 	struct ss_facts facts;
@@ -495,6 +501,7 @@ fuzz_spawn(struct input *in)
 	r.groups = groups;
 	r.ngroups = (uint32_t)take(in, 1) % 3;
 	r.sigmask = take(in, 8);
+	r.sigdefault = r.sigmask & ~(1ull << (SIGKILL - 1) | 1ull << (SIGSTOP - 1));
 	r.pdeathsig = (int32_t)take(in, 1);
 	r.deadline_ns = take(in, 1) % 2 ? ss_now() + 10000000000ll : 0;
 	r.fds = fds = take_fds(in, &r.nfds);
@@ -566,8 +573,6 @@ fuzz_lookup(struct input *in)
 	free(found);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -581,6 +586,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		fuzz_spawn(&in);
 	else if (chosen == 'L' || chosen == 'l')
 		fuzz_lookup(&in);
+	else if (chosen == 'T')
+		fuzz_told(&in);
 	else
 		parts[chosen % (sizeof(parts) / sizeof(*parts))](&in);
 	return 0;

@@ -25,13 +25,7 @@
 
 #include "../safespawn/_wire.c"
 
-#define CHECK(holds)                                                            \
-	do {                                                                    \
-		if (!(holds)) {                                                 \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #holds); \
-			abort();                                                \
-		}                                                               \
-	} while (0)
+#include "check.h"
 
 typedef unsigned __int128 wide; /* wider than any sum or product of what is in a plan */
 
@@ -95,6 +89,22 @@ has_targets(const uint8_t *data, size_t size, struct place p, uint32_t count)
 	return 1;
 }
 
+/* There may be none; else one for each target. */
+static int
+has_places(const uint8_t *data, size_t size, struct place p, uint32_t targets)
+{
+	wide i;
+
+	if (p.from == p.to)
+		return 1;
+	if (!has_list(size, p, targets, 4) || !targets)
+		return 0;
+	for (i = p.from + 3; i < p.to; i += 4)
+		if (data[i] & 0x80) /* its sign */
+			return 0;
+	return 1;
+}
+
 static int
 is_head(const struct ss_wire *head, size_t size)
 {
@@ -109,8 +119,8 @@ is_head(const struct ss_wire *head, size_t size)
 		if ((want->flags >> flag & 1) && flag >= __builtin_ctz(SS_FLAGS_END))
 			return 0;
 	return want->argc > 0 && want->argc <= 8388608 && want->envc <= 8388608 && want->nfds <= 1048576 &&
-	       want->ngroups <= 65536 && want->nrlimits <= 64 && want->cpus_bytes <= 8192 &&
-	       want->nfilter <= 4096;
+	       want->ngroups <= 65536 && want->nrlimits <= 64 && want->ninherited <= want->nrlimits &&
+	       want->cpus_bytes <= 8192 && want->nfilter <= 4096;
 }
 
 static int
@@ -123,6 +133,7 @@ is_body(const uint8_t *data, size_t size, const struct ss_wire *head)
 	       has_strings(data, size, place_of(head, SS_PART_ARGV), want->argc) &&
 	       has_strings(data, size, place_of(head, SS_PART_ENV), want->envc) &&
 	       has_targets(data, size, place_of(head, SS_PART_TARGETS), want->nfds) &&
+	       has_places(data, size, place_of(head, SS_PART_PLACES), want->nfds) &&
 	       has_list(size, place_of(head, SS_PART_GROUPS), want->ngroups, 4) &&
 	       has_list(size, place_of(head, SS_PART_RLIMITS), want->nrlimits, 24) &&
 	       has_list(size, place_of(head, SS_PART_CPUS), want->cpus_bytes, 1) &&
@@ -240,6 +251,7 @@ check_plan(const struct ss_plan *plan, const uint8_t *data, const struct ss_wire
 	CHECK(want->path);
 	check_strings(data, head, SS_PART_ARGV, plan->argv, want->argc);
 	check_strings(data, head, SS_PART_ENV, plan->envp, want->envc);
+	check_list(data, head, SS_PART_PLACES, plan->places, place_of(head, SS_PART_PLACES).to - place_of(head, SS_PART_PLACES).from);
 	check_list(data, head, SS_PART_GROUPS, want->groups, want->ngroups * sizeof(*want->groups));
 	check_list(data, head, SS_PART_RLIMITS, want->rlimits, want->nrlimits * sizeof(*want->rlimits));
 	check_list(data, head, SS_PART_CPUS, want->cpus, want->cpus_bytes);
@@ -354,6 +366,15 @@ take_list(struct input *in, uint32_t *count, unsigned below, uint64_t each)
 	return *count * each + (slip < 240 ? 0 : slip - 248ull);
 }
 
+/* Every second script has places; there a count of one's own is mostly wrong. */
+static uint64_t
+take_places(struct input *in, uint32_t targets)
+{
+	const uint8_t how = take(in);
+
+	return how % 2 ? (how < 240 ? targets : how) * sizeof(int32_t) : 0;
+}
+
 /* Lays the parts out in order; one that would be very long is so in the head only. */
 static size_t
 lay_out(struct ss_wire *head, const uint64_t bytes[SS_PARTS])
@@ -384,18 +405,21 @@ take_head(struct input *in, struct ss_wire *head)
 	bytes[SS_PART_CPUS] = take_list(in, &want->cpus_bytes, 64, 1);
 	bytes[SS_PART_FILTER] = take_list(in, &want->nfilter, 32, SS_FILTER_INSTRUCTION);
 	bytes[SS_PART_CWD] = take(in) % 32;
+	bytes[SS_PART_PLACES] = take_places(in, want->nfds);
+	want->ninherited = take(in) % 8;
 	head->magic = SS_WIRE_MAGIC;
 	head->version = SS_WIRE_VERSION;
 	head->head_bytes = sizeof(*head);
 	return head->total = lay_out(head, bytes);
 }
 
-/* Strings of equal length, and targets that ascend by one. */
+/* Strings of equal length, and targets and places that ascend by one. */
 static void
 fill(uint8_t *made, const struct ss_wire *head)
 {
-	const struct ss_part *targets = &head->parts[SS_PART_TARGETS];
+	static const int numbered[] = {SS_PART_TARGETS, SS_PART_PLACES};
 	uint64_t i;
+	unsigned k;
 	int part;
 
 	for (part = 0; part < SS_PARTS; part++)
@@ -405,8 +429,12 @@ fill(uint8_t *made, const struct ss_wire *head)
 				    (i % STRING == STRING - 1 && (part == SS_PART_ARGV || part == SS_PART_ENV))
 				? 0
 				: 'x';
-	for (i = 0; i < targets->bytes && targets->bytes <= 4096; i++)
-		made[targets->at + i] = i % 4 ? 0 : (uint8_t)(i / 4);
+	for (k = 0; k < 2; k++) {
+		const struct ss_part *p = &head->parts[numbered[k]];
+
+		for (i = 0; i < p->bytes && p->bytes <= 4096; i++)
+			made[p->at + i] = i % 4 ? 0 : (uint8_t)(i / 4);
+	}
 }
 
 /* A byte anywhere, or a word of the head that becomes a telling one or differs by a little. */
@@ -445,8 +473,6 @@ try_script(struct input in)
 	try_bytes(made, size);
 	free(made);
 }
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -1,24 +1,21 @@
 """Fuzz target for the validation of requests: any options, and only the documented answers.
 
 ``_checks.request`` takes whatever a caller hands over. It must return a request of nothing
-but checked values, or raise TypeError, ValueError or OSError; never anything else.
-
-    python fuzz/fuzz_spec.py          with hypothesis
-    python fuzz/fuzz_spec.py atheris  coverage-guided, where atheris is installed
+but checked values, or raise TypeError, ValueError or OSError; never anything else. See target.py.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hypothesis import given, settings
+import target
 from hypothesis import strategies as st
 
-from safespawn import Secret, _checks, _privileges
+with target.instrumented():
+    from safespawn import Secret, _checks, _privileges
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,14 +35,15 @@ NUMBERS = {
     "nice": (-20, 19),
     "pdeathsig": (1, 64),
     "sigmask": (0, 2**64 - 1),
+    "sigdefault": (0, 2**64 - 1),
     "caps": (0, 2**64 - 1),
     "securebits": (0, 2**8 - 1),
 }
-FLAGS = ("start_new_session", "restore_signals", "no_new_privs", "pin")
+FLAGS = ("start_new_session", "restore_signals", "subreaper", "no_new_privs", "pin")
 CHOICES = {
     "env_policy": ("inherit", "scrub", "user"),
     "path_policy": ("any", "trusted"),
-    "strategy": ("auto", "vfork", "launcher", "fork"),
+    "strategy": ("auto", "vfork", "clone", "launcher", "fork", "posix_spawn"),
     "on_unproven": ("fork", "refuse"),
 }
 
@@ -93,7 +91,6 @@ def _check_lists(made: Request) -> None:
     for name, value in made.env or ():
         assert _is_string(name)
         assert _is_string(value)
-        assert name
         assert b"=" not in name
     targets = [target for _, target in made.fds]
     assert len(set(targets)) == len(targets)
@@ -221,6 +218,7 @@ LIKELY: dict[str, st.SearchStrategy[Any]] = {
         st.integers(-1, 17), st.integers(-2, 2**64) | st.lists(st.integers(-2, 2**64), max_size=3), max_size=3
     ),
     "sigmask": st.lists(st.integers(0, 65), max_size=4),
+    "sigdefault": st.lists(st.integers(0, 65), max_size=4),
     "root": DIRECTORIES,
     "cgroup": DIRECTORIES,
     "scheduler": st.integers(-1, 7) | st.tuples(st.integers(-1, 7), st.none() | st.integers(-1, 100)),
@@ -250,32 +248,19 @@ GIVEN = st.lists(st.sampled_from(OPTIONS), unique=True, max_size=6).flatmap(
 UNKNOWN = st.dictionaries(st.text(max_size=8), ANYTHING, max_size=2)
 
 
-# --------------------------------------------------------------------- with atheris
+INPUTS = st.builds(lambda argv, options, more: (argv, {**more, **options}), ARGV, GIVEN, UNKNOWN)
 
 
-def one_input(data: bytes) -> None:
-    """Take bytes as the choices of hypothesis: the entry for coverage-guided fuzzers."""
-    _property.hypothesis.fuzz_one_input(data)
+def run(given: tuple[Any, Mapping[str, Any]]) -> str:
+    """Make the request of an input; returns what became of it."""
+    return "refused" if check(*given) is None else "request"
 
 
-@settings(database=None, deadline=None, max_examples=20000)
-@given(argv=ARGV, options=GIVEN, more=UNKNOWN)
-def _property(argv: object, options: dict[str, Any], more: dict[str, Any]) -> None:
-    check(argv, {**more, **options})
-
-
-def main() -> None:
-    """Run the target until it fails or has had enough."""
-    if sys.argv[1:2] == ["atheris"]:
-        import atheris  # type: ignore[import-not-found]  # noqa: PLC0415 - needed here only
-
-        atheris.instrument_all()
-        atheris.Setup([sys.argv[0], *sys.argv[2:]], one_input)
-        atheris.Fuzz()
-    else:
-        _property()
-        print(f"{os.path.basename(__file__)}: nothing found")
+def one(data: bytes) -> str:
+    """Make the request that is written as a literal; see :func:`target.literal`."""
+    given = target.literal(data)
+    return "no input" if given is None else run(given)
 
 
 if __name__ == "__main__":
-    main()
+    target.main(one, INPUTS, run)

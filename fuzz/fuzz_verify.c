@@ -28,13 +28,7 @@
 
 #include "../safespawn/_verify.c"
 
-#define CHECK(holds)                                                            \
-	do {                                                                    \
-		if (!(holds)) {                                                 \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #holds); \
-			abort();                                                \
-		}                                                               \
-	} while (0)
+#include "check.h"
 
 #define CHAINS 8u
 #define STEPS 4096u /* over records that are not there */
@@ -403,8 +397,6 @@ try_script(struct input in)
 	for (count = 0; count < once.count; count++)
 		CHECK(once.records[count].verdict == SS_FITS && !(once.records[count].flags & SS_BAD_AGG));
 }
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

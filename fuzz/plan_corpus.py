@@ -9,6 +9,7 @@ output and ends. What differs from machine to machine is then set to fixed value
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -104,39 +105,47 @@ REQUESTS: dict[str, tuple[list[str], dict[str, Any]]] = {
 #: Inputs of fuzz_plan.c that begin with 'M': lengths and counts in the order of take_head there, edits.
 SCRIPTS = {
     "script-nothing": b"M",
-    "script-of-everything": b"M" + bytes((9, 0, 3, 0, 2, 0, 4, 0, 5, 0, 2, 0, 16, 0, 6, 7)),
-    "script-longest": b"M" + bytes((31, 0, 15, 0, 15, 0, 31, 0, 31, 0, 64, 0, 63, 0, 31, 31)),
-    "script-slips": b"M" + bytes((9, 249, 3, 0, 2, 247, 4, 0, 5, 0, 2, 0, 16, 0, 6, 7)),
-    "script-edits": b"M" + bytes((9, 0, 3, 0, 2, 0, 4, 0, 5, 0, 2, 0, 16, 0, 6, 7, 5))
+    "script-of-everything": b"M" + bytes((9, 0, 3, 0, 2, 0, 4, 0, 5, 0, 2, 0, 16, 0, 6, 7, 1, 2)),
+    "script-longest": b"M" + bytes((31, 0, 15, 0, 15, 0, 31, 0, 31, 0, 64, 0, 63, 0, 31, 31, 1, 7)),
+    "script-slips": b"M" + bytes((9, 249, 3, 0, 2, 247, 4, 0, 5, 0, 2, 0, 16, 0, 6, 7, 0, 2)),
+    "script-places-too-long": b"M" + bytes((9, 0, 3, 0, 2, 0, 4, 0, 5, 0, 2, 0, 16, 0, 6, 7, 241, 2)),
+    "script-inherits-too-many": b"M" + bytes((9, 0, 3, 0, 2, 0, 4, 0, 5, 0, 2, 0, 16, 0, 6, 7, 1, 3)),
+    "script-edits": b"M" + bytes((9, 0, 3, 0, 2, 0, 4, 0, 5, 0, 2, 0, 16, 0, 6, 7, 1, 2, 5))
     + bytes((1, 9, 0, 40, 2, 120, 0, 41, 0, 7, 1, 200)),
 }  # fmt: skip
+
+
+@functools.cache
+def stand_in_fd() -> int:
+    """Return a descriptor of the program, which has no name any more."""
+    with tempfile.TemporaryDirectory() as work:
+        source, made = Path(work, "stand_in.c"), Path(work, "stand_in")
+        source.write_text(STAND_IN, encoding="ascii")
+        subprocess.run(["gcc", str(source), "-o", str(made)], check=True)
+        return os.open(made, os.O_RDONLY | os.O_CLOEXEC)
 
 
 @contextmanager
 def stand_in() -> Iterator[None]:
     """Have every launch run a program that tells its plan."""
-    hold = _launcher.hold
-    with tempfile.TemporaryDirectory() as work:
-        source, made = Path(work, "stand_in.c"), Path(work, "stand_in")
-        source.write_text(STAND_IN, encoding="ascii")
-        subprocess.run(["gcc", str(source), "-o", str(made)], check=True)
-        fd = os.open(made, os.O_RDONLY | os.O_CLOEXEC)
+    hold, fd = _launcher.hold, stand_in_fd()
     _launcher.hold = lambda: (_launcher._look(fd), None)  # noqa: SLF001
     try:
         yield
     finally:
         _launcher.hold = hold
-        os.close(fd)
 
 
-def capture(argv: list[str], options: dict[str, Any]) -> bytes:
-    """Return the plan of this spawn, as it is on every machine."""
+def capture(argv: Any, options: dict[str, Any]) -> bytes:
+    """Return the plan of this spawn. Raises what is wrong with the request."""
     with tempfile.TemporaryFile() as output:
         try:
             safespawn.run(argv, strategy="launcher", stdin=safespawn.DEVNULL, stdout=output, **options)
-        except safespawn.UnsafeSpawn:  # it has ended without a word
+        except safespawn.UnsafeSpawn:
             output.seek(0)
-            return plain(output.read())
+            if data := output.read():  # it has ended without a word
+                return data
+            raise
     raise AssertionError("the launcher ran instead of its stand-in")
 
 
@@ -171,6 +180,7 @@ def example() -> plans.Plan:
         cpus=b"\1" + bytes(7),
         filter=_ALLOW,
         cwd=b"/tmp\0",
+        places=plans.targets(2, 2, 3, 0),
     )
 
 
@@ -185,7 +195,7 @@ def made() -> dict[str, bytes]:
 def real() -> dict[str, bytes]:
     """Return the files of real spawns. Needs root."""
     with stand_in():
-        return {name: capture(argv, options) for name, (argv, options) in REQUESTS.items()}
+        return {name: plain(capture(argv, options)) for name, (argv, options) in REQUESTS.items()}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from safespawn import _binding
 
 MAGIC, VERSION = b"sassplan", 1
-PARTS = ("path", "argv", "env", "targets", "groups", "rlimits", "cpus", "filter", "cwd")
+PARTS = ("path", "argv", "env", "targets", "groups", "rlimits", "cpus", "filter", "cwd", "places")
 POINTERS = (
     "path", "argv", "env", "fds", "groups", "rlimits", "cpus", "filter", "cwd", "map_users", "map_groups",
 )  # fmt: skip
@@ -151,6 +151,11 @@ def _counted(name: str, content: bytes) -> Callable[[Plan], bytes]:
     return lambda plan: plan.put(**{name: content}).bytes()
 
 
+def _targets(*numbers: int) -> Callable[[Plan], bytes]:
+    """Other targets, and a place for each."""
+    return lambda plan: plan.put(targets=targets(*numbers), places=targets(*[2] * len(numbers))).bytes()
+
+
 def _more(name: str, extra: bytes) -> Callable[[Plan], bytes]:
     """A part has something behind its end, and the counts are those from before."""
 
@@ -189,6 +194,11 @@ def _last(name: str, content: bytes) -> Callable[[Plan], bytes]:
     return made
 
 
+def _places(plan: Plan, first: int, last: int) -> bytes:
+    """As many places as there are targets, two at least: 0 between the first and the last."""
+    return plan.put(places=targets(first, *[0] * (plan.want.nfds - 2), last)).bytes()
+
+
 def _with_pointers(plan: Plan) -> bytes:
     """The request has addresses of another process, and lengths of its strings."""
     for number, name in enumerate(POINTERS, 1):
@@ -215,7 +225,7 @@ EVIL: dict[str, Callable[[Plan], bytes]] = {
     "version-newer": _head(8, "I", VERSION + 1),
     "head-size-smaller": _head(12, "I", HEAD - 8),
     "head-size-larger": _head(12, "I", HEAD + 8),
-    "flag-unknown": _number("flags", lambda flags: flags | _binding.lib.SS_BOUND_LATER << 1),
+    "flag-unknown": _number("flags", lambda flags: flags | _binding.lib.SS_SUBREAPER << 1),
     "flag-highest": _number("flags", lambda flags: flags | 1 << 63),
     # Counts and strings.
     "argc-none": _number("argc", lambda _: 0),
@@ -245,16 +255,24 @@ EVIL: dict[str, Callable[[Plan], bytes]] = {
     "cwd-nul-more": _more("cwd", b"\0"),
     # Lists.
     "targets-missing": _missing("targets"),
-    "targets-negative": _counted("targets", targets(-1, 0, 1, 2)),
-    "targets-negative-later": _counted("targets", targets(0, 1, 2, -2)),
-    "targets-smallest": _counted("targets", targets(-(2**31))),
-    "targets-twice": _counted("targets", targets(0, 1, 1, 2)),
-    "targets-descending": _counted("targets", targets(0, 2, 1)),
+    "targets-negative": _targets(-1, 0, 1, 2),
+    "targets-negative-later": _targets(0, 1, 2, -2),
+    "targets-smallest": _targets(-(2**31)),
+    "targets-twice": _targets(0, 1, 1, 2),
+    "targets-descending": _targets(0, 2, 1),
     "targets-count-too-large": _number("nfds", lambda count: count + 1),
     "targets-count-too-small": _number("nfds", lambda count: count - 1),
     "targets-count-over-the-limit": _number("nfds", lambda _: (1 << 20) + 1),
     "targets-count-wraps": _number("nfds", lambda count: count | 1 << 30),  # times four: the same in 32 bits
     "targets-part-of-one": _more("targets", b"\x03\0\0"),
+    "places-too-few": _part("places", targets(2)),
+    "places-too-many": _more("places", targets(2)),
+    "places-part-of-one": _more("places", b"\x02\0\0"),
+    "places-without-last-byte": _less("places"),
+    "places-of-no-targets": _counted("targets", b""),
+    "places-first-negative": lambda plan: _places(plan, -1, 0),
+    "places-last-negative": lambda plan: _places(plan, 2, -1),
+    "places-smallest": lambda plan: _places(plan, 2, -(2**31)),
     "groups-missing": _missing("groups"),
     "groups-count-too-large": _number("ngroups", lambda count: count + 1),
     "groups-count-over-the-limit": _number("ngroups", lambda _: 65537),
@@ -262,6 +280,9 @@ EVIL: dict[str, Callable[[Plan], bytes]] = {
     "rlimits-missing": _missing("rlimits"),
     "rlimits-count-too-large": _number("nrlimits", lambda count: count + 1),
     "rlimits-over-the-limit": _counted("rlimits", bytes(24 * 65)),
+    "rlimits-inherited-too-many": _number("ninherited", lambda _: 2),
+    "rlimits-inherited-of-none": lambda plan: _number("ninherited", lambda _: 1)(plan.put(rlimits=b"")),
+    "rlimits-inherited-largest": _number("ninherited", lambda _: 2**32 - 1),
     "cpus-missing": _missing("cpus"),
     "cpus-count-too-large": _number("cpus_bytes", lambda count: count + 1),
     "cpus-over-the-limit": _counted("cpus", bytes(8193)),
@@ -275,13 +296,18 @@ EVIL: dict[str, Callable[[Plan], bytes]] = {
     "cpus-in-the-head": _moved("cpus", lambda _size, _total: 16),
     "groups-before-the-file": _moved("groups", lambda _size, _total: _TOP),
     "argv-behind-the-end": _moved("argv", lambda _size, total: total + -total % 16 + 4096),
-    "filter-from-the-end": _moved("filter", lambda _size, total: total // 16 * 16),
+    "places-in-the-head": _moved("places", lambda _size, _total: 32),
+    "places-before-the-file": _moved("places", lambda _size, _total: _TOP),
+    "places-over-the-end": _moved("places", lambda size, total: (total - size) // 16 * 16 + 16),
+    "places-place-by-four": _moved("places", lambda _size, _total: HEAD + -HEAD % 16 + 4),
+    "filter-from-the-end": _moved("filter", lambda size, total: (total - size) // 16 * 16 + 16),
     "targets-over-the-end": _moved("targets", lambda size, total: (total - size) // 16 * 16 + 16),
     "argv-place-by-eight": _moved("argv", lambda _size, _total: HEAD + -HEAD % 16 + 8),
     "rlimits-place-by-one": _moved("rlimits", lambda _size, _total: HEAD + -HEAD % 16 + 1),
     "env-place-and-length-wrap": _long("env", lambda at, _total: _EVERY_U64 - at),
     "path-place-and-length-wrap": _long("path", lambda at, _total: _EVERY_U64 - at),
     "argv-length-wraps-into-itself": _long("argv", lambda at, total: _EVERY_U64 - at + total),
+    "places-length-wraps": _long("places", lambda _at, _total: _EVERY_U64 - 16),
     "cwd-length-largest": _long("cwd", lambda _at, _total: _EVERY_U64 - 1),
     "path-length-to-behind-the-end": _long("path", lambda at, total: total - at + 1),
     "argv-length-to-behind-the-end": _long("argv", lambda at, total: total - at + 1),
@@ -295,12 +321,18 @@ ODD: dict[str, Callable[[Plan], bytes]] = {
     "env-empty-strings": _counted("env", b"\0\0\0"),
     "env-last": lambda plan: _last("env", b"A=1\0B=2\0")(plan.put(env=b"A=1\0B=2\0")),
     "pointers-in-the-request": _with_pointers,
-    "no-lists": lambda plan: plan.put(targets=b"", groups=b"", rlimits=b"", cpus=b"", filter=b"").bytes(),
+    "no-lists": lambda plan: plan.put(
+        targets=b"", places=b"", groups=b"", rlimits=b"", cpus=b"", filter=b""
+    ).bytes(),
+    "places-none": _part("places", b""),
+    "places-all-the-same": lambda plan: _places(plan, 0, 0),
+    "places-largest": lambda plan: _places(plan, 2**31 - 1, 2**31 - 1),
+    "rlimits-all-inherited": _number("ninherited", lambda _: 1),
     "place-of-nothing-is-not-looked-at": lambda plan: _moved("cwd", lambda _s, _t: 7)(plan.put(cwd=b"")),
     "two-parts-in-one-place": lambda plan: _moved("env", lambda _s, _t: HEAD + -HEAD % 16)(
         plan.put(path=b"A=1\0", env=b"A=1\0")
     ),
     "counts-at-the-limit": lambda plan: plan.put(rlimits=bytes(24 * 64), cpus=bytes(8192)).bytes(),
     "filter-at-the-limit": _counted("filter", bytes(8 * 4096)),
-    "targets-far-apart": _counted("targets", targets(0, 1, 2, 2**31 - 1)),
+    "targets-far-apart": _targets(0, 1, 2, 2**31 - 1),
 }

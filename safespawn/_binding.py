@@ -6,6 +6,7 @@ and every ``ffi.new`` is held in a local until the call has returned.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import threading
@@ -30,7 +31,7 @@ class _Lib(Protocol):
     SS_SET_GROUP: int
     SS_SET_NICE: int
     SS_SET_UMASK: int
-    SS_RESTORE_SIGNALS: int
+    SS_KEEP_FDS: int
     SS_SET_SIGMASK: int
     SS_NO_NEW_PRIVS: int
     SS_SET_UID: int
@@ -52,6 +53,9 @@ class _Lib(Protocol):
     SS_SET_SECUREBITS: int
     SS_LAUNCH: int
     SS_BOUND_LATER: int
+    SS_SUBREAPER: int
+    SS_AWAKE: int
+    SS_BATCH_MAX: int
     SS_EXEC: int
     SS_FAILED: int
     SS_KILLED_BEFORE_EXEC: int
@@ -89,7 +93,53 @@ class _Lib(Protocol):
     SS_USED_CLONE3: int
     SS_UNCONFIRMED: int
     SS_STUCK: int
+    SS_WAS_PARKED: int
+    SS_STAGE_EXEC: int
     SS_STAGE_COUNT: int
+    SS_DIFFERS_NOT: int
+    SS_DIFFERS_UNSEEN: int
+    SS_DIFFERS_WHO: int
+    SS_DIFFERS_CGROUP: int
+    SS_DIFFERS_SESSION: int
+    SS_DIFFERS_SCHEDULE: int
+    SS_DIFFERS_THREAD: int
+    SS_DIFFERS_RAISED: int
+    SS_ANY_PROGRAM: int
+    SS_ANY_USER: int
+    SS_ANY_VARIABLE: int
+    SS_KEEPS: int
+    SS_OPTION_CWD: int
+    SS_OPTION_FDS: int
+    SS_OPTION_SESSION: int
+    SS_OPTION_GROUP: int
+    SS_OPTION_TERMINAL: int
+    SS_OPTION_UMASK: int
+    SS_OPTION_NICE: int
+    SS_OPTION_SCHEDULER: int
+    SS_OPTION_AFFINITY: int
+    SS_OPTION_RLIMITS: int
+    SS_OPTION_CGROUP: int
+    SS_OPTION_ROOT: int
+    SS_OPTION_CAPS: int
+    SS_OPTION_SECUREBITS: int
+    SS_OPTION_NAMESPACES: int
+    SS_OPTION_SECCOMP: int
+    SS_OPTION_SUBREAPER: int
+    SS_OPTION_LANDLOCK: int
+    SS_OPTION_PDEATHSIG: int
+    SS_OPTIONS_END: int
+    SS_POLICY_MAGIC: int
+    SS_HELPER_VERSION: int
+    SS_POOL_MAX: int
+    SS_POLICY_LIST_MAX: int
+    SS_POLICY_BYTES_MAX: int
+    SS_POLICIES_MAX: int
+    SS_GROUPS_MAX: int
+    SS_MESSAGE_FDS: int
+    SS_OWN_FDS: int
+    SS_WAIT_END: int
+    SS_WAIT_NOHANG: int
+    SS_WAIT_LOOK: int
     SS_TRY_CLONE3: int
     SS_TRY_CLOSE_RANGE: int
     SS_TRY_FACCESSAT2: int
@@ -122,6 +172,16 @@ class _Lib(Protocol):
 
     def ss_stage_name(self, stage: int) -> Any: ...
     def ss_launcher_digest(self) -> Any: ...
+    def ss_helper_digest(self) -> Any: ...
+    def ss_helper_new(self, helper: Any) -> int: ...
+    def ss_helper_end(self, helper: Any) -> None: ...
+    def ss_helper_free(self, helper: Any) -> None: ...
+    def ss_helper_stamp(self, helper: Any, policy: Any) -> None: ...
+    def ss_helper_hear(self, helper: Any, socket: int) -> int: ...
+    def ss_helper_begin(self, helper: Any, socket: int, pidfd: int, pid: int, keeps: int) -> int: ...
+    def ss_helper_shrink(self, helper: Any, policy_fd: int) -> int: ...
+    def ss_helper_look(self, helper: Any, status: Any) -> None: ...
+    def ss_ask_by(self, process: int, helper: Any, parked: int, request: Any, result: Any) -> int: ...
     def ss_look(self, facts: Any) -> int: ...
     def ss_memory_shared(self, proof: int, epoch: int) -> int: ...
     def ss_call_name(self, call: int) -> Any: ...
@@ -137,13 +197,19 @@ class _Lib(Protocol):
     def ss_seal_hindered(self) -> int: ...
     def ss_change_take(self, change: Any) -> int: ...
     def ss_try(self, feature: int) -> int: ...
-    def ss_spawn_by(self, process: int, arena: Any, request: Any, result: Any) -> int: ...
+    def ss_spawn_by(self, process: int, by_libc: bool, arena: Any, request: Any, result: Any) -> int: ...
+    def ss_batch_by(self, process: int, batch: Any, count: int) -> None: ...
     def ss_lookup(self, arena: Any, lookup: Any, found: Any, result: Any) -> int: ...
-    def ss_wait(self, room: Any, nohang: int) -> int: ...
+    def ss_wait(self, room: Any, how: int) -> int: ...
     def ss_await(self, room: Any, timeout_ms: int) -> int: ...
     def ss_send(self, room: Any, number: int) -> int: ...
     def ss_adopt(self, room: Any, result: Any) -> None: ...
     def ss_exit_close(self, room: Any) -> None: ...
+    def ss_huge_knows(self, advice: int) -> int: ...
+    def ss_huge_make(self, start: int, end: int, huge: Any) -> int: ...
+    def ss_fork_ns(self) -> int: ...
+    def ss_system_enter(self, call: Any) -> None: ...
+    def ss_system_leave(self, call: Any) -> None: ...
     def ss_secure(self) -> int: ...
     def ss_seal(self, tid: Any) -> int: ...
     def ss_is_sealed(self) -> int: ...
@@ -173,10 +239,18 @@ _LOOKUP = ffi.typeof("struct ss_lookup *")
 _EXIT = ffi.typeof("struct ss_exit *")
 _FACTS = ffi.typeof("struct ss_facts *")
 _FDS = ffi.typeof("struct ss_fd[]")
+_ARENA = ffi.typeof("struct ss_arena *")
+_HELPER = ffi.typeof("struct ss_helper *")
+_BATCH = ffi.typeof("struct ss_batched[]")
 _CHARS = ffi.typeof("char[]")
 
 #: For structs that C fills whole: clearing 10 KB first would be for nothing.
 _new_raw = ffi.new_allocator(should_clear_after_alloc=False)
+
+# What a struct holds in C (descriptors, a mapping, a lock) is given back by a second object, that of
+# ``ffi.gc(raw, ...)``. It is kept beside ``raw``, and never used: in a cycle of garbage the collector has it
+# give that back, and free what it was made of, before it calls the ``__del__`` of others in that cycle, which
+# may use ``raw`` still.
 
 #: si_code of waitid(2).
 CLD_EXITED = 1
@@ -187,7 +261,8 @@ class _Local(threading.local):
     """Each thread's arena: stack and work area of its children, unmapped with the thread."""
 
     def __init__(self) -> None:
-        self.arena = ffi.gc(ffi.new("struct ss_arena *"), lib.ss_arena_free)
+        self.arena = ffi.new(_ARENA)
+        self._end = ffi.gc(self.arena, lib.ss_arena_free)
 
 
 _local = _Local()
@@ -269,6 +344,8 @@ class Plan(NamedTuple):
     #: The working directory inside another root, and the lines of a user namespace's maps.
     texts: Mapping[str, bytes] = {}
     filter: bytes = b""
+    #: Whether libc's posix_spawn starts it.
+    by_libc: bool = False
 
 
 class Outcome(NamedTuple):
@@ -283,6 +360,10 @@ class Outcome(NamedTuple):
     clone3: bool
     confirmed: bool
     stuck: bool
+    #: Why a helper cannot stand in for us (an SS_DIFFERS constant), 0 for nothing.
+    why: int = 0
+    #: Whether the helper had made the child ahead.
+    parked: bool = False
 
 
 #: Programs are often started again.
@@ -390,6 +471,12 @@ def launcher_digest() -> str:
     return digest.decode("ascii")
 
 
+def helper_digest() -> str:
+    """Return the SHA-256 of the helper that was built with the core, in hex."""
+    digest: bytes = ffi.string(lib.ss_helper_digest())
+    return digest.decode("ascii")
+
+
 def stages() -> tuple[str, ...]:
     """Return the names of all stages, in the order in which a spawn goes through them."""
     return _STAGES
@@ -431,6 +518,8 @@ def _outcome(result: Any) -> Outcome:
         bool(flags & lib.SS_USED_CLONE3),
         not flags & lib.SS_UNCONFIRMED,
         bool(flags & lib.SS_STUCK),
+        result.why,
+        bool(flags & lib.SS_WAS_PARKED),
     )
 
 
@@ -492,10 +581,53 @@ class Call:
             setattr(r, name, value)
         plan.seen.expect_in(r)
 
+    def postpone(self, ns: int) -> None:
+        """Move the deadline, if there is one."""
+        if self.raw.deadline_ns:
+            self.raw.deadline_ns += ns
+            numbers = {**self.plan.numbers, "deadline_ns": self.raw.deadline_ns}
+            self.plan = self.plan._replace(numbers=numbers)
+
 
 def spawn(call: Call, slot: Slot, process: int) -> Outcome:
     """Run one spawn window; the GIL is free meanwhile. In a fork of the process of that number: ECHILD."""
-    lib.ss_spawn_by(process, _local.arena, call.raw, slot.raw)  # its answer is in the result too
+    # Its answer is in the result too.
+    lib.ss_spawn_by(process, call.plan.by_libc, _local.arena, call.raw, slot.raw)
+    return _outcome(slot.raw)
+
+
+#: How many children one call can start side by side.
+BATCH_MAX: int = lib.SS_BATCH_MAX
+
+
+class Arenas:
+    """Stacks and work areas of children that start side by side; unmapped with this."""
+
+    __slots__ = ("_ends", "_raws")
+
+    def __init__(self) -> None:
+        """There are none yet."""
+        self._raws: list[Any] = []
+        self._ends: list[Any] = []
+
+    def of(self, count: int) -> list[Any]:
+        """Return that many; what is there is used again."""
+        while len(self._raws) < count:
+            raw = ffi.new(_ARENA)
+            self._ends.append(ffi.gc(raw, lib.ss_arena_free))
+            self._raws.append(raw)
+        return self._raws[:count]
+
+
+def spawn_batch(calls: Sequence[tuple[Call, Slot]], arenas: Arenas, process: int) -> None:
+    """Run at most ``BATCH_MAX`` spawn windows side by side; see :func:`spawn`. The slots have the results."""
+    rows = [(one, call.raw, slot.raw) for one, (call, slot) in zip(arenas.of(len(calls)), calls, strict=True)]
+    lib.ss_batch_by(process, ffi.new(_BATCH, rows), len(rows))
+
+
+def ask(call: Call, slot: Slot, process: int, helper: HelperEnd, parked: bool) -> Outcome:
+    """As `spawn`, by a helper; ``parked``: a child that waits may take the plan."""
+    lib.ss_ask_by(process, helper.raw, parked, call.raw, slot.raw)
     return _outcome(slot.raw)
 
 
@@ -527,21 +659,133 @@ class Opened:
 
     def __init__(self) -> None:
         """Nothing is open."""
-        self._raws: list[Any] = []
+        #: Each with what closes it when it is forgotten.
+        self._raws: list[tuple[Any, Any]] = []
 
     def place(self) -> Any:
         """Return room for one more lookup."""
         raw = _new_raw(_FOUND)
         raw.exe_fd = raw.cwd_fd = raw.copy_fd = raw.root_fd = -1
         # Only now: what is collected before the numbers are set would close any descriptor.
-        self._raws.append(ffi.gc(raw, lib.ss_found_close))
-        return self._raws[-1]
+        self._raws.append((raw, ffi.gc(raw, lib.ss_found_close)))
+        return raw
 
     def close(self) -> None:
         """Close them all; doing it twice is no error."""
         while self._raws:
-            lib.ss_found_close(self._raws[-1])
+            lib.ss_found_close(self._raws[-1][0])
             self._raws.pop()  # afterwards: what was not reached is closed by the next call
+
+
+# ------------------------------------------------------------------------- the helper
+
+#: Children that a helper keeps parked, entries of one list of its policy, descriptors of one plan.
+POOL_MAX, POLICY_LIST_MAX = lib.SS_POOL_MAX, lib.SS_POLICY_LIST_MAX
+#: Groups of all users of a policy, and bytes of its lists; how many policies a helper obeys.
+POLICY_GROUPS_MAX = lib.SS_GROUPS_MAX
+POLICY_BYTES_MAX = lib.SS_POLICY_BYTES_MAX - ffi.sizeof("struct ss_policy")
+POLICIES_MAX = lib.SS_POLICIES_MAX
+PLAN_FDS_MAX = lib.SS_MESSAGE_FDS - lib.SS_OWN_FDS
+
+
+class Allowed(NamedTuple):
+    """What a helper may do, as its policy has it; None stands for anything.
+
+    ``users`` are uid, gid and sorted groups; ``options`` is a mask of SS_OPTION constants.
+    """
+
+    programs: tuple[bytes, ...] | None
+    users: tuple[tuple[int, int, tuple[int, ...]], ...] | None
+    variables: tuple[bytes, ...] | None
+    options: int
+    keeps: bool = False
+
+
+def policy_bytes(allowed: Allowed) -> int:
+    """Return how many bytes the lists of a policy take."""
+    strings = sum(len(one) + 1 for one in (*(allowed.programs or ()), *(allowed.variables or ())))
+    users = allowed.users or ()
+    each: int = ffi.sizeof("struct ss_policy_user")
+    return strings + len(users) * each + 4 * sum(len(groups) for _, _, groups in users)
+
+
+class HelperStatus(NamedTuple):
+    """What is known of a helper. ``lost`` is an errno, 0 while it is of use."""
+
+    pid: int
+    pidfd: int
+    lost: int
+    idle: int
+    asked: int
+    ended: bool
+
+
+class HelperEnd:
+    """Our end of a helper. Made right before it is started: its children will stand as we do then."""
+
+    __slots__ = ("_end", "raw")
+
+    def __init__(self) -> None:
+        """Look at us. Raises OSError."""
+        self.raw = ffi.new(_HELPER)
+        _check(lib.ss_helper_new(self.raw), "looking at ourselves for a helper")
+        self._end = ffi.gc(self.raw, lib.ss_helper_free)
+
+    def policy(self, allowed: Allowed, pool: int) -> bytes:
+        """Return the policy as the helper reads it."""
+        groups = [gid for _, _, those in allowed.users or () for gid in those]
+        users = ffi.new("struct ss_policy_user[]", len(allowed.users or ()))
+        first = 0
+        for entry, (uid, gid, those) in zip(users, allowed.users or (), strict=True):
+            entry.uid, entry.gid, entry.first_group, entry.ngroups = uid, gid, first, len(those)
+            first += len(those)
+        (programs, nprograms), (variables, nvariables) = (
+            strings(allowed.programs or ()),
+            strings(allowed.variables or ()),
+        )
+        head = ffi.new("struct ss_policy *")
+        head.magic, head.version, head.head_bytes = (
+            lib.SS_POLICY_MAGIC,
+            lib.SS_HELPER_VERSION,
+            ffi.sizeof(head[0]),
+        )
+        head.flags, head.pool, head.options = _policy_flags(allowed), pool, allowed.options
+        head.nusers, head.ngroups = len(users), len(groups)
+        head.nprograms, head.nvariables = nprograms, nvariables
+        head.program_bytes, head.variable_bytes = len(programs), len(variables)
+        lib.ss_helper_stamp(self.raw, head)
+        lists = [ffi.buffer(users)[:], ffi.buffer(ffi.new("uint32_t[]", groups))[:], programs, variables]
+        head.total = head.head_bytes + sum(map(len, lists))
+        return b"".join([ffi.buffer(head)[:], *lists])
+
+    def hear(self, socket: int) -> None:
+        """Keep a copy of our end of its socket, before it is started. Raises OSError."""
+        _check(lib.ss_helper_hear(self.raw, socket), "listening to a helper")
+
+    def begin(self, socket: int, pidfd: int, pid: int, *, keeps: bool) -> None:
+        """Wait until it is ready, on copies of both descriptors. Raises OSError."""
+        _check(lib.ss_helper_begin(self.raw, socket, pidfd, pid, keeps), "waiting for the helper")
+
+    def shrink(self, policy_fd: int) -> None:
+        """Have it obey one more policy. Raises OSError."""
+        _check(lib.ss_helper_shrink(self.raw, policy_fd), "giving the helper one more policy")
+
+    def look(self) -> HelperStatus:
+        """Return what is known of it."""
+        raw = ffi.new("struct ss_helper_status *")
+        lib.ss_helper_look(self.raw, raw)
+        return HelperStatus(raw.pid, raw.pidfd, raw.lost, raw.idle, raw.asked, bool(raw.ended))
+
+    def close(self) -> None:
+        """End it, and with it what it keeps parked; waits for a request under way. Twice is no error."""
+        lib.ss_helper_end(self.raw)
+
+
+def _policy_flags(allowed: Allowed) -> int:
+    flags = lib.SS_KEEPS if allowed.keeps else 0
+    flags |= lib.SS_ANY_PROGRAM if allowed.programs is None else 0
+    flags |= lib.SS_ANY_USER if allowed.users is None else 0
+    return flags | (lib.SS_ANY_VARIABLE if allowed.variables is None else 0)
 
 
 # ---------------------------------------------------------------- the credential lock
@@ -643,11 +887,12 @@ def lock_status() -> dict[str, Any]:
 class Changing:
     """A change of credentials that Python brackets; collected, it is ended too."""
 
-    __slots__ = ("_call", "_raw")
+    __slots__ = ("_call", "_end", "_raw")
 
     def __init__(self, call: int) -> None:
         """Nothing is held yet."""
-        self._raw = ffi.gc(ffi.new(_CHANGING), lib.ss_credential_change_drop)
+        self._raw = ffi.new(_CHANGING)
+        self._end = ffi.gc(self._raw, lib.ss_credential_change_drop)
         self._call = call
 
     def begin(self) -> None:
@@ -825,16 +1070,19 @@ def _lookup(
     return want, keep
 
 
-def exit_room() -> Any:
-    """Return where C keeps the pidfd of a child and puts how it ended; see :class:`Slot`."""
+def exit_room() -> tuple[Any, Any]:
+    """Return where C keeps a child's pidfd and puts how it ended, and what closes that; see :class:`Slot`."""
     # The number first: what is collected before it is set would close descriptor 0.
-    return ffi.gc(ffi.new(_EXIT, {"pidfd": -1}), lib.ss_exit_close)
+    room = ffi.new(_EXIT, {"pidfd": -1})
+    return room, ffi.gc(room, lib.ss_exit_close)
 
 
-#: Reap a child into its room: ``wait(room, nohang)``. Answers 0, 1 while it still runs (nohang
-#: only), or a negative errno. It is the C function itself, so that no signal handler comes
-#: between the look at the descriptor's number and its use.
+#: Reap a child into its room: ``wait(room, how)``. Answers 0, 1 while it still runs (not with
+#: WAIT_END), or a negative errno. WAIT_LOOK fills the room too, and leaves it to be reaped by others.
+#: It is the C function itself, so that no signal handler comes between the look at the descriptor's number
+#: and its use.
 wait = lib.ss_wait
+WAIT_END, WAIT_NOHANG, WAIT_LOOK = lib.SS_WAIT_END, lib.SS_WAIT_NOHANG, lib.SS_WAIT_LOOK
 #: Wait for its end without reaping: ``await_end(room, ms)``, -1 for ever. Answers 1 when it has
 #: ended, 0 when the time is over, -EINTR when a signal came.
 await_end = lib.ss_await
@@ -845,6 +1093,72 @@ send = lib.ss_send
 def close_pidfd(room: Any) -> None:
     """Close a child's pidfd; doing it twice is no error."""
     lib.ss_exit_close(room)
+
+
+#: cffi lets the GIL go in each call, ctypes.PYFUNCTYPE does not: see ss_environment.
+_environment = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_uint64)(
+    int(ffi.cast("uintptr_t", ffi.addressof(_native_ffi.lib, "ss_environment")))
+)
+
+
+#: What it took last time.
+_ROOM = [4096]
+
+
+def environment() -> bytes:
+    """Return our environment as libc has it, the strings end to end, each with its NUL."""
+    room = _ROOM[0]
+    while True:
+        buffer = bytearray(room)
+        size: int = _environment(ctypes.byref(ctypes.c_char.from_buffer(buffer)), room)
+        if size <= room:
+            return bytes(memoryview(buffer)[:size])
+        _ROOM[0] = room = size + 1024
+
+
+#: madvise(2): Linux 6.1, and 2.6.38.
+MADV_COLLAPSE, MADV_HUGEPAGE = 25, 14
+
+
+class Huge(NamedTuple):
+    """What came of making memory huge, in bytes; ``errno`` is why ``refused`` was, the first time."""
+
+    taken: int
+    sparse: int
+    refused: int
+    errno: int
+    room: int
+
+
+def knows_advice(advice: int) -> bool:
+    """Return whether the kernel knows an advice of madvise(2)."""
+    return bool(lib.ss_huge_knows(advice))
+
+
+def make_huge(start: int, end: int, *, advice: int, block: int, filled: int, room: int) -> Huge:
+    """Advise the blocks between two addresses that have ``filled`` bytes, adding ``room`` bytes at most.
+
+    Raises OSError when it cannot be seen what is in them.
+    """
+    raw = ffi.new("struct ss_huge *", {"advice": advice, "block": block, "filled": filled, "room": room})
+    _check(lib.ss_huge_make(start, end, raw), "looking at /proc/self/pagemap")
+    return Huge(raw.taken, raw.sparse, raw.refused, raw.error, raw.room)
+
+
+def fork_ns() -> int:
+    """Return how long a fork takes just now, by making one that does nothing. Raises OSError."""
+    return _check(lib.ss_fork_ns(), "forking")
+
+
+def system_call() -> tuple[Any, Any]:
+    """Return what holds one call of a stand-in for system(3), ``mask`` and ``sigdefault``; and its end."""
+    call = ffi.new("struct ss_system *")
+    return call, ffi.gc(call, lib.ss_system_leave)
+
+
+#: Ignore SIGINT and SIGQUIT and block SIGCHLD, as system(3) does: ``enter_system(call)``, and the end of
+#: that, which may be told twice. C functions themselves, so that no signal handler comes between.
+enter_system, leave_system = lib.ss_system_enter, lib.ss_system_leave
 
 
 def is_secure() -> bool:

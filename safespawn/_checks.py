@@ -15,7 +15,7 @@ from typing import Any
 
 from . import _confine, _patterns
 from ._secret import Secret
-from ._spec import DEVNULL, PIPE, STDOUT, Request
+from ._spec import DEVNULL, PIPE, STDOUT, STRATEGIES, HelperBase, Request
 from ._values import FD_MAX, ID_MAX, STRING_MAX, choice, flag, integer, iterable, mapping, ranged, shown, text
 
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -53,7 +53,7 @@ def _hidden(name: str, secret: Secret[Any]) -> bytes:
 def _environment(name: str, value: object) -> tuple[tuple[bytes, bytes], ...]:
     pairs: dict[bytes, bytes] = {}
     for key, item in mapping(name, value).items():
-        encoded = text(f"{name} name", key)
+        encoded = text(f"{name} name", key, empty=True)  # the kernel takes one, and may have given us one
         if b"=" in encoded:
             raise ValueError(f"{name} name has '=' in it: {shown(key)}")
         place = f"{name}[{shown(key)}]"
@@ -129,7 +129,16 @@ def _signal_mask(name: str, value: object) -> int:
     return mask
 
 
-def _account(name: str, value: object) -> str | int:
+def _resettable(name: str, value: object) -> int:
+    mask = _signal_mask(name, value)
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        if mask >> (number - 1) & 1:
+            raise ValueError(f"{name}: {number.name} cannot be changed (signal(7)): {shown(value)}")
+    return mask
+
+
+def account(name: str, value: object) -> str | int:
+    """Return a name or the number of a user or group."""
     if isinstance(value, str):
         if not value or "\0" in value:
             raise ValueError(f"{name} is no name: {shown(value)}")
@@ -138,7 +147,7 @@ def _account(name: str, value: object) -> str | int:
 
 
 def _groups(name: str, value: object) -> tuple[str | int, ...]:
-    return tuple(_account(name, group) for group in iterable(name, value))
+    return tuple(account(name, group) for group in iterable(name, value))
 
 
 def _names(name: str, value: object) -> frozenset[bytes]:
@@ -172,6 +181,12 @@ def _tags(name: str, value: object) -> tuple[tuple[str, str], ...]:
     return tuple(tags)
 
 
+def _helper(name: str, value: object) -> object:
+    if value is False or isinstance(value, HelperBase):
+        return value
+    raise TypeError(f"{name} must be a Helper or False, not {shown(value)} ({type(value).__name__})")
+
+
 def _redacted(name: str, value: object) -> tuple[re.Pattern[bytes], ...]:
     return _patterns.compiled(name, iterable(name, value))
 
@@ -199,9 +214,11 @@ _OPTIONS: dict[str, tuple[Callable[[str, Any], Any], bool]] = {
     "pdeathsig": (ranged(1, signal.NSIG - 1), True),
     "restore_signals": (flag, False),
     "sigmask": (_signal_mask, True),
+    "sigdefault": (_resettable, True),
+    "subreaper": (flag, False),
     "no_new_privs": (flag, False),
-    "user": (_account, True),
-    "group": (_account, True),
+    "user": (account, True),
+    "group": (account, True),
     "extra_groups": (_groups, True),
     "caps": (_confine.caps, True),
     "securebits": (_confine.securebits, True),
@@ -214,11 +231,25 @@ _OPTIONS: dict[str, tuple[Callable[[str, Any], Any], bool]] = {
     "digest": (_digest, True),
     "path_policy": (choice("any", "trusted"), False),
     "deadline": (_seconds, True),
-    "strategy": (choice("auto", "vfork", "launcher", "fork"), False),
+    "strategy": (choice(*STRATEGIES), False),
     "on_unproven": (choice("fork", "refuse"), False),
+    "helper": (_helper, True),
     "audit_tags": (_tags, True),
     "redact": (_redacted, True),
 }
+
+
+def option(name: str, value: object, key: str | None = None) -> Any:
+    """Return one option as a request has it; a message calls it ``key``. None where it counts as not given.
+
+    Raises TypeError or ValueError, or OSError (E2BIG) for a string longer than execve(2) takes.
+    """
+    check, none_allowed = _OPTIONS.get(name, (None, False))
+    if check is None:
+        raise TypeError(f"no such option: {name}={shown(value)}")
+    if value is None and none_allowed:
+        return None
+    return check(key or name, value)
 
 
 def request(argv: object, options: Mapping[str, Any]) -> Request:
@@ -229,11 +260,9 @@ def request(argv: object, options: Mapping[str, Any]) -> Request:
     """
     given: dict[str, Any] = {}
     for name, value in options.items():
-        check, none_allowed = _OPTIONS.get(name, (None, False))
-        if check is None:
-            raise TypeError(f"no such option: {name}={shown(value)}")
-        if value is not None or not none_allowed:
-            given[name] = check(name, value)
+        checked = option(name, value)
+        if checked is not None:
+            given[name] = checked
     if "namespaces" in given:
         given["namespaces"], given["map_users"], given["map_groups"] = given["namespaces"]
     words, secrets = arguments(argv)
@@ -243,7 +272,41 @@ def request(argv: object, options: Mapping[str, Any]) -> Request:
     return made
 
 
+#: What posix_spawn(3) has no word for. Whether another user means a change is for guards.py to say.
+_BEYOND_LIBC = (
+    "root",
+    "controlling_terminal",
+    "umask",
+    "nice",
+    "cpu_affinity",
+    "rlimits",
+    "cgroup",
+    "pdeathsig",
+    "subreaper",
+    "no_new_privs",
+    "caps",
+    "securebits",
+    "namespaces",
+    "landlock",
+    "seccomp",
+    "pin",
+    "digest",
+    "deadline",
+)
+
+
+def _fits_libc(made: Request) -> None:
+    defaults = Request._field_defaults
+    given = {name: getattr(made, name) for name in _BEYOND_LIBC}
+    beyond = [f"{name}={shown(value)}" for name, value in given.items() if value != defaults[name]]
+    if beyond:
+        named = ", ".join(beyond)
+        raise ValueError(f"strategy='posix_spawn' and {named}: posix_spawn(3) cannot express that")
+
+
 def _fit_together(made: Request) -> None:
+    if made.strategy == "posix_spawn":
+        _fits_libc(made)
     targets = [target for _, target in made.fds]
     both = set(targets) & set(made.pass_fds)
     if both:

@@ -24,6 +24,7 @@ ss_child_settle(const struct ss_plan *plan, struct ss_late *late)
 	SS_STEP(SIGNALS, ss_child_signals(plan));
 	SS_STEP(SESSION, ss_child_session(plan));
 	SS_STEP(GROUP, ss_child_group(plan));
+	SS_STEP(SUBREAPER, ss_child_subreaper(plan));
 	SS_STEP(TERMINAL, ss_child_terminal(plan));
 	SS_STEP(NICE, ss_child_nice(plan));
 	SS_STEP(SCHEDULER, ss_child_scheduler(plan));
@@ -77,6 +78,8 @@ ss_child_become(const struct ss_plan *plan)
 	SS_STEP(MASK, ss_child_mask(plan));
 	SS_STEP(SECCOMP, ss_child_seccomp(plan));
 	SS_STEP(EPOCH, ss_child_epoch(plan));
+	if ((error = ss_child_spend(plan)))
+		return error;
 	SS_STEP(EXEC, ss_child_execve(plan, late.exec_fd));
 	return EPROTO; /* an execve that worked does not return: somebody fakes its answer */
 }

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 from safespawn import _cli_types as types
 from safespawn._cli_progress import Progress
@@ -37,8 +37,6 @@ exit codes:
   2    a file could not be read or written
   130  ended by Ctrl-C
 """
-
-Value = TypeVar("Value")
 
 
 def add(commands: Any) -> None:
@@ -80,18 +78,6 @@ def _add_file(parser: Any, what: str) -> None:
     parser.add_argument("file", metavar="FILE", help=what)
 
 
-def _typed(parse: Callable[[str], Value]) -> Callable[[str], Value]:
-    """Let argparse say what is wrong with a value: it drops the text of a ValueError."""
-
-    def convert(text: str) -> Value:
-        try:
-            return parse(text)
-        except ValueError as problem:
-            raise argparse.ArgumentTypeError(str(problem)) from None
-
-    return convert
-
-
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 6):
         raise argparse.ArgumentTypeError(f"a number from 0 to 999999 needed, not {text!r}")
@@ -100,12 +86,12 @@ def _count(text: str) -> int:
 
 def _add_filters(parser: Any) -> None:
     add = parser.add_argument_group("which").add_argument
-    add("--since", type=_typed(filters.time_ns), metavar="TIME", help="began then or later")
-    add("--until", type=_typed(filters.time_ns), metavar="TIME", help="began before that")
-    add("--user", type=_typed(filters.uid), help="name or number: who asked, or as whom it runs")
+    add("--since", type=types.said(filters.time_ns), metavar="TIME", help="began then or later")
+    add("--until", type=types.said(filters.time_ns), metavar="TIME", help="began before that")
+    add("--user", type=types.said(filters.uid), help="name or number: who asked, or as whom it runs")
     add("--program", metavar="GLOB", help="of the path if it has a slash, else of its last part")
-    add("--outcome", type=_typed(filters.outcome), metavar="LIST", help=", ".join(filters.OUTCOMES))
-    add("--strategy", type=_typed(filters.strategy), metavar="LIST", help=", ".join(filters.STRATEGIES))
+    add("--outcome", type=types.said(filters.outcome), metavar="LIST", help=", ".join(filters.OUTCOMES))
+    add("--strategy", type=types.said(filters.strategy), metavar="LIST", help=", ".join(filters.STRATEGIES))
     add(
         "--tag",
         type=types.pair,
@@ -114,7 +100,12 @@ def _add_filters(parser: Any) -> None:
         metavar="KEY=VALUE",
         help="repeatable: all of them",
     )
-    add("--event", type=_typed(filters.event_pattern), metavar="LIST", help="such as spawn.denied,mirror.*")
+    add(
+        "--event",
+        type=types.said(filters.event_pattern),
+        metavar="LIST",
+        help="such as spawn.denied,mirror.*",
+    )
 
 
 def _add_shown(parser: Any) -> None:

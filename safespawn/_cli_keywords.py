@@ -22,6 +22,8 @@ PLAIN = (
     "cpu_affinity",
     "cgroup",
     "pdeathsig",
+    "sigdefault",
+    "subreaper",
     "no_new_privs",
     "user",
     "group",

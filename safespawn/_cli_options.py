@@ -37,6 +37,14 @@ def add(run: argparse.ArgumentParser) -> None:
     _add_ways(run.add_argument_group("how, and what is told of it"))
 
 
+def program(given: list[str], usage: str) -> list[str]:
+    """Return the command behind the options. Raises ValueError if there is none."""
+    words = given[1:] if given[:1] == ["--"] else given
+    if not words:
+        raise ValueError(f"no program given: {usage}")
+    return words
+
+
 def _add_list(group: Any, *names: str, **more: Any) -> None:
     group.add_argument(*names, action="append", default=[], **more)
 
@@ -69,6 +77,13 @@ def _add_process(group: Any) -> None:
         help="processors it may use, such as 0,2-3",
     )
     add("--cgroup", metavar="DIR", help="directory of the control group that it is in from the start")
+    add(
+        "--sigdefault",
+        type=types.signal_numbers,
+        metavar="LIST",
+        help="signals that are default in it though we ignore them: hup,int",
+    )
+    add("--subreaper", action="store_true", help="orphans among its descendants become its children")
     add("--pdeathsig", type=types.signal_number, metavar="SIGNAL", help="sent to it when we die")
 
 
@@ -144,7 +159,7 @@ def _add_file(group: Any) -> None:
 def _add_ways(group: Any) -> None:
     add = group.add_argument
     add("--deadline", type=float, metavar="SECONDS", help="give up if it is not running by then")
-    add("--strategy", choices=("auto", "vfork", "launcher", "fork"))
+    add("--strategy", choices=("auto", "vfork", "clone", "launcher", "fork", "posix_spawn"))
     add("--on-unproven", choices=("fork", "refuse"))
     add("--audit", metavar="FILE", help="append the records to this ledger")
     add("--audit-mode", choices=("best_effort", "require", "durable"))

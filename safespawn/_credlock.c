@@ -34,13 +34,14 @@
 #define SS_SOME_GROUPS 32u /* more are counted only */
 #define SS_TEXT_BYTES 128
 #define SS_SLOTS 1024u
-#define SS_SPAWNERS_MAX 64u /* the other slots are for children with memory of their own */
+#define SS_SPAWNERS_MAX 192u /* three batches; the other slots are for children with memory of their own */
 #define SS_HOLD_NS 100000000ll /* that a spawn tries to hold changes off, after some got in its way */
 #define SS_HOLD_SPINS 200u
 #define SS_CHANGES 128u              /* kept until Python fetches them */
 #define SS_CHANGE_WAIT_NS 100000000ll /* the default bound of a changer's wait */
 #define SS_CHANGE_GRACE_NS 50000000ll /* from SIGKILL until a changer goes ahead */
 #define SS_CHANGE_POLL_NS 2000000ll
+#define SS_BUSY_NS 50000ll /* between two looks at a slot that a changer deals with */
 #define SS_FUTEX_PRIVATE 128
 #define SS_FUTEX_WAIT 0
 #define SS_FUTEX_WAKE 1
@@ -72,6 +73,7 @@ struct ss_slot {
 	const uint32_t *owner; /* the futex that the kernel marks when the child has left */
 	uint32_t *moved;       /* where a child with memory of its own looks; NULL: it shares ours */
 	int32_t tid;           /* of the spawner */
+	int64_t killed_ns;     /* when: its signal needs a moment to reach a processor */
 };
 
 /* What the ids of struct ss_creds do not say: for the audit only. */
@@ -169,13 +171,19 @@ ss_lock_ours(void)
 	struct ss_lock *lock = __atomic_load_n(&ss_lock, __ATOMIC_ACQUIRE);
 	const int32_t pid = lock ? ss_getpid() : 0;
 	int32_t whose = 0;
+	int64_t since = 0;
 
 	if (!lock)
 		return NULL;
-	/* Cleared by the kernel: we were forked, and are the first to use it. */
-	if (__atomic_load_n(&lock->pid, __ATOMIC_ACQUIRE) == 0 &&
-	    __atomic_compare_exchange_n(&lock->pid, &whose, pid, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-		__atomic_store_n(&lock->since_ns, ss_now(), __ATOMIC_SEQ_CST);
+	/*
+	 * Cleared by the kernel: we were forked, and are the first to use it. The time comes first: by the
+	 * pid another thread knows the lock for its own, and a change that it begins must end by the same time.
+	 */
+	if (__atomic_load_n(&lock->pid, __ATOMIC_ACQUIRE) == 0) {
+		(void)__atomic_compare_exchange_n(&lock->since_ns, &since, ss_now(), 0, __ATOMIC_SEQ_CST,
+						  __ATOMIC_SEQ_CST);
+		(void)__atomic_compare_exchange_n(&lock->pid, &whose, pid, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	}
 	return __atomic_load_n(&lock->pid, __ATOMIC_ACQUIRE) == pid ? lock : NULL;
 }
 
@@ -325,6 +333,18 @@ ss_watch(struct ss_lock *lock, uint32_t *moved, uint64_t epoch)
 	return slot;
 }
 
+/*
+ * Lets the changer go on that deals with a slot. Asleep, since sched_yield(2) gives the processor to nobody of a
+ * lesser priority, and it may have no other. Nobody wakes us: it is done in a moment.
+ */
+static void
+ss_slot_pause(const struct ss_slot *slot)
+{
+	const struct timespec moment = {0, SS_BUSY_NS};
+
+	(void)ss_sys4(SYS_futex, &slot->state, SS_FUTEX_WAIT | SS_FUTEX_PRIVATE, SS_SLOT_BUSY, &moment);
+}
+
 /* Leaves. Returns whether a changer killed the child before that ran execve. */
 static int
 ss_slot_leave(struct ss_slot *slot)
@@ -336,7 +356,7 @@ ss_slot_leave(struct ss_slot *slot)
 	while (state == SS_SLOT_BUSY ||
 	       !__atomic_compare_exchange_n(&slot->state, &state, SS_SLOT_TAKEN, 0, __ATOMIC_ACQ_REL,
 					    __ATOMIC_ACQUIRE)) {
-		(void)ss_sys0(SYS_sched_yield);
+		ss_slot_pause(slot);
 		state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
 	}
 	killed = slot->killed != 0;
@@ -350,12 +370,16 @@ ss_slot_leave(struct ss_slot *slot)
 
 /* ------------------------------------------------------- the bound of a changer */
 
-/* The child that a libc function has in vfork for the thread tid, as a pidfd or -errno. */
+/*
+ * The child that a libc function has in vfork for the thread tid, as a pidfd or -errno: ESRCH when there is none,
+ * EXDEV when there are some that we may not compare (kcmp(2)). The list is in the order of birth: others that share
+ * our memory, which tid does not wait for, come before it.
+ */
 static long
 ss_foreign_child(int32_t tid)
 {
 	char path[64], text[1024], *at;
-	long fd, bytes, pid = 0, found = -ESRCH;
+	long fd, bytes = 0, pid = 0, last = 0, differs, none = -ESRCH;
 
 	ss_child_number(path + ss_child_copy_text(path, 32, "/proc/self/task/"), tid);
 	at = path;
@@ -364,20 +388,25 @@ ss_foreign_child(int32_t tid)
 	(void)ss_child_copy_text(at, 16, "/children");
 	if ((fd = ss_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0)) < 0)
 		return fd;
-	while (found == -ESRCH && (bytes = ss_sys3(SYS_read, fd, text, sizeof(text))) > 0) {
-		for (at = text; at < text + bytes && found == -ESRCH; at++) {
+	while ((bytes = ss_sys3(SYS_read, fd, text, sizeof(text))) > 0) {
+		for (at = text; at < text + bytes; at++) {
 			if (*at >= '0' && *at <= '9') {
 				pid = pid * 10 + (*at - '0'); /* may go on in the next piece */
 				continue;
 			}
 			/* tid waits for the one that it shares memory with, whose pid is its own meanwhile. */
-			if (pid && ss_sys5(SYS_kcmp, ss_getpid(), pid, SS_KCMP_VM, 0, 0) == 0)
-				found = ss_sys2(SYS_pidfd_open, pid, 0);
+			differs = pid ? ss_sys5(SYS_kcmp, ss_getpid(), pid, SS_KCMP_VM, 0, 0) : 1;
+			if (!differs)
+				last = pid;
+			if (differs < 0 && differs != -ESRCH)
+				none = -EXDEV;
 			pid = 0;
 		}
 	}
 	(void)ss_sys1(SYS_close, fd); /* read only */
-	return found;
+	if (bytes < 0)
+		return bytes;
+	return last ? ss_sys2(SYS_pidfd_open, last, 0) : none;
 }
 
 /* Whether the child of a slot can run on our memory no more, because of execve or death. */
@@ -386,8 +415,13 @@ ss_slot_child_left(const struct ss_slot *slot, int32_t pidfd)
 {
 	if (ss_has_ended(pidfd))
 		return 1;
-	if (!slot->owner) /* of others: ss_foreign_child finds only those that share */
-		return ss_foreign_child(slot->tid) == -ESRCH;
+	if (!slot->owner) { /* of others: ss_foreign_child finds only those that share */
+		const long found = ss_foreign_child(slot->tid);
+
+		if (found >= 0)
+			(void)ss_sys1(SYS_close, found); /* a pidfd: nothing to lose */
+		return found == -ESRCH || found == -EXDEV;
+	}
 	return (__atomic_load_n(slot->owner, __ATOMIC_SEQ_CST) & SS_OWNER_DIED) != 0;
 }
 
@@ -408,18 +442,29 @@ ss_slot_kill(struct ss_slot *slot, int32_t pidfd)
 		return 0;
 	}
 	answer = ss_sys4(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-	if (answer == 0)
+	if (answer == 0) {
 		slot->killed = 1; /* its owner sees that only when we are done with the slot */
-	else
+		slot->killed_ns = ss_now();
+	} else {
 		(void)ss_sys4(SYS_pidfd_send_signal, pidfd, SIGCONT, NULL, 0); /* as above, or refused */
+	}
 	return answer == -ESRCH ? 0 : (int)answer;
+}
+
+/* Whether its child was killed long enough ago that it runs on no processor any more. */
+static int
+ss_slot_is_gone(const struct ss_slot *slot)
+{
+	return slot->killed && ss_now() - slot->killed_ns >= SS_CHANGE_GRACE_NS;
 }
 
 /*
  * Deals with one spawner that has kept a changer waiting too long. Returns the new state:
  * HELD when its child is not known yet (it is about to be made), DROPPED when the change
- * may go ahead: the child has left our memory, or it has SIGKILL pending since grace and
- * sleeps in the kernel, from where it never comes back to our code.
+ * may go ahead: the child has left our memory, or it has SIGKILL pending for the grace and
+ * sleeps in the kernel, from where it never comes back to our code. The grace counts from the
+ * kill: a child may be named, and killed, when our own wait is long over. A thread in libc that
+ * has no child is before its clone, or back from it and about to leave the lock.
  */
 static uint32_t
 ss_slot_preempt(struct ss_slot *slot, int may_drop, uint32_t *ret_overlaps)
@@ -433,17 +478,20 @@ ss_slot_preempt(struct ss_slot *slot, int may_drop, uint32_t *ret_overlaps)
 		return SS_SLOT_DROPPED;
 	}
 	/*
-	 * clone(2) stores a number even if it fails afterwards (pids.max): until the child has
-	 * named itself there may be no such descriptor, or another thread has it by now.
+	 * clone(2) stores a number even if it fails afterwards (pids.max): until the child is named
+	 * (ss_clone_fill) there may be no such descriptor, or another thread has it by now.
 	 */
 	if (!is_ours)
 		pidfd = ss_foreign_child(slot->tid);
 	else if (__atomic_load_n(slot->owner, __ATOMIC_SEQ_CST))
 		pidfd = __atomic_load_n(slot->pidfd, __ATOMIC_ACQUIRE);
 	if (pidfd < 0) {
-		*ret_overlaps = !is_ours && may_drop;
+		*ret_overlaps = !is_ours && may_drop && pidfd != -ESRCH;
 		return *ret_overlaps ? SS_SLOT_DROPPED : SS_SLOT_HELD;
 	}
+	/* A child that runs its program may wait here for others of its batch: that is not to be stopped. */
+	if (is_ours && ss_slot_child_left(slot, (int32_t)pidfd))
+		return SS_SLOT_DROPPED;
 	if (!slot->killed)
 		error = ss_slot_kill(slot, (int32_t)pidfd);
 	left = !slot->killed && ss_slot_child_left(slot, (int32_t)pidfd);
@@ -451,7 +499,8 @@ ss_slot_preempt(struct ss_slot *slot, int may_drop, uint32_t *ret_overlaps)
 		(void)ss_sys1(SYS_close, pidfd); /* a pidfd: nothing to lose */
 	/* Refused: we have fewer privileges than the child already, and to wait protects nothing. */
 	*ret_overlaps = error && !left && may_drop;
-	return left || (slot->killed && may_drop) || *ret_overlaps ? SS_SLOT_DROPPED : SS_SLOT_HELD;
+	SS_KILLED_HOOK(slot->killed, &slot->killed_ns, may_drop);
+	return left || ss_slot_is_gone(slot) || *ret_overlaps ? SS_SLOT_DROPPED : SS_SLOT_HELD;
 }
 
 /* change-bounded (T-22): goes through the spawners. Returns how many children were killed. */
@@ -523,6 +572,26 @@ ss_changer_join(struct ss_lock *lock, uint32_t *ret_word)
 	}
 }
 
+/*
+ * Takes a slot whose child wants to know. One that another changer has busy may not be told yet: our
+ * change must not go on before it is, or the child would run in the middle of it.
+ */
+static int
+ss_slot_busy(struct ss_slot *slot)
+{
+	for (;;) {
+		uint32_t state = SS_SLOT_WATCHED;
+
+		if (__atomic_compare_exchange_n(&slot->state, &state, SS_SLOT_BUSY, 0, __ATOMIC_ACQUIRE,
+						__ATOMIC_RELAXED))
+			return 1;
+		if (state != SS_SLOT_BUSY)
+			return 0;
+		SS_BUSY_HOOK();
+		ss_slot_pause(slot);
+	}
+}
+
 /* Moves the epoch and tells the children that have memory of their own. */
 static void
 ss_epoch_move(struct ss_lock *lock)
@@ -536,12 +605,10 @@ ss_epoch_move(struct ss_lock *lock)
 	mask = ss_block_all(); /* a handler must not leave a slot busy */
 	for (i = 0; i < SS_SLOTS; i++) {
 		struct ss_slot *slot = &lock->slots[i];
-		uint32_t state = SS_SLOT_WATCHED;
 
-		/* Busy: another changer is telling it just now. */
-		if (!__atomic_compare_exchange_n(&slot->state, &state, SS_SLOT_BUSY, 0, __ATOMIC_ACQUIRE,
-						 __ATOMIC_RELAXED))
+		if (!ss_slot_busy(slot))
 			continue;
+		SS_TELL_HOOK();
 		__atomic_store_n(slot->moved, 1, __ATOMIC_SEQ_CST);
 		__atomic_store_n(&slot->state, SS_SLOT_WATCHED, __ATOMIC_RELEASE);
 	}
@@ -580,6 +647,26 @@ ss_changer_leave(struct ss_lock *lock, int call)
 	(void)__atomic_sub_fetch(&lock->word, SS_CHANGER, __ATOMIC_SEQ_CST);
 }
 
+typedef uint64_t __attribute__((may_alias)) ss_change_word;
+
+_Static_assert(offsetof(struct ss_change, seq) == 0, "the first word tells whether the others are whole");
+_Static_assert(sizeof(struct ss_change) % sizeof(ss_change_word) == 0, "a change is copied in words");
+
+/*
+ * All but seq. Word by word, because a place of the ring may be read while it is filled: what was copied then is
+ * not used, but a plain copy would be a data race all the same.
+ */
+static void
+ss_change_words(struct ss_change *to, const struct ss_change *from)
+{
+	const ss_change_word *source = (const ss_change_word *)from;
+	ss_change_word *target = (ss_change_word *)to;
+	size_t i;
+
+	for (i = 1; i < sizeof(*to) / sizeof(*target); i++)
+		__atomic_store_n(&target[i], __atomic_load_n(&source[i], __ATOMIC_RELAXED), __ATOMIC_RELAXED);
+}
+
 /* Keeps what was seen until Python fetches it; the oldest goes when there is no room. */
 static void
 ss_change_keep(struct ss_lock *lock, const struct ss_change *seen)
@@ -588,8 +675,9 @@ ss_change_keep(struct ss_lock *lock, const struct ss_change *seen)
 	struct ss_change *place = &lock->ring[number % SS_CHANGES];
 
 	__atomic_store_n(&place->seq, 0, __ATOMIC_SEQ_CST);
-	*place = *seen;
-	place->seq = 0;
+	/* No word before that: later stores may pass a store that releases (aarch64), and would carry the old number. */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	ss_change_words(place, seen);
 	__atomic_store_n(&place->seq, number + 1, __ATOMIC_SEQ_CST);
 }
 
@@ -627,6 +715,9 @@ ss_change_begin(struct ss_changing *c, int call, uint32_t through)
 	c->seen.before.epoch = ss_epoch_of(c->lock);
 }
 
+/* In _ask.c. */
+static void ss_helpers_heed(const struct ss_change *seen);
+
 static void
 ss_change_end(struct ss_changing *c, int error)
 {
@@ -643,6 +734,7 @@ ss_change_end(struct ss_changing *c, int error)
 		(void)ss_child_read_creds(&c->seen.after);
 		ss_more_read(&c->seen.more_after);
 		ss_change_keep(c->lock, &c->seen);
+		ss_helpers_heed(&c->seen);
 	}
 	ss_changer_leave(c->lock, c->seen.call);
 }
@@ -697,7 +789,8 @@ ss_change_copy(const struct ss_lock *lock, uint64_t number, struct ss_change *re
 	const struct ss_change *place = &lock->ring[number % SS_CHANGES];
 	const uint64_t seq = __atomic_load_n(&place->seq, __ATOMIC_SEQ_CST);
 
-	*ret_change = *place;
+	ss_change_words(ret_change, place);
+	ret_change->seq = seq;
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return seq == number + 1 && __atomic_load_n(&place->seq, __ATOMIC_SEQ_CST) == seq;
 }

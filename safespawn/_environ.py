@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from ._spec import EnvPolicy
 
 Pairs = tuple[tuple[bytes, bytes], ...]
@@ -29,6 +31,13 @@ def _survives(name: bytes, value: bytes, allowed: frozenset[bytes]) -> bool:
 def _absolute(path: bytes) -> bytes:
     """Leave out what depends on the working directory: relative and empty elements."""
     return b":".join(part for part in path.split(b":") if part.startswith(b"/"))
+
+
+@lru_cache(maxsize=2)
+def split(text: bytes) -> Pairs:
+    """Return names and values of strings laid end to end. Programs are often started with the same ones."""
+    pairs = (one.partition(b"=") for one in text.split(b"\0")[:-1])
+    return tuple((name, value) for name, _, value in pairs)
 
 
 def apply(

@@ -8,10 +8,11 @@ import os
 import posixpath
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from . import _binding, guards
+from . import _binding, _policy, guards
+from ._refusals import Refusals
 from ._spec import Executable, PathNode, Request, Verdict
 
 #: Linux follows a script that names a script as its interpreter so many times
@@ -20,6 +21,9 @@ INTERPRETERS_MAX = 5
 _CHUNK = 1 << 20
 #: Directories on the way to an interpreter; a loop of links ends there.
 PASSED_MAX = 256
+
+#: A directory that lacks a program is no reason to look no further (execvp(3)).
+ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 #: Looks a name up: name, directories or None, whether the file will be hashed.
 Finder = Callable[[bytes, "tuple[bytes, ...] | None", bool], _binding.Found]
@@ -94,13 +98,42 @@ def _wanted(request: Request, env: tuple[tuple[bytes, bytes], ...]) -> tuple[byt
     return name, tuple(posixpath.join(start, entry) for entry in dirs)
 
 
+def _as_search(candidates: tuple[bytes, ...]) -> tuple[bytes, tuple[bytes, ...]] | None:
+    """Return the one name and the directories that these paths are made of, None if they are not."""
+    dirs, names = zip(*map(posixpath.split, candidates), strict=True)
+    name = names[0]
+    made = tuple(posixpath.join(where, name) for where in dirs)
+    return (name, dirs) if name and made == candidates else None
+
+
+def _first(candidates: tuple[bytes, ...], finder: Finder, copy: bool) -> _binding.Found:
+    """Look for paths one after the other; the first problem that is not absence counts, as in subprocess."""
+    if len(candidates) > 1 and (search := _as_search(candidates)):
+        return finder(*search, copy)
+    problem: _binding.Found | None = None
+    for path in filter(None, candidates):  # an empty one is nowhere
+        found = finder(path if b"/" in path else b"./" + path, None, copy)
+        if not found.errno:
+            return found
+        if problem is None or problem.errno in ABSENT:
+            problem = found
+    if problem is None:
+        raise LookupProblem("lookup", errno.ENOENT)
+    return problem
+
+
 def find(request: Request, env: tuple[tuple[bytes, bytes], ...], finder: Finder, deadline_ns: int) -> Program:
     """Find, open and judge the program of a request. Raises LookupProblem."""
-    found = finder(*_wanted(request, env), request.pinned)
+    if request.candidates:
+        found = _first(request.candidates, finder, request.pinned)
+    else:
+        found = finder(*_wanted(request, env), request.pinned)
     if found.errno:
         raise LookupProblem(found.stage, found.errno)
     exec_path = found.real if request.path_policy == "trusted" else found.path
     program = Program(found, exec_path, request.pinned)
+    if (refusals := _policy.refusals()) is not None:
+        program.verdicts += (_allowed(found, finder, refusals),)
     if request.path_policy == "trusted":
         program.verdicts += (_trusted(found, finder),)
     if request.pinned:
@@ -165,26 +198,65 @@ def _sha256(fd: int, size: int, deadline_ns: int) -> str:
     return digest.hexdigest()
 
 
+class _UnknownError(Exception):
+    """What interprets a program cannot be told: the reason."""
+
+
+def _interpreters(found: _binding.Found, finder: Finder) -> Iterator[tuple[str, _binding.Found]]:
+    """Yield every interpreter behind a ``#!``, by its name there. Raises _UnknownError."""
+    for _ in range(INTERPRETERS_MAX):
+        if not found.head:
+            raise _UnknownError("it cannot be read, so what interprets it is unknown")
+        interpreter = _interpreter(found.head)
+        if interpreter is None:
+            return
+        if not interpreter.startswith("/"):
+            raise _UnknownError(f"its interpreter {interpreter!r} is no absolute path")
+        found = finder(os.fsencode(interpreter), None, False)
+        if found.errno:
+            raise _UnknownError(f"{interpreter}: {os.strerror(found.errno)}")
+        yield interpreter, found
+
+
 def _trusted(found: _binding.Found, finder: Finder) -> Verdict:
     """Judge the program's path, and the way to every interpreter behind a ``#!``."""
     euid = os.geteuid()
     verdict = guards.trusted(found.nodes(), euid)
-    for _ in range(INTERPRETERS_MAX):
-        if verdict.result == "deny":
-            return verdict
-        if not found.head:
-            return Verdict("path-trusted", "deny", "it cannot be read, so what interprets it is unknown")
-        interpreter = _interpreter(found.head)
-        if interpreter is None:
-            return verdict
-        if not interpreter.startswith("/"):
-            return Verdict("path-trusted", "deny", f"its interpreter {interpreter!r} is no absolute path")
-        found = finder(os.fsencode(interpreter), None, False)
-        if found.errno:
-            return Verdict("path-trusted", "deny", f"{interpreter}: {os.strerror(found.errno)}")
-        # The kernel goes by the name in the script, so all that this passes must be trusted too.
-        verdict = guards.trusted(_passed(interpreter) + found.nodes(), euid)
+    try:
+        for name, interpreter in _interpreters(found, finder) if verdict.result == "allow" else ():
+            # The kernel goes by the name in the script, so all that this passes must be trusted too.
+            verdict = guards.trusted(_passed(name) + interpreter.nodes(), euid)
+            if verdict.result == "deny":
+                return verdict
+    except _UnknownError as why:
+        return Verdict("path-trusted", "deny", str(why))
     return verdict
+
+
+# program-allowed (T-35): judged is the file that was opened, by all its names that can be known, and
+# not what the command says. A copy of it is another file (R-44).
+def _allowed(found: _binding.Found, finder: Finder, refusals: Refusals) -> Verdict:
+    """Judge the program, and every interpreter behind a ``#!``, by the list of the policy."""
+    try:
+        if (why := _refused(found, refusals)) is not None:
+            return Verdict("program-allowed", "deny", why)
+        for _, interpreter in _interpreters(found, finder):
+            if (why := _refused(interpreter, refusals)) is not None:
+                return Verdict("program-allowed", "deny", f"its interpreter {why}")
+    except _UnknownError as why_not:
+        return Verdict("program-allowed", "deny", str(why_not))
+    return Verdict("program-allowed", "allow", "the policy refuses neither it nor what interprets it")
+
+
+def _refused(found: _binding.Found, refusals: Refusals) -> str | None:
+    """Return why a file is refused, None if it is not. In doubt it is."""
+    if not found.real:
+        return f"{os.fsdecode(found.path)} has no path that we can see"
+    try:
+        entry = refusals.entry_for(found.path, found.real, found.exe_fd)
+    except OSError as problem:
+        return f"{os.fsdecode(found.real)} cannot be told from what is refused: {problem}"
+    return None if entry is None else f"{os.fsdecode(found.real)} is refused as {entry!r}"
 
 
 def _passed(path: str) -> tuple[PathNode, ...]:

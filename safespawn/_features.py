@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import signal
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import _binding, _launcher, _probe
+from . import _binding, _helpers, _launcher, _probe
 
 
 class Feature(NamedTuple):
@@ -57,6 +58,12 @@ def _launcher_file() -> None:
         raise OSError(errno.EACCES, fault)
 
 
+def _helper_file() -> None:
+    with open(_helpers.PATH, "rb") as file:
+        if hashlib.sha256(file.read()).hexdigest() != _binding.helper_digest():
+            raise OSError(errno.EACCES, f"{_helpers.PATH} is not the one that was built with us")
+
+
 def _dev_fd() -> None:
     os.stat("/dev/fd")
 
@@ -84,6 +91,7 @@ def probe() -> list[Feature]:
         _tried("move_pages", "a child that runs its program told quickly; else by /proc",
                _asked(lib.SS_TRY_MOVE_PAGES)),
         _tried("launcher", "another user at the price of vfork; else by fork", _launcher_file),
+        _tried("helper", "children that a small process makes for a large one", _helper_file),
         _tried("/dev/fd", "scripts can be pinned", _dev_fd),
         _landlock(),
     ]  # fmt: skip

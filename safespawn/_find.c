@@ -531,10 +531,10 @@ ss_child_hand_over(const struct ss_search *search)
 	union {
 		struct cmsghdr header;
 		unsigned char room[CMSG_SPACE(SS_FOUND_FDS * sizeof(int32_t))];
-	} control;
+	} control = {.header = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
 	unsigned char dot = '.';
 	struct iovec iov = {&dot, 1};
-	struct msghdr message = {NULL, 0, &iov, 1, &control, 0, 0};
+	struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control};
 	int32_t fds[SS_FOUND_FDS] = {found->exe_fd, found->cwd_fd, found->copy_fd, found->root_fd};
 	int32_t *out = (int32_t *)(void *)CMSG_DATA(&control.header);
 	unsigned count = 0, i;
@@ -542,10 +542,8 @@ ss_child_hand_over(const struct ss_search *search)
 	for (i = 0; i < SS_FOUND_FDS; i++)
 		if (fds[i] >= 0)
 			out[count++] = fds[i];
-	control.header.cmsg_level = SOL_SOCKET;
-	control.header.cmsg_type = SCM_RIGHTS;
-	control.header.cmsg_len = CMSG_LEN(count * sizeof(int32_t));
-	message.msg_controllen = CMSG_SPACE(count * sizeof(int32_t));
+	control.header.cmsg_len = (unsigned)CMSG_LEN(count * sizeof(int32_t));
+	message.msg_controllen = (unsigned)CMSG_SPACE(count * sizeof(int32_t));
 	return ss_child_error(ss_sys3(SYS_sendmsg, search->socket, &message, MSG_NOSIGNAL));
 }
 

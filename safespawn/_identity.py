@@ -41,6 +41,8 @@ def wanted(request: Request) -> Identity:
     an account has neither of these, so it needs ``group``. Raises KeyError for a name
     that is missing and ValueError for such a number.
     """
+    if request.identity is not None:
+        return request.identity
     if not request.asks_identity:
         return KEEP
     account = None if request.user is None else _account(request.user)
@@ -49,6 +51,22 @@ def wanted(request: Request) -> Identity:
         raise ValueError(f"user={uid} has no account to take a group from: give group= too")
     gid = _gid(request.group) if request.group is not None else account.pw_gid if account else None
     return Identity(None if uid is None else int(uid), gid, _groups(request, account, gid))
+
+
+#: Bits of the capabilities to change ids (linux/capability.h).
+_CAP_SETGID, _CAP_SETUID = 1 << 6, 1 << 7
+
+
+def forbidden(identity: Identity, creds: Credentials) -> str | None:
+    """Return the stage at which setregid(2) or setreuid(2) would refuse these ids, which subprocess calls.
+
+    Without the capability they take real and effective ids only; setresuid(2), which we call, takes the saved
+    one too.
+    """
+    gids, uids = (None, creds.rgid, creds.egid), (None, creds.ruid, creds.euid)
+    if identity.gid not in gids and not creds.effective & _CAP_SETGID:
+        return "gid"
+    return "uid" if identity.uid not in uids and not creds.effective & _CAP_SETUID else None
 
 
 def _through(lines: IdMap, outside: int, option: str) -> int:

@@ -18,8 +18,11 @@
  * in other link-map namespaces, and other people's interposers. [T-24 lock-covers]
  */
 #include <dlfcn.h>
-#include <elf.h>
 #include <link.h>
+
+#include "_objects.c"
+
+#include "_rewrite.c"
 
 #define SS_EXPORTS 64u            /* symbols of the family, aliases and versions too */
 #define SS_SETTLE_PASS_NS 100000000ll /* a call bound just now may store its slot late */
@@ -28,42 +31,11 @@
 #define SS_SCAN_BLIND (256ull << 20) /* the same where we may not see which pages exist */
 #define SS_NAME_BYTES 128
 
-#if defined(__x86_64__)
-#define SS_R_SLOT R_X86_64_JUMP_SLOT
-#define SS_R_DATA R_X86_64_GLOB_DAT
-#define SS_R_WORD R_X86_64_64
-#else
-#define SS_R_SLOT R_AARCH64_JUMP_SLOT
-#define SS_R_DATA R_AARCH64_GLOB_DAT
-#define SS_R_WORD R_AARCH64_ABS64
-#endif
-
 /* What was rewritten in an export table, to see that it is still so. */
 struct ss_export {
 	uint64_t *value; /* st_value of the symbol */
 	uint64_t ours;
 	uintptr_t base; /* what it is relative to */
-};
-
-/* A loaded object, as far as it is of interest. */
-struct ss_object {
-	uintptr_t base, low, high; /* what it occupies */
-	uintptr_t relro, relro_end;
-	const Elf64_Phdr *headers;
-	const Elf64_Sym *symbols;
-	const char *strings;
-	const Elf64_Rela *tables[2];
-	const char *soname; /* NULL: it has none */
-	size_t counts[2];
-	uint32_t headers_count, symbols_count;
-};
-
-/* What a pass over all objects came to. */
-struct ss_pass {
-	uint64_t adds, subs;
-	uint32_t objects, slots, patched;
-	uint32_t libcs; /* ours, and copies of it loaded from other files */
-	int32_t error;
 };
 
 /* What a search for pointers came to: how many, the first of them, and what was not searched. */
@@ -103,113 +75,7 @@ static const char ss_mark[] __attribute__((used)) = SS_MARK;
 static struct ss_hook ss_hooked[SS_CALL_SECCOMP] = {SS_FAMILY(SS_HOOK_ENTRY)};
 #undef SS_HOOK_ENTRY
 
-/* --------------------------------------------------------------- reading objects */
-
-/* glibc has relocated what it uses of the dynamic section, musl has not. */
-static uintptr_t
-ss_relocated(const struct ss_object *o, uintptr_t value)
-{
-	return value < o->low ? o->base + value : value;
-}
-
-static int
-ss_within(const struct ss_object *o, const void *at, size_t bytes)
-{
-	const uintptr_t from = (uintptr_t)at;
-
-	return from >= o->low && from <= o->high && bytes <= o->high - from;
-}
-
-/* The number of symbols: DT_GNU_HASH ends with the chain of the last bucket that is used. */
-static uint32_t
-ss_gnu_symbols(const struct ss_object *o, const uint32_t *hash)
-{
-	const uint32_t buckets = hash[0], first = hash[1], bloom = hash[2];
-	const uint32_t *bucket = hash + 4 + 2 * (size_t)bloom, *chain = bucket + buckets;
-	uint32_t last = 0, i;
-
-	if (!ss_within(o, bucket, buckets * sizeof(*bucket)))
-		return 0;
-	for (i = 0; i < buckets; i++)
-		last = bucket[i] > last ? bucket[i] : last;
-	if (last < first)
-		return first;
-	while (ss_within(o, chain + (last - first), sizeof(*chain)) && !(chain[last - first] & 1))
-		last++;
-	return last + 1;
-}
-
-static void
-ss_object_dynamic(struct ss_object *o, const Elf64_Dyn *d)
-{
-	const uint32_t *gnu_hash = NULL, *hash = NULL;
-	size_t rela_bytes = 0, jump_bytes = 0;
-	uintptr_t soname = 0;
-	int is_rela = 1;
-
-	for (; d->d_tag != DT_NULL; d++) {
-		const uintptr_t at = ss_relocated(o, d->d_un.d_ptr);
-
-		switch (d->d_tag) {
-		case DT_SYMTAB: o->symbols = (const Elf64_Sym *)at; break;
-		case DT_STRTAB: o->strings = (const char *)at; break;
-		case DT_GNU_HASH: gnu_hash = (const uint32_t *)at; break;
-		case DT_HASH: hash = (const uint32_t *)at; break;
-		case DT_RELA: o->tables[0] = (const Elf64_Rela *)at; break;
-		case DT_JMPREL: o->tables[1] = (const Elf64_Rela *)at; break;
-		case DT_SONAME: soname = d->d_un.d_val; break;
-		case DT_RELASZ: rela_bytes = d->d_un.d_val; break;
-		case DT_PLTRELSZ: jump_bytes = d->d_un.d_val; break;
-		case DT_PLTREL: is_rela = d->d_un.d_val == DT_RELA; break;
-		default: break;
-		}
-	}
-	o->counts[0] = o->tables[0] && ss_within(o, o->tables[0], rela_bytes) ? rela_bytes / sizeof(Elf64_Rela) : 0;
-	o->counts[1] = is_rela && o->tables[1] && ss_within(o, o->tables[1], jump_bytes)
-			   ? jump_bytes / sizeof(Elf64_Rela)
-			   : 0;
-	if (hash && ss_within(o, hash, 8))
-		o->symbols_count = hash[1];
-	else if (gnu_hash && ss_within(o, gnu_hash, 16))
-		o->symbols_count = ss_gnu_symbols(o, gnu_hash);
-	if (soname && o->strings && ss_within(o, o->strings, soname + 1))
-		o->soname = o->strings + soname;
-	if (!o->symbols || !ss_within(o, o->symbols, o->symbols_count * sizeof(Elf64_Sym)))
-		o->symbols_count = 0;
-}
-
-static void
-ss_object_read(struct ss_object *o, const struct dl_phdr_info *info)
-{
-	const uintptr_t page = ss_pages(1);
-	const Elf64_Dyn *dynamic = NULL;
-	unsigned i;
-
-	memset(o, 0, sizeof(*o));
-	o->base = info->dlpi_addr;
-	o->headers = info->dlpi_phdr;
-	o->headers_count = info->dlpi_phnum;
-	o->low = UINTPTR_MAX;
-	for (i = 0; i < info->dlpi_phnum; i++) {
-		const Elf64_Phdr *h = &info->dlpi_phdr[i];
-		const uintptr_t from = o->base + h->p_vaddr, to = from + h->p_memsz;
-
-		if (h->p_type == PT_LOAD) {
-			o->low = from < o->low ? from : o->low;
-			o->high = to > o->high ? to : o->high;
-		} else if (h->p_type == PT_DYNAMIC) {
-			dynamic = (const Elf64_Dyn *)from;
-		} else if (h->p_type == PT_GNU_RELRO) {
-			/* Whole pages, as the loaders do it: the rest of the last one stays writable. */
-			o->relro = from / page * page;
-			o->relro_end = to / page * page;
-		}
-	}
-	/* The vdso's section is not relocated, and nothing in it is bound to libc. */
-	if (dynamic && o->low < o->high && ss_within(o, dynamic, sizeof(*dynamic)) &&
-	    o->low != getauxval(AT_SYSINFO_EHDR))
-		ss_object_dynamic(o, dynamic);
-}
+/* ------------------------------------------------------------ one object among all */
 
 /* Looks for the object that an address lies in. */
 struct ss_search_object {
@@ -273,12 +139,12 @@ ss_hook_for(uintptr_t address)
 	return NULL;
 }
 
-static int
-ss_protect(uintptr_t from, uintptr_t to, int how)
+static void *
+ss_wrapper_for(uintptr_t address)
 {
-	const uintptr_t page = ss_pages(1), low = from / page * page;
+	const struct ss_hook *hook = ss_hook_for(address);
 
-	return ss_child_error(ss_sys3(SYS_mprotect, low, (to - low + page - 1) / page * page, how));
+	return hook ? hook->wrapper : NULL;
 }
 
 /* Remembers what a symbol is rewritten to; once for each, however often we are armed. */
@@ -297,39 +163,6 @@ ss_export_note(uint64_t *value, uint64_t ours, uintptr_t base)
 	ss_exports[i].base = base;
 	ss_armed.exports++;
 	return 0;
-}
-
-/*
- * Rewrites the symbols of one object. Read-only afterwards and never executable, although
- * on aarch64 the table lies in an executable segment: it needs no such right, and asking
- * for one would be refused under SELinux (execmod).
- */
-static int
-ss_exports_rewrite(const struct ss_object *o)
-{
-	const uintptr_t from = (uintptr_t)o->symbols;
-	const uintptr_t to = (uintptr_t)(o->symbols + o->symbols_count);
-	int error;
-	uint32_t i;
-
-	if (!o->symbols_count)
-		return ENOEXEC;
-	if ((error = ss_protect(from, to, PROT_READ | PROT_WRITE)))
-		return error;
-	for (i = 0; i < o->symbols_count; i++) {
-		Elf64_Sym *symbol = (Elf64_Sym *)(uintptr_t)&o->symbols[i];
-		const int is_function = ELF64_ST_TYPE(symbol->st_info) == STT_FUNC;
-		const struct ss_hook *hook;
-
-		if (!is_function || symbol->st_shndx == SHN_UNDEF ||
-		    !(hook = ss_hook_for(o->base + symbol->st_value)))
-			continue;
-		if ((error = ss_export_note(&symbol->st_value, (uintptr_t)hook->wrapper - o->base, o->base)))
-			break;
-		__atomic_store_n(&symbol->st_value, (uintptr_t)hook->wrapper - o->base, __ATOMIC_SEQ_CST);
-	}
-	(void)ss_protect(from, to, PROT_READ); /* left writable it would work no less */
-	return error;
 }
 
 /* Whether a function is in another copy of this library. */
@@ -369,109 +202,6 @@ ss_exports_intact(void)
 	return 1;
 }
 
-/* -------------------------------------------------------------- the bound slots */
-
-/*
- * Whether a store to the slot would work: the kernel adds 0 to it atomically, and says EFAULT
- * where we would die (FUTEX_WAKE_OP of futex(2), with FUTEX_OP_ADD; it wakes nobody).
- */
-static int
-ss_can_store(uintptr_t *slot)
-{
-	uint32_t nobody = 0;
-
-	return ss_sys6(SYS_futex, &nobody, 5 | SS_FUTEX_PRIVATE, 0, 0, slot, 1u << 28) != -EFAULT;
-}
-
-/* Stores a wrapper. Read-only relocations are opened for it, once for each object. */
-static int
-ss_slot_store(const struct ss_object *o, uintptr_t *slot, void *wrapper, int *is_open)
-{
-	const uintptr_t at = (uintptr_t)slot;
-	int error;
-
-	if (at >= o->relro && at < o->relro_end && !*is_open) {
-		if ((error = ss_protect(o->relro, o->relro_end, PROT_READ | PROT_WRITE)))
-			return error;
-		*is_open = 1;
-	}
-	if ((at < o->relro || at >= o->relro_end) && !ss_can_store(slot)) {
-		/* The program has closed that page itself. */
-		if ((error = ss_protect(at, at + sizeof(*slot), PROT_READ | PROT_WRITE)))
-			return error;
-		__atomic_store_n(slot, (uintptr_t)wrapper, __ATOMIC_SEQ_CST);
-		return ss_protect(at, at + sizeof(*slot), PROT_READ);
-	}
-	__atomic_store_n(slot, (uintptr_t)wrapper, __ATOMIC_SEQ_CST);
-	return 0;
-}
-
-/* Slots live in segments that were writable when the loader filled them in. */
-static int
-ss_slot_is_writable(const struct ss_object *o, uintptr_t at)
-{
-	uint32_t i;
-
-	for (i = 0; i < o->headers_count; i++) {
-		const Elf64_Phdr *h = &o->headers[i];
-		const uintptr_t from = o->base + h->p_vaddr;
-
-		if (h->p_type == PT_LOAD && (h->p_flags & PF_W) && at >= from &&
-		    at + sizeof(uintptr_t) <= from + h->p_memsz)
-			return 1;
-	}
-	return 0;
-}
-
-static void
-ss_table_bind(const struct ss_object *o, size_t table, struct ss_pass *pass, int *is_open)
-{
-	size_t i;
-
-	for (i = 0; i < o->counts[table]; i++) {
-		const Elf64_Rela *r = &o->tables[table][i];
-		const unsigned long type = ELF64_R_TYPE(r->r_info);
-		uintptr_t *slot = (uintptr_t *)(o->base + r->r_offset);
-		const struct ss_hook *hook;
-		int error;
-
-		if ((type != SS_R_SLOT && type != SS_R_DATA && type != SS_R_WORD) ||
-		    !ss_slot_is_writable(o, (uintptr_t)slot))
-			continue;
-		pass->slots++;
-		if (!(hook = ss_hook_for(__atomic_load_n(slot, __ATOMIC_RELAXED))))
-			continue;
-		if ((error = ss_slot_store(o, slot, hook->wrapper, is_open)))
-			pass->error = error;
-		else
-			pass->patched++;
-	}
-}
-
-static void
-ss_object_bind(const struct ss_object *o, struct ss_pass *pass)
-{
-	int is_open = 0;
-
-	ss_table_bind(o, 0, pass, &is_open);
-	ss_table_bind(o, 1, pass, &is_open);
-	if (is_open) /* worked just now, the other way */
-		(void)ss_protect(o->relro, o->relro_end, PROT_READ);
-}
-
-/* The address of a function that an object defines, by its own table; NULL when it has none. */
-static void *
-ss_symbol(const struct ss_object *o, const char *name)
-{
-	uint32_t i;
-
-	for (i = 0; i < o->symbols_count; i++)
-		if (o->symbols[i].st_shndx != SHN_UNDEF && o->symbols[i].st_value &&
-		    !strcmp(o->strings + o->symbols[i].st_name, name))
-			return (void *)(o->base + o->symbols[i].st_value);
-	return NULL;
-}
-
 static void
 ss_real_set(struct ss_hook *hook, void *real)
 {
@@ -503,6 +233,9 @@ ss_arm_psx(const struct ss_object *o)
 	return ss_hooked[SS_CALL_PSX_SYSCALL3].real ? ss_exports_rewrite(o) : 0;
 }
 
+/* Where our own slots are, which stay as they were bound: what we call is libc's. */
+static uintptr_t ss_own_slots[2];
+
 static int
 ss_pass_object(struct dl_phdr_info *info, size_t size, void *argument)
 {
@@ -517,8 +250,12 @@ ss_pass_object(struct dl_phdr_info *info, size_t size, void *argument)
 	if (!pass->error)
 		pass->error = ss_arm_psx(&object);
 	pass->libcs += object.soname && !strcmp(object.soname, ss_libc_soname);
-	if ((uintptr_t)ss_hooked < object.low || (uintptr_t)ss_hooked >= object.high)
+	if ((uintptr_t)ss_hooked < object.low || (uintptr_t)ss_hooked >= object.high) {
 		ss_object_bind(&object, pass);
+	} else {
+		ss_own_slots[0] = object.relro;
+		ss_own_slots[1] = object.relro_end;
+	}
 	return 0;
 }
 
@@ -555,7 +292,7 @@ ss_is_canonical_plt(const struct ss_object *o, const char *name, uintptr_t addre
 
 	for (i = 0; i < o->symbols_count; i++)
 		if (o->symbols[i].st_shndx == SHN_UNDEF && o->base + o->symbols[i].st_value == address &&
-		    !strcmp(o->strings + o->symbols[i].st_name, name))
+		    ss_symbol_is(o, &o->symbols[i], name))
 			return 1;
 	return 0;
 }
@@ -592,7 +329,7 @@ struct ss_scan {
 	int pagemap, memory;  /* /proc/self/pagemap, mem */
 	struct ss_searched *found;
 	uintptr_t frame;
-	uintptr_t skip[3][2];
+	uintptr_t skip[4][2];
 };
 
 static int
@@ -600,7 +337,7 @@ ss_scan_skips(const struct ss_scan *scan, uintptr_t at)
 {
 	unsigned i;
 
-	for (i = 0; i < 3; i++)
+	for (i = 0; i < sizeof(scan->skip) / sizeof(scan->skip[0]); i++)
 		if (at >= scan->skip[i][0] && at < scan->skip[i][1])
 			return 1;
 	return 0;
@@ -771,7 +508,7 @@ ss_scan_maps(struct ss_scan *scan)
 /*
  * Looks for addresses of the real functions in all memory that is or was writable and has
  * no file of others behind it: each is a pointer that somebody took before we came, and
- * calls past us. Not in our own table, not in our own frames and what is left of deeper
+ * calls past us. Not in our own tables, not in our own frames and what is left of deeper
  * ones, not in the buffer.
  */
 static int
@@ -794,6 +531,7 @@ ss_find_captured(const void *frame)
 	scan.frame = (uintptr_t)frame;
 	scan.skip[2][0] = (uintptr_t)&ss_gate_real;
 	scan.skip[2][1] = (uintptr_t)(&ss_gate_real + 1);
+	memcpy(scan.skip[3], ss_own_slots, sizeof(ss_own_slots));
 	scan.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	scan.memory = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
 	/* Neither can be had after a drop of privileges (dumpable is 0): other ways, or fewer. */

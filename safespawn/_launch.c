@@ -28,6 +28,7 @@ struct ss_launch {
 	struct ss_request want; /* for the launcher: by the numbers that things have there */
 	struct ss_request first; /* for the child that execs it */
 	struct ss_fd *fds;
+	int32_t *places; /* of the sources in a message to the helper; the launcher gets none */
 	struct ss_report *told;
 	int32_t plan_fd, told_fd;
 	int32_t plan_at, told_at; /* their numbers there */
@@ -164,7 +165,7 @@ ss_wire_place(struct ss_wire *wire, int index, uint64_t bytes)
 }
 
 static void
-ss_wire_lay_out(struct ss_wire *wire, const struct ss_request *r)
+ss_wire_lay_out(struct ss_wire *wire, const struct ss_request *r, const int32_t *places)
 {
 	wire->total = sizeof(*wire);
 	ss_wire_place(wire, SS_PART_PATH, strlen(r->path) + 1);
@@ -176,13 +177,14 @@ ss_wire_lay_out(struct ss_wire *wire, const struct ss_request *r)
 	ss_wire_place(wire, SS_PART_CPUS, r->cpus_bytes);
 	ss_wire_place(wire, SS_PART_FILTER, r->nfilter * (uint64_t)SS_FILTER_INSTRUCTION);
 	ss_wire_place(wire, SS_PART_CWD, r->cwd ? strlen(r->cwd) + 1 : 0);
+	ss_wire_place(wire, SS_PART_PLACES, places ? r->nfds * sizeof(*places) : 0);
 }
 
 static void
-ss_wire_fill(unsigned char *file, const struct ss_wire *wire, const struct ss_request *r)
+ss_wire_fill(unsigned char *file, const struct ss_wire *wire, const struct ss_request *r, const int32_t *places)
 {
 	const void *from[SS_PARTS] = {r->path,	   r->argv, r->env, NULL, r->groups, r->rlimits,
-				      r->cpus, r->filter, r->cwd};
+				      r->cpus, r->filter, r->cwd, places};
 	int32_t *targets = (int32_t *)(void *)(file + wire->parts[SS_PART_TARGETS].at);
 	uint32_t i;
 
@@ -221,7 +223,7 @@ ss_wire_seal(const struct ss_launch *l, const struct ss_wire *wire)
 		return error;
 	if (!(file = calloc(1, wire->total)))
 		return -ENOMEM;
-	ss_wire_fill(file, wire, &l->want);
+	ss_wire_fill(file, wire, &l->want, l->places);
 	error = ss_write_all(l->plan_fd, file, wire->total);
 	free(file);
 	if (!error && SS_GUARDED(PLAN_SEALED) && fcntl(l->plan_fd, F_ADD_SEALS, SS_SEALS))
@@ -250,7 +252,7 @@ ss_launch_plan(struct ss_launch *l, uint64_t mask)
 	memset(&wire.want.launcher, 0, sizeof(wire.want.launcher));
 	wire.mask = mask;
 	wire.parent_pid = getpid();
-	ss_wire_lay_out(&wire, &l->want);
+	ss_wire_lay_out(&wire, &l->want, l->places);
 #ifdef SS_TEST_HOOKS
 	wire.hooks = l->hooks;
 #endif
@@ -291,19 +293,17 @@ ss_launch_clear(struct ss_launch *l)
 	if (l->told)
 		(void)munmap(l->told, sizeof(struct ss_report)); /* our own mapping */
 	free(l->fds);
+	free(l->places);
 	ss_close(&l->plan_fd);
 	ss_close(&l->told_fd);
 }
 
-/* The signals that the program is to have blocked: as given, or ours. */
-static uint64_t
-ss_launch_mask(const struct ss_request *r)
+/* The signals that the program is to have blocked: as given, or ours. Returns 0 or a negative errno. */
+static int
+ss_launch_mask(const struct ss_request *r, uint64_t *ret_mask)
 {
-	uint64_t mask = r->sigmask;
-
-	if (!(r->flags & SS_SET_SIGMASK))
-		(void)ss_sys4(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &mask, 8); /* good arguments */
-	return mask;
+	*ret_mask = r->sigmask;
+	return r->flags & SS_SET_SIGMASK ? 0 : (int)ss_sys4(SYS_rt_sigprocmask, SIG_BLOCK, NULL, ret_mask, 8);
 }
 
 /*
@@ -334,9 +334,12 @@ static int
 ss_launch_prepare(struct ss_launch *l, const struct ss_request *r)
 {
 	size_t plan_bytes, work_bytes;
+	uint64_t mask;
 	int error;
 
-	if (r->launcher_fd < 0 || !r->deadline_ns || (r->born_in & ~(uint32_t)SS_CLONE_NEWPID))
+	/* Its own descriptors would take the place of some that are to be kept. */
+	if (r->launcher_fd < 0 || !r->deadline_ns || (r->born_in & ~(uint32_t)SS_CLONE_NEWPID) ||
+	    (r->flags & SS_KEEP_FDS))
 		return -EINVAL;
 	if (!ss_launch_keeps_ids())
 		return -EXDEV;
@@ -348,10 +351,25 @@ ss_launch_prepare(struct ss_launch *l, const struct ss_request *r)
 	if (!ss_hooks.park_stage)
 		l->hooks.ready_fd = l->hooks.go_fd = -1;
 #endif
-	if ((error = ss_launch_descriptors(l, r)) || (error = ss_launch_plan(l, ss_launch_mask(r))))
+	if ((error = ss_launch_descriptors(l, r)) || (error = ss_launch_mask(r, &mask)) ||
+	    (error = ss_launch_plan(l, mask)))
 		return error;
 	ss_launch_first(l, r);
 	return 0;
+}
+
+/* The window of a child that has memory of its own, and tells in the page that was made for it. */
+static void
+ss_launch_window(struct ss_window *w, struct ss_arena *page, const struct ss_request *r,
+		 const struct ss_result *result)
+{
+	memset(w, 0, sizeof(*w));
+	w->arena = page;
+	w->request = r;
+	w->flags = r->flags & SS_AMONG_OTHERS;
+	w->deadline_ns = SS_GUARDED(WINDOW_BOUNDED) ? r->deadline_ns : 0;
+	w->pid = result->pid;
+	w->pidfd = result->pidfd;
 }
 
 /* From the exec of the launcher to that of the program, or to the end of the launcher. */
@@ -362,14 +380,8 @@ ss_launch_await(struct ss_launch *l, const struct ss_request *r, struct ss_resul
 	const int64_t start = ss_now();
 	struct ss_window w;
 
-	memset(&w, 0, sizeof(w));
-	w.arena = &page;
-	w.request = r;
+	ss_launch_window(&w, &page, r, result);
 	w.launcher = 1;
-	w.flags = r->flags & SS_AMONG_OTHERS;
-	w.deadline_ns = SS_GUARDED(WINDOW_BOUNDED) ? r->deadline_ns : 0;
-	w.pid = result->pid;
-	w.pidfd = result->pidfd;
 	w.used_clone3 = (result->flags & SS_USED_CLONE3) != 0;
 	ss_bound(&w);
 	w.ns = result->window_ns + ss_now() - start;

@@ -44,27 +44,8 @@
 
 #include "_wire.h"
 
-/* The compiler calls these for structs, libc or not. */
-void *
-memcpy(void *to, const void *from, size_t bytes)
-{
-	unsigned char *t = to;
-	const unsigned char *f = from;
-
-	while (bytes--)
-		*t++ = *f++;
-	return to;
-}
-
-void *
-memset(void *to, int value, size_t bytes)
-{
-	unsigned char *t = to;
-
-	while (bytes--)
-		*t++ = (unsigned char)value;
-	return to;
-}
+#define SS_PROGRAM_MAIN ss_launcher_main
+#include "_freestanding.c"
 
 #include "_child.c"
 
@@ -86,71 +67,7 @@ ss_launcher_hex(const char *text, unsigned char *nonce)
 	return !text[i];
 }
 
-static void *
-ss_launcher_map(int32_t fd, size_t bytes, int how, int flags)
-{
-	const long at = ss_sys6(SYS_mmap, NULL, bytes, how, flags, fd, 0);
-
-	return at < 0 && at > -4096 ? NULL : (void *)at;
-}
-
-/* Where to tell: NULL if there is no such place. Beyond the end of its file it would be SIGBUS. */
-static struct ss_report *
-ss_launcher_page(int32_t fd)
-{
-	struct stat st;
-
-	if (ss_sys4(SYS_newfstatat, fd, "", &st, AT_EMPTY_PATH) < 0 || st.st_size < (off_t)sizeof(struct ss_report))
-		return NULL;
-	return ss_launcher_map(fd, sizeof(struct ss_report), PROT_READ | PROT_WRITE, MAP_SHARED);
-}
-
-/* The bytes of the plan: sealed for good, so what is checked now holds later. */
-static int
-ss_launcher_bytes(int32_t fd, const struct ss_wire **ret_wire)
-{
-	const long seals = ss_sys3(SYS_fcntl, fd, F_GET_SEALS, 0);
-	struct stat st;
-	int error;
-
-	if (SS_GUARDED(PLAN_SEALED) && (seals < 0 || (seals & SS_SEALS) != SS_SEALS))
-		return EPROTO;
-	if ((error = ss_child_error(ss_sys4(SYS_newfstatat, fd, "", &st, AT_EMPTY_PATH))))
-		return error;
-	if (st.st_size < (off_t)sizeof(struct ss_wire) || (uint64_t)st.st_size > SS_WIRE_MAX)
-		return EPROTO;
-	*ret_wire = ss_launcher_map(fd, (size_t)st.st_size, PROT_READ, MAP_PRIVATE);
-	return *ret_wire ? ss_wire_check(*ret_wire, (size_t)st.st_size) : ENOMEM;
-}
-
-static int
-ss_launcher_is_ours(const struct ss_wire *wire, const unsigned char *nonce)
-{
-	unsigned char differ = 0;
-	unsigned i;
-
-	for (i = 0; i < SS_NONCE_BYTES; i++)
-		differ |= wire->nonce[i] ^ nonce[i];
-	return !differ;
-}
-
-static int
-ss_launcher_read(int32_t fd, const unsigned char *nonce, struct ss_plan *plan)
-{
-	const struct ss_wire *wire;
-	unsigned char *room;
-	int error;
-
-#ifdef SS_TEST_HOOKS
-	(void)ss_sys4(SYS_pread64, fd, &ss_hooks, sizeof(ss_hooks), offsetof(struct ss_wire, hooks));
-#endif
-	if ((error = ss_launcher_bytes(fd, &wire)))
-		return error;
-	if (!ss_launcher_is_ours(wire, nonce))
-		return EPROTO;
-	room = ss_launcher_map(-1, ss_wire_room(wire), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
-	return room ? ss_wire_read(wire, room, plan) : ENOMEM;
-}
+#include "_sealed_plan.c"
 
 /*
  * level-kept (T-28): the capabilities that our parent decided with, no others. What the
@@ -159,27 +76,7 @@ ss_launcher_read(int32_t fd, const unsigned char *nonce, struct ss_plan *plan)
 static int
 ss_launcher_level(const struct ss_plan *plan)
 {
-	const struct ss_creds *was = &plan->want.expected;
-
-	if (!SS_GUARDED(LEVEL))
-		return 0;
-	if (!ss_child_creds_agree(was))
-		return 0;
-	if (ss_child_capset(was->effective, was->permitted, was->inheritable))
-		return ESTALE;
-	return ss_child_creds_agree(was);
-}
-
-/*
- * A parent without rights may write the maps of a user namespace only for a process that is
- * dumpable (proc(5)). It and all that are like it could trace one another before.
- */
-static int
-ss_launcher_lets_map(const struct ss_plan *plan)
-{
-	if (!(plan->want.unshared & SS_CLONE_NEWUSER) || plan->want.expected.permitted)
-		return 0;
-	return ss_child_error(ss_sys2(SYS_prctl, PR_SET_DUMPABLE, 1));
+	return SS_GUARDED(LEVEL) ? ss_level_keep(&plan->want.expected) : 0;
 }
 
 static int
@@ -190,40 +87,11 @@ ss_launcher_run(int32_t plan_fd, const unsigned char *nonce, struct ss_plan *pla
 	if ((error = ss_child_arm(plan->report)))
 		return error;
 	ss_child_stage(plan->report, SS_STAGE_WIRE);
-	if ((error = ss_launcher_read(plan_fd, nonce, plan)))
+	if ((error = ss_plan_read(plan_fd, nonce, plan)))
 		return error;
-	SS_STEP(WIRE, ss_launcher_lets_map(plan));
+	SS_STEP(WIRE, ss_plan_lets_map(plan));
 	SS_STEP(LEVEL, ss_launcher_level(plan));
 	return ss_child_become(plan);
-}
-
-/*
- * What the kernel lays down for a program: argc, the arguments, the environment, and pairs
- * (System V ABI). A launcher that somebody made set-id would do for everybody what a plan
- * says: getauxval(3), AT_SECURE.
- */
-static int
-ss_launcher_is_secure(const uintptr_t *start)
-{
-	const uintptr_t *at = start + 1 + start[0] + 1; /* behind the arguments */
-
-	while (*at++) /* and the environment */
-		;
-	for (; at[0]; at += 2)
-		if (at[0] == AT_SECURE)
-			return at[1] != 0;
-	return 1;
-}
-
-/* A parent whose real and effective ids differ makes every exec a secure one: then the file tells. */
-static int
-ss_launcher_is_set_id(const uintptr_t *start)
-{
-	struct stat st;
-
-	if (!ss_launcher_is_secure(start))
-		return 0;
-	return ss_sys4(SYS_newfstatat, AT_FDCWD, "/proc/self/exe", &st, 0) < 0 || (st.st_mode & (S_ISUID | S_ISGID));
 }
 
 static __attribute__((noreturn, used)) void
@@ -235,33 +103,12 @@ ss_launcher_main(const uintptr_t *start)
 	int32_t plan_fd, report_fd;
 
 	(void)ss_sys2(SYS_prctl, PR_SET_DUMPABLE, 0); /* good arguments */
-	if (ss_launcher_is_set_id(start) || start[0] != 4 || !ss_child_digits(argv[1], &plan_fd) ||
+	if (ss_start_is_set_id(start) || start[0] != 4 || !ss_child_digits(argv[1], &plan_fd) ||
 	    !ss_child_digits(argv[2], &report_fd) || !ss_launcher_hex(argv[3], nonce))
 		ss_child_exit(); /* not started by us: there is nobody to tell */
-	if (!(plan.report = ss_launcher_page(report_fd)))
+	if (!(plan.report = ss_report_mapped(report_fd)))
 		ss_child_exit();
 	plan.report->error = ss_launcher_run(plan_fd, nonce, &plan);
 	ss_child_exit();
 	__builtin_unreachable();
 }
-
-#if defined(__x86_64__)
-__asm__(".globl _start\n"
-	".type _start, @function\n"
-	"_start:\n\t"
-	"endbr64\n\t"
-	"xorl %ebp, %ebp\n\t"
-	"movq %rsp, %rdi\n\t"
-	"andq $-16, %rsp\n\t"
-	"callq ss_launcher_main\n\t"
-	"ud2\n");
-#else
-__asm__(".globl _start\n"
-	".type _start, %function\n"
-	"_start:\n\t"
-	"bti c\n\t"
-	"mov x29, xzr\n\t"
-	"mov x0, sp\n\t"
-	"bl ss_launcher_main\n\t"
-	"brk #1\n");
-#endif

@@ -47,6 +47,8 @@ static const char *const ss_event_names[SS_EV_COUNT] = {
 	[SS_EV_BREAKGLASS] = "breakglass",
 	[SS_EV_REGISTRY_INIT] = "registry.init",
 	[SS_EV_REGISTRY_CHAIN] = "registry.chain",
+	[SS_EV_HELPER_LOST] = "helper.lost",
+	[SS_EV_HELPER_SHRUNK] = "helper.shrunk",
 };
 
 SS_API const char *

@@ -9,7 +9,8 @@ enum {
 	SS_EV_CHAIN_OPEN, SS_EV_CHAIN_FORK, SS_EV_CHAIN_CLOSE, SS_EV_CHECKPOINT, SS_EV_INTENT, SS_EV_STARTED,
 	SS_EV_FAILED, SS_EV_DENIED, SS_EV_EXIT, SS_EV_EXIT_UNKNOWN, SS_EV_BYPASS, SS_EV_CRED_CHANGE,
 	SS_EV_GUARD_CONFIG, SS_EV_DEGRADED, SS_EV_RESTORED, SS_EV_MIRROR_DOWN, SS_EV_MIRROR_UP,
-	SS_EV_RETIRED, SS_EV_BREAKGLASS, SS_EV_REGISTRY_INIT, SS_EV_REGISTRY_CHAIN, SS_EV_COUNT
+	SS_EV_RETIRED, SS_EV_BREAKGLASS, SS_EV_REGISTRY_INIT, SS_EV_REGISTRY_CHAIN, SS_EV_HELPER_LOST,
+	SS_EV_HELPER_SHRUNK, SS_EV_COUNT
 };
 
 /* What a record asks for beside being written. */
@@ -77,6 +78,12 @@ struct ss_setup {
 /* First come, first served: a mutex of libc let one of 32 threads wait for half a second. */
 struct ss_queue {
 	uint32_t next, serving;
+};
+
+/* One call of what stands in for system(3); process: where it was entered, 0 when it is not. */
+struct ss_system {
+	uint64_t mask, sigdefault, process;
+	int32_t tid;
 };
 
 /* In a page of its own that no forked child, no core dump and no swap gets to see. */

@@ -187,6 +187,8 @@ ss_ledger_map(struct ss_ledger **ret_ledger)
 static struct ss_process {
 	uint64_t number;	 /* see ss_process_number */
 	struct ss_queue ledgers; /* for the list of them: a thread that is not here may have had it */
+	struct ss_queue systems; /* for in_system, and the signals that go with it; see _system.c */
+	uint32_t in_system;
 } ss_process_here, *ss_process = &ss_process_here;
 
 /* Which process this is among those that descend from one; never 0. */
@@ -230,12 +232,25 @@ ss_ledgers_remove(struct ss_ledger *ledger)
 
 static void ss_ledger_end(struct ss_ledger *);
 
-/* Nobody refers to it any more: what was not closed is closed now. */
-SS_API void
-ss_ledger_free(struct ss_ledger *ledger)
+/* What stands in the place of a ledger that was freed: closed, for whoever refers to that place still. */
+SS_API struct ss_ledger *
+ss_ledger_gone(void)
 {
-	if (ledger == NULL)
+	static struct ss_secrets none;
+	static struct ss_ledger gone = { .secrets = &none, .fd = -1, .state_fd = -1, .claim_fd = -1, .closed = 1 };
+
+	return &gone;
+}
+
+/* It is used no more: what was not closed is closed now. */
+SS_API void
+ss_ledger_free(struct ss_ledger **place)
+{
+	struct ss_ledger *ledger = *place;
+
+	if (ledger == NULL || ledger == ss_ledger_gone())
 		return;
+	*place = ss_ledger_gone();
 	ss_ledgers_remove(ledger);
 	ss_ledger_end(ledger);
 	explicit_bzero(ledger->secrets, sizeof(*ledger->secrets));

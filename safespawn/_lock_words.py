@@ -52,7 +52,7 @@ _SAYINGS: dict[int, tuple[str, str]] = {
     ),
     _LIB.SS_LOCK_NAMESPACES: (
         "{detail} loaded objects are in other link namespaces (dlmopen, LD_AUDIT) or copies of libc",
-        "load plug-ins with dlopen instead of dlmopen, and start without LD_AUDIT",
+        "load plug-ins with dlopen instead of dlmopen, and start without LD_AUDIT; musl cannot tell",
     ),
     _LIB.SS_LOCK_CAPTURED: (
         "{detail} pointers to functions that change credentials were taken before arming",

@@ -17,7 +17,7 @@
  *     credentials never shares. [T-02 alone-or-apart, T-19 drop-apart]
  *  3. A child that never reaches execve. With a deadline nobody sleeps in vfork:
  *     we wait on a futex that the kernel releases at exec or exit, then kill by
- *     pidfd. The same wait serves the lookup of the program, and every child that
+ *     pidfd. So it is for children that start side by side (_batch.c). The same wait serves the lookup of the program, and every child that
  *     becomes another user, who could stop it. [T-03 window-bounded]
  *  4. Inputs are edited during the window. Everything is copied into a private
  *     mapping that is read-only while the child lives. [T-04 inputs-sealed]
@@ -54,6 +54,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,7 +86,9 @@
 #define SS_STACK_BYTES (64u << 10)   /* deepest use seen: under 12 KiB */
 #define SS_KEEP_BYTES (512u << 10)   /* an arena above this is not kept */
 #define SS_GRACE_NS 1000000000ll     /* from SIGKILL until we stop waiting */
-#define SS_SETTLE_NS 2000000ll       /* for a task that has all but left our memory */
+#define SS_SETTLE_NS 50000000ll      /* for a task that has all but left our memory, */
+#define SS_SETTLE_SPIN_NS 2000000ll  /* and how long we look without a pause */
+#define SS_SETTLE_PAUSE_NS 200000l   /* then it waits for a processor: leave it one */
 #define SS_COPY_MAX (1ll << 30)      /* of a program copied to be hashed */
 #define SS_PROC_MAGIC 0x9fa0         /* PROC_SUPER_MAGIC, magic.h */
 #define SS_P_PIDFD 3                 /* waitid(2), Linux 5.4 */
@@ -121,7 +124,10 @@ enum {
 	SS_USED_CLONE3 = 1,
 	SS_UNCONFIRMED = 2, /* nobody could say whether execve was reached */
 	SS_STUCK = 4,       /* killed, but asleep in the kernel still */
+	SS_WAS_PARKED = 8,  /* the helper had made it ahead */
 };
+
+enum { SS_WAIT_END, SS_WAIT_NOHANG, SS_WAIT_LOOK };
 
 enum { SS_TRY_CLONE3, SS_TRY_CLOSE_RANGE, SS_TRY_FACCESSAT2, SS_TRY_MOVE_PAGES };
 
@@ -144,6 +150,7 @@ struct ss_result {
 	uint32_t flags;
 	int32_t exit_code, exit_status; /* si_code and si_status, when reaped here */
 	int64_t window_ns;
+	int32_t why; /* the helper was not asked: SS_DIFFERS_... of _standing.c */
 };
 
 struct ss_node {
@@ -253,12 +260,17 @@ ss_stage_name(int32_t stage)
 static int
 ss_is_shared(void)
 {
-	const int64_t until = ss_now() + SS_SETTLE_NS;
+	const struct timespec pause = {0, SS_SETTLE_PAUSE_NS};
+	const int64_t since = ss_now();
+	int64_t waited;
 
 	while (ss_sys1(SYS_unshare, SS_CLONE_VM) == -EINVAL) {
-		if (ss_now() >= until)
+		if ((waited = ss_now() - since) >= SS_SETTLE_NS)
 			return 1;
-		(void)ss_sys0(SYS_sched_yield); /* cannot fail */
+		if (waited < SS_SETTLE_SPIN_NS)
+			(void)ss_sys0(SYS_sched_yield); /* cannot fail */
+		else
+			(void)ss_sys2(SYS_nanosleep, &pause, NULL); /* a signal ends it early */
 	}
 	return 0;
 }
@@ -354,8 +366,9 @@ ss_look_at_lock(struct ss_facts *facts)
 /*
  * What a decision rests on, in one call: the credentials of the calling thread (they
  * belong to threads, not to processes), whether we are alone, which of 0, 1 and 2
- * are open. Here the kernel's word is enough that we are; the window asks both
- * witnesses. Returns 0, or a negative errno when the credentials cannot be read.
+ * are open and for programs: a file that a daemon without them opened, and that is
+ * close-on-exec, may lie there (T-08). Here the kernel's word is enough that we are
+ * alone; the window asks both witnesses. Returns 0, or a negative errno when the credentials cannot be read.
  */
 SS_API int
 ss_look(struct ss_facts *ret_facts)
@@ -369,7 +382,7 @@ ss_look(struct ss_facts *ret_facts)
 	if (ss_sys1(SYS_unshare, SS_CLONE_VM) != 0)
 		facts.alone = ss_alone(&facts.tasks);
 	for (fd = 0; fd < 3; fd++)
-		if (ss_sys3(SYS_fcntl, fd, F_GETFD, 0) != -EBADF)
+		if (ss_sys3(SYS_fcntl, fd, F_GETFD, 0) == 0)
 			facts.open_std |= 1u << fd;
 	/* The epoch first: a change after it is one after the decision. */
 	ss_look_at_lock(&facts);
@@ -473,6 +486,14 @@ ss_arena_protect(const struct ss_arena *arena, int writable)
 		   : 0;
 }
 
+/* Gives the plan area back. If that fails it is too small for all: the next spawn maps another arena. */
+static void
+ss_arena_release(struct ss_arena *arena)
+{
+	if (ss_arena_protect(arena, 1))
+		arena->plan_bytes = 0;
+}
+
 /* ------------------------------------------------------------------- window */
 
 struct ss_window {
@@ -483,13 +504,20 @@ struct ss_window {
 	uint64_t flags; /* SS_SHARE_MEMORY, SS_REQUIRE_..., SS_AMONG_OTHERS */
 	const struct ss_request *request; /* of a spawn, else NULL */
 	int launcher; /* the child is the launcher */
+	int awake;    /* made by the helper, or beside others: there is no vfork to sleep in */
+	int by_libc;  /* libc made it, so others can reap it at any time */
 	uint64_t epoch; /* of the decision: SS_REQUIRE_LOCK */
 	int64_t deadline_ns;
 	/* What came of it. */
-	uint64_t mask; /* the caller's, to be restored */
 	int32_t pid, pidfd;
 	int timed_out, used_clone3, preempted;
-	int64_t ns;
+	int64_t since_ns, ns;
+};
+
+/* What is held off while windows are open. */
+struct ss_shield {
+	uint64_t mask; /* the caller's, to be restored */
+	int cancel_state;
 };
 
 static struct ss_report *
@@ -499,14 +527,14 @@ ss_report_of(const struct ss_arena *arena)
 }
 
 /*
- * Whether we sleep in vfork until the window is over. Not with a deadline, and not for a
- * child with memory of its own while other threads run: libc's setuid waits for us, and
- * we could not answer.
+ * Whether we sleep in vfork until the window is over. Not with a deadline, not when others
+ * are to be started meanwhile, and not for a child with memory of its own while other threads
+ * run: libc's setuid waits for us, and we could not answer.
  */
 static int
 ss_window_sleeps(const struct ss_window *w)
 {
-	return !w->deadline_ns && !w->launcher &&
+	return !w->deadline_ns && !w->launcher && !w->awake &&
 	       ((w->flags & SS_SHARE_MEMORY) || !(w->flags & SS_AMONG_OTHERS));
 }
 
@@ -527,6 +555,12 @@ ss_clone_fill(struct ss_window *w, struct ss_clone_args *args)
 	if (w->request)
 		args->flags |= w->request->born_in;
 	args->flags |= SS_GUARDED(SIGNALS_BLOCKED) ? SS_CLONE_CLEAR_SIGHAND : 0;
+	/*
+	 * change-bounded (T-22): stored when nothing can fail any more and before the child runs, so
+	 * that a changer knows of one that is stopped before it has named itself.
+	 */
+	args->flags |= w->flags & SS_SHARE_MEMORY ? SS_CLONE_PARENT_SETTID : 0;
+	args->parent_tid = (uint64_t)(uintptr_t)&ss_report_of(w->arena)->owner;
 	args->pidfd = (uint64_t)(uintptr_t)&w->pidfd;
 	args->exit_signal = 0;
 	args->stack = (uint64_t)(uintptr_t)w->arena->stack;
@@ -579,8 +613,19 @@ ss_clone(struct ss_window *w)
 	if (pid != -ENOSYS && pid != -EPERM && pid != -EINVAL && pid != -E2BIG)
 		return pid;
 	ss_report_of(w->arena)->handlers_cleared = 0;
-	args.flags &= ~SS_CLONE_CLEAR_SIGHAND;
+	args.flags &= ~(SS_CLONE_CLEAR_SIGHAND | SS_CLONE_PARENT_SETTID); /* it has one argument for both numbers */
 	return ss_child_born2(&args, w->main, w->argument);
+}
+
+/* After clone(2), which does not do it: a sleeper comes too late to that, and finds the child's own word. */
+static void
+ss_name_child(const struct ss_window *w)
+{
+	uint32_t none = 0;
+
+	if (w->flags & SS_SHARE_MEMORY)
+		(void)__atomic_compare_exchange_n(&ss_report_of(w->arena)->owner, &none, (uint32_t)w->pid, 0,
+						  __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
 /* Until the child is a zombie, or grace_ns have gone by; below 0 is for ever. */
@@ -613,6 +658,21 @@ ss_proc_is_ours(void)
 
 #include "_maps.c"
 
+/* Until the futex is another than it was, or that time has come; in doubt for less. */
+static void
+ss_await_owner(const struct ss_window *w, uint32_t owner, int64_t now, int64_t until)
+{
+	struct ss_report *report = ss_report_of(w->arena);
+	struct timespec wake;
+
+	wake.tv_sec = until / 1000000000ll;
+	wake.tv_nsec = until % 1000000000ll;
+	/* Woken, timed out, changed meanwhile or refused: the caller looks again. */
+	if (ss_sys6(SYS_futex, &report->owner, SS_FUTEX_WAIT_BITSET, owner, &wake, NULL,
+		    SS_FUTEX_ALL) == -EPERM)
+		ss_await_exit(w->pidfd, until - now);
+}
+
 /*
  * Until the kernel releases the futex (exec or exit): 0, or ETIMEDOUT at the deadline. A
  * child that dies before it could name the futex to the kernel releases nothing, hence
@@ -626,7 +686,6 @@ ss_await_release(const struct ss_window *w)
 
 	for (;;) {
 		const uint32_t owner = __atomic_load_n(&report->owner, __ATOMIC_SEQ_CST);
-		struct timespec wake;
 
 		if ((owner & SS_OWNER_DIED) || ss_has_ended(w->pidfd))
 			return 0;
@@ -635,12 +694,7 @@ ss_await_release(const struct ss_window *w)
 		if (w->deadline_ns && now >= w->deadline_ns)
 			return -ETIMEDOUT;
 		until = w->deadline_ns && w->deadline_ns - now < SS_SLICE_NS ? w->deadline_ns : now + SS_SLICE_NS;
-		wake.tv_sec = until / 1000000000ll;
-		wake.tv_nsec = until % 1000000000ll;
-		/* Woken, timed out, changed meanwhile or refused: the loop looks again. */
-		if (ss_sys6(SYS_futex, &report->owner, SS_FUTEX_WAIT_BITSET, owner, &wake, NULL,
-			    SS_FUTEX_ALL) == -EPERM)
-			ss_await_exit(w->pidfd, until - now);
+		ss_await_owner(w, owner, now, until);
 	}
 }
 
@@ -655,8 +709,8 @@ ss_bound(struct ss_window *w)
 	 * ESRCH: it is dead already. Then wait, because until the signal has reached its
 	 * processor it still runs; if it sleeps in the kernel it never will again.
 	 */
-	(void)ss_sys4(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0);
-	ss_await_exit(w->pidfd, SS_GRACE_NS);
+	if (ss_sys4(SYS_pidfd_send_signal, w->pidfd, SIGKILL, NULL, 0) != -EPERM) /* see ss_ask_overdue */
+		ss_await_exit(w->pidfd, SS_GRACE_NS);
 }
 
 /*
@@ -664,58 +718,84 @@ ss_bound(struct ss_window *w)
  * set*id of another thread go on, which waits for every thread to answer its signal (nptl(7)).
  */
 static void
-ss_answer_libc(const struct ss_window *w)
+ss_answer_libc_mask(void)
 {
 	const uint64_t blocked = ~(1ull << (SS_SETID_SIGNAL - 1));
 
-	if (!(w->flags & SS_SHARE_MEMORY) && !ss_window_sleeps(w) && SS_GUARDED(CHANGE_BOUNDED))
+	if (SS_GUARDED(CHANGE_BOUNDED))
 		(void)ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &blocked, NULL, 8); /* good arguments */
 }
 
-/* From the clone on; ret_slot is the place in the credential lock, if we hold one. */
+static void
+ss_answer_libc(const struct ss_window *w)
+{
+	if (!(w->flags & SS_SHARE_MEMORY) && !ss_window_sleeps(w))
+		ss_answer_libc_mask();
+}
+
+/* After the child has left, or was never made. */
+static void
+ss_window_close(struct ss_window *w)
+{
+	w->ns = ss_now() - w->since_ns;
+	ss_arena_release(w->arena);
+}
+
+/* Makes the child. Returns 0, or what failed, with nothing started. */
 static int
-ss_window_held(struct ss_window *w)
+ss_window_open(struct ss_window *w)
 {
 	int error;
-	int64_t start;
 	long pid;
 
 	if ((error = SS_HOOK(SS_STAGE_CLONE)))
 		return -error;
 	if ((error = ss_arena_protect(w->arena, 0)))
 		return error;
-	start = ss_now();
+	w->since_ns = ss_now();
 	pid = ss_clone(w);
-	if (pid > 0) {
-		w->pid = (int32_t)pid;
-		ss_answer_libc(w);
-		ss_bound(w);
+	if (pid < 0) {
+		ss_window_close(w);
+		return (int)pid;
 	}
-	w->ns = ss_now() - start;
-	/* Cannot fail where the opposite worked; if it did, no later spawn would. */
-	(void)ss_arena_protect(w->arena, 1);
-	return pid < 0 ? (int)pid : 0;
+	w->pid = (int32_t)pid;
+	ss_name_child(w);
+	return 0;
 }
 
-/* A child with memory of its own is told of changes; alone, nobody can make one meanwhile. */
+/* Whether those are alone who must be, by both witnesses. */
 static int
-ss_window_watched(struct ss_window *w)
+ss_window_is_alone(uint64_t flags)
+{
+	uint32_t tasks;
+
+	return !(flags & SS_REQUIRE_ALONE) || !SS_GUARDED(ALONE_OR_APART) || ss_alone(&tasks) == 1;
+}
+
+/*
+ * Looks at the proof once more and enters the credential lock: 0, or -EBUSY. ret_slot is our
+ * place there, NULL for none. A child with memory of its own is told of changes; alone, nobody
+ * can make one meanwhile.
+ */
+static int
+ss_window_enter(struct ss_window *w, struct ss_slot **ret_slot)
 {
 	struct ss_report *report = ss_report_of(w->arena);
-	struct ss_lock *lock = ss_lock_ours();
-	struct ss_slot *slot = NULL;
-	int error;
+	struct ss_lock *lock;
 
+	*ret_slot = NULL;
+	if ((w->flags & SS_REQUIRE_SEAL) && !ss_is_sealed())
+		return -EBUSY;
+	if (w->flags & SS_REQUIRE_LOCK)
+		return ss_spawner_enter(ret_slot, &w->pidfd, &report->owner, NULL, w->epoch);
+	lock = ss_lock_ours();
 	if (lock && (w->flags & SS_AMONG_OTHERS) && !(w->flags & SS_SHARE_MEMORY)) {
-		slot = w->flags & SS_HOLD_CHANGES ? ss_hold(&report->moved) : NULL;
-		slot = slot ? slot : ss_watch(lock, &report->moved, w->epoch);
+		*ret_slot = w->flags & SS_HOLD_CHANGES ? ss_hold(&report->moved) : NULL;
+		*ret_slot = *ret_slot ? *ret_slot : ss_watch(lock, &report->moved, w->epoch);
 	} else {
 		report->moved = ss_epoch_of(lock) != w->epoch;
 	}
-	error = ss_window_held(w);
-	if (slot)
-		(void)ss_slot_leave(slot);
-	return error;
+	return 0;
 }
 
 /* Everything between the first blocked signal and the last restored one. */
@@ -723,20 +803,51 @@ static int
 ss_window_shielded(struct ss_window *w)
 {
 	struct ss_slot *slot;
-	uint32_t tasks;
 	int error;
 
-	if ((w->flags & SS_REQUIRE_ALONE) && SS_GUARDED(ALONE_OR_APART) && ss_alone(&tasks) != 1)
+	if (!ss_window_is_alone(w->flags))
 		return -EBUSY;
-	if ((w->flags & SS_REQUIRE_SEAL) && !ss_is_sealed())
-		return -EBUSY;
-	if (!(w->flags & SS_REQUIRE_LOCK))
-		return ss_window_watched(w);
-	if ((error = ss_spawner_enter(&slot, &w->pidfd, &ss_report_of(w->arena)->owner, NULL, w->epoch)))
+	if ((error = ss_window_enter(w, &slot)))
 		return error;
-	error = ss_window_held(w);
-	w->preempted = ss_slot_leave(slot);
+	if (!(error = ss_window_open(w))) {
+		ss_answer_libc(w);
+		ss_bound(w);
+		ss_window_close(w);
+	}
+	if (slot)
+		w->preempted = ss_slot_leave(slot);
 	return error;
+}
+
+/*
+ * A cancelled thread would unwind past a child that lives on our memory. Returns 0 or a negative errno,
+ * with nothing changed: a sandbox may refuse to block signals, and then there is no window. [T-01]
+ */
+static int
+ss_shield_raise(struct ss_shield *shield)
+{
+	const uint64_t all = SS_GUARDED(SIGNALS_BLOCKED) ? ~0ull : 0;
+	long answer;
+
+	(void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &shield->cancel_state);
+	answer = ss_sys4(SYS_rt_sigprocmask, SIG_BLOCK, &all, &shield->mask, 8);
+	if (answer < 0)
+		(void)pthread_setcancelstate(shield->cancel_state, &shield->cancel_state);
+	return (int)answer;
+}
+
+static void
+ss_shield_lower(struct ss_shield *shield)
+{
+	(void)ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &shield->mask, NULL, 8);
+	(void)pthread_setcancelstate(shield->cancel_state, &shield->cancel_state);
+}
+
+static void
+ss_window_reset(struct ss_window *w)
+{
+	w->pidfd = -1;
+	memset(ss_report_of(w->arena), 0, sizeof(struct ss_report));
 }
 
 /*
@@ -747,19 +858,16 @@ ss_window_shielded(struct ss_window *w)
 static int
 ss_window_run(struct ss_window *w)
 {
-	const uint64_t all = SS_GUARDED(SIGNALS_BLOCKED) ? ~0ull : 0;
-	int error, cancel_state;
+	struct ss_shield shield;
+	int error;
 
-	w->pidfd = -1;
-	memset(ss_report_of(w->arena), 0, sizeof(struct ss_report));
-	/* A cancelled thread would unwind past a child that lives on our memory. */
-	(void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state);
-	(void)ss_sys4(SYS_rt_sigprocmask, SIG_BLOCK, &all, &w->mask, 8); /* good arguments */
+	ss_window_reset(w);
+	if ((error = ss_shield_raise(&shield)))
+		return error;
 	if (w->child_mask)
-		*w->child_mask = w->mask;
+		*w->child_mask = shield.mask;
 	error = ss_window_shielded(w);
-	(void)ss_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &w->mask, NULL, 8);
-	(void)pthread_setcancelstate(cancel_state, &cancel_state);
+	ss_shield_lower(&shield);
 	return error;
 }
 
@@ -810,7 +918,7 @@ ss_read_task_flags(int32_t pid, uint32_t *ret_flags)
 static int
 ss_left_our_memory(const struct ss_window *w)
 {
-	void *page = w->arena->stack;
+	void *page = w->arena->plan; /* written, so it is there: older kernels answer EFAULT for one that is not */
 	int status = 0;
 
 	if (!(w->flags & SS_SHARE_MEMORY))
@@ -849,10 +957,10 @@ ss_went_through(const struct ss_window *w, uint32_t *ret_flags)
 		return 1;
 	/*
 	 * Somebody else reaped it. That takes a program that ran (ss_clone_fill): ours, or the
-	 * launcher, and then nobody can tell any more.
+	 * launcher, and then nobody can tell any more; nor of a child that libc has made.
 	 */
 	if (!ss_is_unreaped(w, &info)) {
-		*ret_flags |= w->launcher ? SS_UNCONFIRMED : 0;
+		*ret_flags |= w->launcher || w->by_libc ? SS_UNCONFIRMED : 0;
 		return 1;
 	}
 	if (has_left || (info.si_pid && info.si_code == CLD_EXITED))
@@ -937,9 +1045,21 @@ ss_conclude(const struct ss_window *w, struct ss_result *result)
 static void
 ss_not_started(struct ss_result *result, int stage, int error)
 {
-	result->outcome = error == -EBUSY && stage == SS_STAGE_CLONE ? SS_NOT_ALONE : SS_FAILED;
+	result->outcome = SS_FAILED;
 	result->stage = stage;
 	result->error = -error;
+}
+
+/*
+ * The same for the clone and what is looked at right before it. Where nothing was to be proved EBUSY is a sandbox's,
+ * and would come again however often the spawn began anew.
+ */
+static void
+ss_not_cloned(struct ss_result *result, uint64_t flags, int error)
+{
+	ss_not_started(result, SS_STAGE_CLONE, error);
+	if (error == -EBUSY && (flags & (SS_REQUIRE_ALONE | SS_REQUIRE_LOCK | SS_REQUIRE_SEAL)))
+		result->outcome = SS_NOT_ALONE;
 }
 
 /* -------------------------------------------------------------------- spawn */
@@ -1057,32 +1177,43 @@ ss_prepare(struct ss_arena *arena, const struct ss_request *request)
 	return ss_plan_write(arena, request);
 }
 
+/* Puts the request into the arena, and all that the window needs to know into w. */
+static int
+ss_spawn_prepare(struct ss_window *w, struct ss_arena *arena, const struct ss_request *request)
+{
+	struct ss_plan *plan;
+	int error;
+
+	if ((error = ss_prepare(arena, request)))
+		return error;
+	plan = (struct ss_plan *)(void *)arena->plan;
+	memset(w, 0, sizeof(*w));
+	w->arena = arena;
+	w->main = request->flags & SS_LAUNCH ? ss_child_launch : ss_child_spawn;
+	w->argument = plan;
+	w->request = request;
+	plan->mask = request->sigmask;
+	w->child_mask = request->flags & SS_SET_SIGMASK ? NULL : &plan->mask;
+	w->flags = request->flags;
+	w->epoch = request->expected.epoch;
+	w->awake = (request->flags & SS_AWAKE) != 0;
+	w->deadline_ns = SS_GUARDED(WINDOW_BOUNDED) ? request->deadline_ns : 0;
+	plan->tells = !ss_window_sleeps(w) || (w->flags & SS_REQUIRE_LOCK);
+	return 0;
+}
+
 static int
 ss_spawn_in(struct ss_arena *arena, const struct ss_request *request, struct ss_result *result)
 {
-	struct ss_plan *plan;
 	struct ss_window w;
 	int error;
 
-	error = ss_prepare(arena, request);
-	if (error) {
+	if ((error = ss_spawn_prepare(&w, arena, request))) {
 		ss_not_started(result, SS_STAGE_PREPARE, error);
 		return error;
 	}
-	plan = (struct ss_plan *)(void *)arena->plan;
-	memset(&w, 0, sizeof(w));
-	w.arena = arena;
-	w.main = request->flags & SS_LAUNCH ? ss_child_launch : ss_child_spawn;
-	w.argument = plan;
-	w.request = request;
-	plan->mask = request->sigmask;
-	w.child_mask = request->flags & SS_SET_SIGMASK ? NULL : &plan->mask;
-	w.flags = request->flags;
-	w.epoch = request->expected.epoch;
-	w.deadline_ns = SS_GUARDED(WINDOW_BOUNDED) ? request->deadline_ns : 0;
-	plan->tells = !ss_window_sleeps(&w) || (w.flags & SS_REQUIRE_LOCK);
 	if ((error = ss_window_run(&w))) {
-		ss_not_started(result, SS_STAGE_CLONE, error);
+		ss_not_cloned(result, w.flags, error);
 		return error;
 	}
 	ss_conclude(&w, result);
@@ -1104,6 +1235,8 @@ ss_close(int32_t *fd)
 }
 
 #include "_launch.c"
+
+#include "_posix.c"
 
 /*
  * Starts a program. Returns 0 when a child was made; what became of it is in the
@@ -1133,19 +1266,27 @@ ss_spawn(struct ss_arena *arena, const struct ss_request *request, struct ss_res
 SS_API uint64_t ss_process_number(void);
 
 /*
- * The same for the process that has asked for it and recorded that, by its number. A signal handler may fork in
- * between, and its child goes on where we are: without this it would start the program once more. [T-11 intent-first]
+ * The same, or by libc's posix_spawn, for the process that has asked for it and recorded that, by its number. A
+ * signal handler may fork in between, and its child goes on where we are: without this it would start the program
+ * once more. [T-11 intent-first]
  */
 SS_API int
-ss_spawn_by(uint64_t process, struct ss_arena *arena, const struct ss_request *request, struct ss_result *result)
+ss_spawn_by(uint64_t process, int by_libc, struct ss_arena *arena, const struct ss_request *request,
+	    struct ss_result *result)
 {
 	if (process == ss_process_number())
-		return ss_spawn(arena, request, result);
+		return by_libc ? ss_posix_spawn(arena, request, result) : ss_spawn(arena, request, result);
 	memset(result, 0, sizeof(*result));
 	result->pidfd = -1;
 	ss_not_started(result, SS_STAGE_PREPARE, -ECHILD);
 	return -ECHILD;
 }
+
+#include "_batch.c"
+
+#include "_standing.c"
+
+#include "_ask.c"
 
 /* ------------------------------------------------------------------- lookup */
 
@@ -1167,7 +1308,8 @@ ss_take_over(int socket, struct ss_found *found)
 	} control;
 	unsigned char dot;
 	struct iovec iov = {&dot, 1};
-	struct msghdr message = {NULL, 0, &iov, 1, &control, sizeof(control), 0};
+	struct msghdr message = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
 	int32_t *fds[SS_FOUND_FDS] = {&found->exe_fd, &found->cwd_fd, &found->copy_fd, &found->root_fd};
 	const struct cmsghdr *header;
 	int32_t got[sizeof(control) / sizeof(int32_t)];
@@ -1337,20 +1479,21 @@ ss_lookup(struct ss_arena *arena, const struct ss_lookup *lookup, struct ss_foun
 		ss_arena_free(&own);
 	}
 	if (error)
-		ss_not_started(result, SS_STAGE_CLONE, error);
+		ss_not_cloned(result, lookup->flags, error);
 	return error;
 }
 
 /* --------------------------------------------------------------------- wait */
 
 /*
- * waitid(2) by pidfd with the resource usage. Returns 0 when reaped, 1 when still
- * running (only with nohang), else a negative errno: EINTR when a signal came.
+ * waitid(2) by pidfd with the resource usage. Returns 0 when reaped (or seen to have ended:
+ * SS_WAIT_LOOK leaves it to be reaped by others), 1 when still running (not with SS_WAIT_END),
+ * else a negative errno: EINTR when a signal came.
  */
 SS_API int
-ss_wait(struct ss_exit *ret_exit, int nohang)
+ss_wait(struct ss_exit *ret_exit, int how)
 {
-	const int options = WEXITED | __WALL | (nohang ? WNOHANG : 0);
+	const int options = WEXITED | __WALL | (how ? WNOHANG : 0) | (how == SS_WAIT_LOOK ? WNOWAIT : 0);
 	struct rusage usage;
 	siginfo_t info;
 	long answer;
@@ -1422,6 +1565,27 @@ ss_send(const struct ss_exit *child, int number)
 
 /* -------------------------------------------------------------------- probe */
 
+/*
+ * The environment as libc has it, which C code may have changed behind os.environ: strings end
+ * to end, each with its NUL, if they fit. Returns how many bytes that takes. The caller has the
+ * GIL: os.putenv of another thread could move the array meanwhile.
+ */
+SS_API int64_t
+ss_environment(char *to, uint64_t room)
+{
+	uint64_t bytes = 0;
+	char **at;
+
+	for (at = environ; at && *at; at++) {
+		const size_t length = strlen(*at) + 1;
+
+		if (bytes + length <= room)
+			memcpy(to + bytes, *at, length);
+		bytes += length;
+	}
+	return (int64_t)bytes;
+}
+
 /* Whether we were started with more rights than whoever started us: AT_SECURE, getauxval(3). */
 SS_API int
 ss_secure(void)
@@ -1454,7 +1618,7 @@ ss_try(int feature)
 static SS_CHILD void
 ss_child_probe(void *argument)
 {
-	(void)SS_HOOK(SS_STAGE_PREPARE); /* a stage that no other child comes to */
+	(void)SS_HOOK(SS_STAGE_PREPARE); /* a stage that others come to only at their birth */
 	__atomic_store_n((uint32_t *)argument, 1, __ATOMIC_RELAXED);
 	ss_child_exit();
 }
@@ -1494,6 +1658,10 @@ ss_memory_shared(uint64_t proof, uint64_t epoch)
 	return error;
 }
 
+/* ------------------------------------------------------------------- page tables */
+
+#include "_huge.c"
+
 /* ------------------------------------------------------------------ the audit ledger */
 
 #include "_sha256.c"
@@ -1511,6 +1679,8 @@ ss_memory_shared(uint64_t proof, uint64_t epoch)
 #include "_ledger.c"
 
 #include "_ledger_open.c"
+
+#include "_system.c"
 
 #include "_epoch.c"
 

@@ -20,16 +20,17 @@ COMPILE_ARGS = ["-std=gnu11", "-O2", "-fno-tree-loop-distribute-patterns", "-fvi
 # Functions that libc's callers jump to carry the marks of indirect branches (CET, BTI).
 COMPILE_ARGS += {
     "x86_64": ["-fcf-protection"],
-    "aarch64": ["-mbranch-protection=standard"],
+    # Atomics of libgcc would be calls out of the child's code.
+    "aarch64": ["-mbranch-protection=standard", "-mno-outline-atomics"],
 }.get(platform.machine(), [])
 
 # Nothing is bound lazily: the first call of a symbol would take the loader's lock.
 # Never unloaded: libc's export table leads to us (_interpose.c).
 LINK_ARGS = ["-Wl,-z,now", "-Wl,-z,noexecstack", "-Wl,-z,nodelete"]
 
-# The launcher has no libc and needs no loader: nothing of it is found, bound or relocated
-# when it starts, and no variable of the environment means anything to it.
-LAUNCHER_ARGS = [
+# Launcher and helper have no libc and need no loader: nothing of them is found, bound or relocated
+# when they start, and no variable of the environment means anything to them.
+PROGRAM_ARGS = [
     "-std=gnu11",
     "-O2",
     "-ffreestanding",
@@ -45,7 +46,7 @@ LAUNCHER_ARGS = [
     "-Wl,-z,relro",
     "-Wl,-z,noexecstack",
 ]
-LAUNCHER_MACHINE_ARGS = {
+PROGRAM_MACHINE_ARGS = {
     "x86_64": ["-fcf-protection"],
     # Atomics of libgcc would ask libc which instructions there are.
     "aarch64": ["-mbranch-protection=standard", "-mno-outline-atomics"],
@@ -65,12 +66,26 @@ SOURCES = (
     "_find.c",
     "_maps.c",
     "_launch.c",
+    "_posix.c",
+    "_huge.c",
+    "_batch.c",
     "_wire.h",
     "_wire.c",
     "_launcher.c",
+    "_freestanding.c",
+    "_sealed_plan.c",
+    "_helper.h",
+    "_helper.c",
+    "_allowed.c",
+    "_asked.c",
+    "_message.c",
+    "_standing.c",
+    "_ask.c",
     "_credlock.c",
     "_wrappers.c",
     "_interpose.c",
+    "_objects.c",
+    "_rewrite.c",
     "_tasks.c",
     "_locked.c",
     "_foreign.c",
@@ -84,6 +99,7 @@ SOURCES = (
     "_ledger_keys.c",
     "_ledger.c",
     "_ledger_open.c",
+    "_system.c",
     "_epoch.c",
     "_telling.c",
     "_verify.c",
@@ -96,13 +112,21 @@ def compiler() -> list[str]:
     return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
 
 
-def build_launcher(
-    where: Path, *arguments: str, command: list[str] | None = None, machine: str = platform.machine()
+#: The programs beside the core, by the macro that tells the core which file is its own.
+PROGRAMS = {"SS_LAUNCHER_SHA256": "launcher", "SS_HELPER_SHA256": "helper"}
+
+
+def build_program(
+    name: str,
+    where: Path,
+    *arguments: str,
+    command: list[str] | None = None,
+    machine: str = platform.machine(),
 ) -> str:
-    """Compile the launcher into ``where``, under its name, and return its SHA-256 in hex."""
-    made, new = where / "launcher", where / f"launcher.{os.getpid()}"
-    own = [*LAUNCHER_ARGS, *LAUNCHER_MACHINE_ARGS.get(machine, [])]
-    source = ["-I", str(HERE), str(HERE / "_launcher.c"), "-o", str(new)]
+    """Compile a program of ours into ``where``, under its name, and return its SHA-256 in hex."""
+    made, new = where / name, where / f"{name}.{os.getpid()}"
+    own = [*PROGRAM_ARGS, *PROGRAM_MACHINE_ARGS.get(machine, [])]
+    source = ["-I", str(HERE), str(HERE / f"_{name}.c"), "-o", str(new)]
     subprocess.run([*(command or compiler()), *own, *arguments, *source], check=True)
     new.chmod(0o755)
     new.replace(made)  # in one step: the old one may be running
@@ -132,14 +156,14 @@ def builder(
     return ffi
 
 
-def launcher_macro(digest: str) -> tuple[tuple[str, str], ...]:
-    """Return the macro that tells the core which launcher is its own."""
-    return (("SS_LAUNCHER_SHA256", f'"{digest}"'),)
+def build_programs(where: Path, *arguments: str) -> tuple[tuple[str, str], ...]:
+    """Compile them all, and return the macros with their digests."""
+    return tuple((macro, f'"{build_program(name, where, *arguments)}"') for macro, name in PROGRAMS.items())
 
 
 def ffibuilder() -> FFI:
-    """Build the launcher and return the builder of the product; the name that setup.py gives to cffi.
+    """Build the programs and return the builder of the product; the name that setup.py gives to cffi.
 
-    The launcher first: its digest is compiled in.
+    The programs first: their digests are compiled in.
     """
-    return builder(define_macros=launcher_macro(build_launcher(HERE)))
+    return builder(define_macros=build_programs(HERE))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from itertools import repeat
 from typing import Any
 
-from . import _identity, _landlock, _privileges, _probe
+from . import _cgroup, _identity, _landlock, _privileges, _probe
 from ._spec import Credentials, IdMap, Landlock, Request
 
 #: The time namespace is entered by an execve since Linux 6.3, before by a fork only
@@ -24,6 +24,8 @@ LAUNCHER_FDS = 16
 
 def hindrance(request: Request) -> str | None:
     """Return why the launcher cannot put a child there, None if it can."""
+    if request.keep_fds:
+        return "descriptors are kept (close_fds=False), and its own would take the place of some"
     if {"user", "pid"} <= set(request.namespaces):
         return "a PID namespace inside a new user namespace is made by the clone, not on our memory"
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -59,6 +61,8 @@ class Places:
         self._numbers: dict[str, int] = {}
         self._namespaces: tuple[str, ...] = ()
         self.texts: dict[str, bytes] = {}
+        #: For the child, which takes it when it has started.
+        self.group: _cgroup.Group | None = None
 
     def open(self, request: Request, creds: Credentials) -> None:
         """Open what the request names. Raises PlaceProblem."""
@@ -75,6 +79,7 @@ class Places:
             self._numbers["parent_fd"] = self._own[-1]
         if request.cgroup is not None:
             self._numbers["cgroup_fd"] = self._directory(request.cgroup, "cgroup")
+            self.group = self._group(self._numbers["cgroup_fd"])
         if request.root is not None and isinstance(request.cwd, bytes):
             self.texts["cwd"] = request.cwd
         if request.landlock is not None:
@@ -101,6 +106,13 @@ class Places:
             raise PlaceProblem(stage, problem) from None
         return self._own[-1]
 
+    @staticmethod
+    def _group(directory: int) -> _cgroup.Group | None:
+        try:
+            return _cgroup.keep_for_child(directory)
+        except OSError as problem:
+            raise PlaceProblem("cgroup", problem) from None
+
     def _ruleset(self, rules: Landlock) -> int:
         try:
             self._keep(_landlock.ruleset, rules)
@@ -116,6 +128,8 @@ class Places:
 
     def close(self) -> None:
         """Close what is ours; twice is no error."""
+        if self.group is not None:
+            self.group.close()
         while self._own:
             # Taken out and closed in one step: a handler's exception would leave it open, or
             # have its number closed once more when it is another's.

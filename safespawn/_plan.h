@@ -29,7 +29,7 @@ enum {
 	SS_SET_GROUP = 1 << 3,
 	SS_SET_NICE = 1 << 4,
 	SS_SET_UMASK = 1 << 5,
-	SS_RESTORE_SIGNALS = 1 << 6,
+	SS_KEEP_FDS = 1 << 6, /* what is not close-on-exec stays open; not by the launcher */
 	SS_SET_SIGMASK = 1 << 7,
 	SS_NO_NEW_PRIVS = 1 << 8,
 	SS_SET_UID = 1 << 9,
@@ -51,8 +51,10 @@ enum {
 	SS_SET_SECUREBITS = 1 << 25,
 	SS_LAUNCH = 1 << 26,	  /* by the launcher */
 	SS_BOUND_LATER = 1 << 27, /* the deadline is for the launcher, not for the window before it */
-	SS_FLAGS_END = 1 << 28,
-	SS_NAMED = 1 << 28, /* of what was found, by its real name: no plan has it */
+	SS_SUBREAPER = 1 << 28,
+	SS_FLAGS_END = 1 << 29,
+	SS_NAMED = 1 << 29, /* of what was found, by its real name: no plan has it */
+	SS_AWAKE = 1 << 30, /* nobody sleeps in vfork, deadline or not: the launcher never sees it */
 };
 
 #define SS_CHANGES_IDS (SS_SET_UID | SS_SET_GID | SS_SET_GROUPS)
@@ -66,13 +68,20 @@ enum {
 	X(CWD_OPEN, "open-cwd")                                                 \
 	X(LOOKUP, "lookup")                                                     \
 	X(CLONE, "clone")                                                       \
+	X(POSIX, "posix-spawn")                                                 \
 	X(BIRTH, "birth")                                                       \
+	X(HELPER, "helper")                                                     \
 	X(LAUNCH, "launch")                                                     \
 	X(WIRE, "plan")                                                         \
 	X(LEVEL, "level")                                                       \
+	X(ALLOWED_OPTIONS, "policy-option")                                     \
+	X(ALLOWED_USER, "policy-user")                                          \
+	X(ALLOWED_VARIABLES, "policy-variable")                                 \
+	X(ALLOWED_PROGRAM, "policy-program")                                    \
 	X(SIGNALS, "signals")                                                   \
 	X(SESSION, "session")                                                   \
 	X(GROUP, "process-group")                                               \
+	X(SUBREAPER, "subreaper")                                               \
 	X(TERMINAL, "terminal")                                                 \
 	X(NICE, "nice")                                                         \
 	X(SCHEDULER, "scheduler")                                               \
@@ -115,6 +124,7 @@ struct ss_creds {
 	uint64_t epoch; /* of the credential lock, when they were read; 0: not armed */
 };
 
+/* A source of -1: nothing is to be there, which makes a difference with SS_KEEP_FDS only. */
 struct ss_fd {
 	int32_t source, target;
 };
@@ -146,9 +156,11 @@ struct ss_request {
 	const char *map_users, *map_groups; /* lines of user_namespaces(7), written by the parent */
 	uint64_t argv_bytes, env_bytes;
 	uint32_t argc, envc, nfds, ngroups, nrlimits, cpus_bytes, nfilter;
+	uint32_t ninherited; /* of the limits: ours, for a child that is not born of us */
 	uint32_t unshared, born_in; /* CLONE_NEW flags: by the child itself, and at the clone */
 	uint64_t flags;
-	uint64_t sigmask, caps;
+	uint64_t sigmask, sigdefault, caps; /* sigdefault: bit n - 1 for signal n */
+	uint64_t sigignore; /* those that we ignore: of a child that is not born of us */
 	int64_t deadline_ns;
 	int64_t size, mtime_ns, ctime_ns; /* of the program, when it is pinned */
 	int32_t exec_fd, cwd_fd, terminal_fd, root_fd, cgroup_fd, landlock_fd, launcher_fd;
@@ -180,12 +192,21 @@ struct ss_robust {
 	struct ss_robust_node *pending;
 };
 
+/*
+ * report->claim of a helper's child: who finds it taken runs nothing; who has taken it, by his pid, may go on. Before
+ * its exec it spends it, and until then it can be taken away. A pid has 22 bits at most (PID_MAX_LIMIT, proc(5)).
+ */
+#define SS_CLAIM_OPEN 0
+#define SS_CLAIM_CANCELLED (-1)
+#define SS_CLAIM_SPENT (1 << 30)
+
 /* The child's word to us: writable in the window, first thing in the work area. */
 struct ss_report {
 	int32_t stage, error;
 	uint32_t handlers_cleared;
 	uint32_t moved; /* the epoch of the credential lock is another than that of the decision */
 	uint32_t in_cgroup; /* the clone has put the child where it belongs */
+	int32_t claim;	       /* of a helper's child: its pid, before it does anything */
 	uint32_t asks, answer; /* for the maps of a user namespace; the answer is an errno plus one */
 	uint32_t owner; /* futex: the child's tid until it execs or dies */
 	struct ss_robust robust;
@@ -198,6 +219,7 @@ struct ss_plan {
 	struct ss_report *report;
 	unsigned char *scratch;
 	char **argv, **envp;
+	const int32_t *places; /* see SS_PART_PLACES */
 	uint64_t mask;
 	int32_t parent_pid;
 	int32_t tells; /* the kernel is asked to release report->owner */
@@ -211,7 +233,11 @@ struct ss_plan {
 #define SS_ARM_HOOK() 0
 #define SS_SPAWNER_HOOK(by) ((void)0)
 #define SS_CHANGER_HOOK(by, waited_ns) ((void)0)
+#define SS_BUSY_HOOK() ((void)0)
+#define SS_TELL_HOOK() ((void)0)
+#define SS_KILLED_HOOK(is_killed, killed_ns, is_late) ((void)0)
 #define SS_GUARDED(guard) 1
+#define SS_HAS(function, glibc_2) ((function) != NULL)
 #endif
 
 #endif

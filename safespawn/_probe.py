@@ -103,19 +103,6 @@ def argument_room() -> int:
     return max(min(quarter, 6 << 20), 128 << 10)
 
 
-def environment() -> tuple[tuple[bytes, bytes], ...]:
-    """Return our environment as bytes, in one step that no other thread can disturb.
-
-    ``os.environb.items()`` looks every name up again, which takes 13 us and raises
-    KeyError when another thread deletes one meanwhile; the dictionary below it has
-    neither fault. Where that is not to be found, the slow way is right too.
-    """
-    below = getattr(os.environb, "_data", None)
-    if type(below) is dict:
-        return tuple(below.items())
-    return tuple(os.environb.items())
-
-
 def is_open(fd: int) -> bool:
     """Return whether ``fd`` is an open descriptor of ours."""
     try:

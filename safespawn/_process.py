@@ -107,7 +107,11 @@ class Process:
     def kill_tree(self) -> None:
         """Kill it and all its descendants, as far as they have not left the tree before.
 
-        A program that has ended and was reaped has no tree any more: nothing happens.
+        Those whose parents have died belong to it as members of a session that one of the tree leads
+        (``start_new_session``), with ``subreaper`` while the program runs, and in a cgroup (``cgroup``) that
+        was empty when the program was started in it and got no other child of ours. A program that has
+        ended and was reaped has no tree any more: nothing happens. Raises OSError if not all of it could be
+        had; all others are killed then.
         """
         self._child.kill_tree()
 
@@ -139,10 +143,7 @@ class Process:
         pipes: list[IO[bytes] | None] = [self.stdin, self.stdout, self.stderr]
         for pipe in pipes:
             if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    pass
+                _streams.close(pipe)
 
     def __enter__(self) -> Process:
         """Return the handle."""

@@ -58,6 +58,8 @@ def _exe(exe: Executable | None) -> dict[str, Any] | None:
 
 
 def _fd(source: int, target: int) -> dict[str, Any]:
+    if source < 0:
+        return {"fd": target, "type": "closed"}
     try:
         seen = os.fstat(source)
     except OSError as problem:
@@ -85,6 +87,8 @@ def _want(request: Request, identity: Identity) -> dict[str, Any]:
         "rlimits",
         "pdeathsig",
         "sigmask",
+        "sigdefault",
+        "subreaper",
         "no_new_privs",
         "deadline",
         "digest",
@@ -92,6 +96,10 @@ def _want(request: Request, identity: Identity) -> dict[str, Any]:
         value = getattr(request, name)
         if value is not None and value is not False and value != ():
             want[name] = _wanted(value)
+    if not request.sigdefault:
+        del want["sigdefault"]
+    if request.keep_fds:
+        want["close_fds"] = False
     if not request.restore_signals:
         want["restore_signals"] = False
     if request.env_policy != "inherit":

@@ -8,9 +8,9 @@ import math
 import os
 import subprocess
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from . import _checks, _spawn
+from . import _checks, _policy, _spawn
 from ._process import Process
 from ._secret import Secret
 from ._spec import PIPE, SpawnReport, Text, Word
@@ -20,11 +20,28 @@ if TYPE_CHECKING:
 
     from ._spec import SpawnOptions
 
+#: Seconds. How long what was killed is waited for: it may sleep in the kernel, or be frozen.
+GRACE = 5.0
+
+
+class Reported(Protocol):
+    """Whatever has a report."""
+
+    @property
+    def report(self) -> SpawnReport:
+        """What was decided and why."""
+
+
+class _Report(NamedTuple):
+    """A report without the handle."""
+
+    report: SpawnReport
+
 
 class CompletedProcess(subprocess.CompletedProcess[Any]):
     """As subprocess's, with the :class:`SpawnReport` in ``report``."""
 
-    def __init__(self, args: Any, returncode: int, stdout: Any, stderr: Any, process: Process) -> None:
+    def __init__(self, args: Any, returncode: int, stdout: Any, stderr: Any, process: Reported) -> None:
         """Keep the handle, for its report."""
         super().__init__(args, returncode, stdout, stderr)
         self._process = process
@@ -33,6 +50,10 @@ class CompletedProcess(subprocess.CompletedProcess[Any]):
     def report(self) -> SpawnReport:
         """What was decided and why."""
         return self._process.report
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the handle behind when it goes to another process: it is of use in ours only."""
+        return {**vars(self), "_process": _Report(self.report)}
 
 
 def run(
@@ -49,8 +70,9 @@ def run(
 ) -> CompletedProcess:
     """Run a program to its end, as ``subprocess.run``; options beyond that as for `spawn`.
 
-    Raises what `spawn` raises; subprocess.TimeoutExpired after ``timeout`` seconds, the
-    program killed; subprocess.CalledProcessError with ``check`` for a code that is not 0.
+    Raises what `spawn` raises; subprocess.TimeoutExpired after ``timeout`` seconds, when its whole tree is
+    killed (`Process.kill_tree`), as after any other exception meanwhile: what could not be killed is the
+    exception's cause. subprocess.CalledProcessError with ``check`` for a code that is not 0.
     """
     decoder = _decoder(text, encoding, errors)
     data = _input_bytes(input, decoder)
@@ -65,7 +87,7 @@ def run(
         given["stdout"] = given["stderr"] = PIPE
     single = type(argv) is not list and isinstance(argv, (str, bytes, os.PathLike))
     words = [argv] if single else argv
-    process = _spawn.start(_checks.request(words, given))
+    process = _spawn.start(_checks.request(words, _policy.options(given)))
     try:
         code, out, err = _finish(process, data, timeout)
     except BaseException as problem:
@@ -98,8 +120,12 @@ def _give_up(process: Process, argv: Any, problem: BaseException) -> None:
     if isinstance(problem, subprocess.TimeoutExpired):
         problem.cmd = argv  # as it was given
         process._child.timeout_killed = True  # noqa: SLF001 - for the record of its exit
-    process.kill()
-    process.__exit__()
+    try:
+        process._child.kill_and_wait(GRACE)  # noqa: SLF001
+    except OSError as remains:
+        problem.__cause__ = remains
+    finally:
+        process._close_pipes()  # noqa: SLF001
 
 
 def _check_timeout(timeout: object) -> None:

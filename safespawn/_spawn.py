@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from . import (
     _binding,
@@ -20,10 +20,12 @@ from . import (
     _environ,
     _executable,
     _guard_config,
+    _helpers,
     _identity,
     _launcher,
     _lock,
     _places,
+    _policy,
     _probe,
     _streams,
     _values,
@@ -33,7 +35,7 @@ from . import (
 from ._errors import AuditError, KilledBeforeExec, RaceDetected, SpawnError, SpawnTimeout, UnsafeSpawn
 from ._process import Process
 from ._records import Records
-from ._spec import KEEP, Decision, Executable, Identity, Request, SpawnReport, Verdict, Word
+from ._spec import KEEP, Decision, Executable, Facts, Identity, Request, SpawnReport, Verdict, Word
 from ._surely import surely
 from .audit._core import LOST, Teller, intent, new_kept, process_number, started
 from .audit._ledger import Make
@@ -41,6 +43,7 @@ from .audit._ledger import Make
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ._secret import Secret
     from ._spec import SpawnOptions
 
 _LIB = _binding.lib
@@ -62,13 +65,16 @@ def spawn(argv: Iterable[Word], **options: Unpack[SpawnOptions]) -> Process:
     * SpawnTimeout: not running by the ``deadline``. KilledBeforeExec: killed by others.
     * AuditError: the record could not be written, so nothing was started.
     """
-    return start(_checks.request(argv, options))
+    return start(_checks.request(argv, _policy.options(options)))
 
+
+_T = TypeVar("_T")
 
 #: A child that becomes somebody else can be stopped by that somebody (kill(2)): its window
 #: is bounded even without a deadline, in seconds. Far more than an execve takes.
 DROP_WINDOW = 30.0
 UNDECIDED = Decision(None, None, ())
+UNPARKED = Verdict("pool-parked", "allow", "no child was parked just now: the helper made one")
 UNCONFIRMED = Verdict("outcome-told", "allow", "nobody could confirm that the program was reached")
 
 
@@ -94,6 +100,7 @@ class _Job:
     opened: _binding.Opened = field(default_factory=_binding.Opened)
     places: _places.Places = field(default_factory=_places.Places)
     launcher: _launcher.Held | None = None
+    helper: _helpers.Running | None = None
     outcome: _binding.Outcome | None = None
     executable: Executable | None = None
     #: What became of its intent, and of the record of what came of that.
@@ -123,6 +130,13 @@ class _Job:
     def decide(self, decision: Decision) -> None:
         """Take a decision; records tell the last one."""
         self.decision, self._told_how = decision, b""
+
+    def heed_doubt(self, outcome: _binding.Outcome) -> None:
+        """Add to the verdicts that nobody could confirm the start, or that no child was parked."""
+        if not outcome.confirmed:
+            self.decide(self.decision._replace(verdicts=(*self.decision.verdicts, UNCONFIRMED)))
+        if self.decision.strategy == "pool" and not outcome.parked:
+            self.decide(self.decision._replace(verdicts=(*self.decision.verdicts, UNPARKED)))
 
     def how(self) -> bytes:
         """Return the decision as JSON, for the records; with the program's verdicts, once it was opened."""
@@ -172,8 +186,74 @@ class _Job:
         )
 
 
+#: For those who take the steps apart.
+Job = _Job
+
+#: What becomes of a child that runs its program: gets it, the arguments, its report and its pipes.
+Handle = Callable[
+    [_child.Child, "tuple[bytes | Secret[Any], ...]", Callable[[], SpawnReport], _streams.Streams], _T
+]
+
+
+def _tell_failure(job: _Job, stage: str, number: int) -> None:
+    _record_failure(job, "failed", stage, number)
+
+
 def start(request: Request) -> Process:
     """Start a validated request; see :func:`spawn`."""
+    return start_as(request, Process)
+
+
+def start_as(request: Request, handle: Handle[_T], kind: Callable[[str], _child.Child] = _child.Child) -> _T:
+    """Start a validated request, for a handle of another kind: that owns the child from then on."""
+    job = decided(request)
+    streams = pipes(job)
+    try:
+        return _run_window(job, streams, handle, kind)
+    except BaseException as problem:
+        streams.abort()
+        explain(job, problem)
+        raise
+    finally:
+        release(job, streams)
+
+
+def decided(request: Request) -> _Job:
+    """Begin a spawn and decide how it is made."""
+    job = begin(request)
+    if request.identity is not None and (stage := _identity.forbidden(job.identity, job.seen.credentials)):
+        _fail(job, "failed", stage, errno.EPERM)
+    _decide(job)
+    return job
+
+
+def pipes(job: _Job) -> _streams.Streams:
+    """Open what becomes the child's 0, 1 and 2. What the system refuses there is a failure at ``prepare``."""
+    try:
+        return _streams.prepare(job.request, job.seen.standard_open)
+    except OSError as problem:
+        _fail(job, "failed", "prepare", problem.errno or errno.EIO, problem)
+
+
+def release(job: _Job, streams: _streams.Streams) -> None:
+    """Close what only the start has needed; twice is no error."""
+    try:
+        streams.started()
+    finally:
+        try:
+            job.opened.close()
+        finally:
+            job.places.close()
+
+
+def explain(job: _Job, problem: BaseException) -> None:
+    """Put the report on an AuditError of the environment's ledger, which opens late."""
+    if isinstance(problem, AuditError) and problem.report is None:
+        problem.report = job.report("refused")
+
+
+def begin(request: Request) -> _Job:
+    """Look at what a spawn depends on; settle identity and environment. Raises what is wrong with it."""
     _child.reap_abandoned()
     _lock.settle()
     _changes.record()
@@ -185,23 +265,39 @@ def start(request: Request) -> Process:
     job = _Job(request, audit.new_id(), deadline_ns, _probe.look())
     job.identity = _wanted(request, job.seen)
     _settle_environment(job)
-    _decide(job)
-    streams = _streams.prepare(request, job.seen.standard_open)
+    return job
+
+
+def run_unguarded(
+    job: _Job,
+    run: Callable[[_binding.Slot], None],
+    failure: Callable[[BaseException], tuple[str, int]],
+    handle: Handle[_T],
+    kind: type[_child.Child],
+) -> _T:
+    """Record a start that is made by others. ``run`` puts into the slot what came of it, or raises."""
+    slot, child, begun = _binding.Slot(), kind(job.sid), False
     try:
-        return _run_window(job, streams)
+        announce(job, None)
+        begun = True
+        run(slot)
+        child.booked = job.intent.booked
+        job.outcome = slot.outcome()
+        child.adopt(slot)
+        job.heed_doubt(job.outcome)
+        report = partial(job.report, "exec", "exec")
+        made = handle(child, job.request.words, report, _streams.Streams())
+        record_start(job, slot, child, report)
+        if child.pidfd < 0:
+            child.lose("reaped elsewhere")
     except BaseException as problem:
-        streams.abort()
-        if isinstance(problem, AuditError) and problem.report is None:  # the environment's, which opens late
-            problem.report = job.report("refused")
+        explain(job, problem)
+        if slot.ran or not begun:
+            surely(partial(settle, job, slot, child))
+        elif not job.ending.told:
+            surely(partial(_tell_failure, job, *failure(problem)))
         raise
-    finally:
-        try:
-            streams.started()
-        finally:
-            try:
-                job.opened.close()
-            finally:
-                job.places.close()
+    return made
 
 
 def named_descriptors(request: Request) -> None:
@@ -234,11 +330,15 @@ def _wanted(request: Request, seen: _binding.Seen) -> Identity:
 
 def _settle_environment(job: _Job) -> None:
     request = job.request
-    pairs = _probe.environment() if request.env is None else request.env
+    ours = _binding.environment() if request.env is None else b""
+    pairs = _environ.split(ours) if request.env is None else request.env
     home = _identity.home(request) if request.env_policy == "user" else ()
     job.env, job.removed = _environ.apply(pairs, request.env_policy, request.env_allow, home)
     job.argv_text = _binding.strings(request.argv)
-    job.env_text = _binding.strings(tuple(map(b"=".join, job.env)))
+    if job.env is pairs and request.env is None:
+        job.env_text = ours, ours.count(b"\0")  # to the letter, whatever is in there
+    else:
+        job.env_text = _binding.strings(tuple(map(b"=".join, job.env)))
     _fits(job)
 
 
@@ -251,16 +351,34 @@ def _decide(job: _Job) -> None:
         job.launcher, fault = _launcher.hold()
         hindrance = _places.hindrance(request) or _launcher.hindrance(job.seen.credentials)
         facts = facts._replace(unlaunchable=hindrance or fault)
-    _accept(job, guards.decide(request, facts))
+    if _may_be_helped(request):
+        facts = _look_for_helper(job, facts)
+    decision = guards.decide(request, facts)
+    if request.identity is not None and job.identity.changes and guards.keeps_groups(job.identity):
+        decision = decision._replace(verdicts=(*decision.verdicts, guards.GROUPS_KEPT))
+    _accept(job, decision)
+
+
+def _may_be_helped(request: Request) -> bool:
+    if request.strategy in _helpers.HELPED:
+        return True
+    return request.strategy == "auto" and (_helpers.are_any() or request.helper not in (None, False))
+
+
+def _look_for_helper(job: _Job, facts: Facts) -> Facts:
+    job.helper, fault = _helpers.choose(job.request.helper)
+    fault = _helpers.hindrance(job.request) or fault
+    return facts._replace(unhelped=fault, pool=job.helper is not None and job.helper.pool > 0)
 
 
 def _accept(job: _Job, decision: Decision) -> None:
     job.decide(decision)
     if decision.strategy is None:
-        _refuse(job, next(one for one in reversed(decision.verdicts) if one.result == "deny"))
+        refuse(job, next(one for one in reversed(decision.verdicts) if one.result == "deny"))
 
 
-def _refuse(job: _Job, verdict: Verdict) -> NoReturn:
+def refuse(job: _Job, verdict: Verdict) -> NoReturn:
+    """Record that a guard refuses, and raise UnsafeSpawn."""
     report = _record_refusal(job, verdict)
     refusal = UnsafeSpawn(errno.EPERM, f"{verdict.guard}: {verdict.why}")
     refusal.report, refusal.guard = report, verdict.guard
@@ -279,45 +397,55 @@ def _record_last(job: _Job, event: str, make: Make) -> None:
     audit.emit(event, job.sid, make, settles=2, kept=job.settling())
 
 
-def _run_window(job: _Job, streams: _streams.Streams) -> Process:
+def ready(job: _Job, streams: _streams.Streams) -> _binding.Call:
+    """Open the program and all else that the child needs, and judge it; return what is left to be called."""
     program = job.program = _open(job)
     for verdict in program.verdicts:
         if verdict.result == "deny":
-            _refuse(job, verdict)
+            refuse(job, verdict)
     if job.changes:
         _open_places(job)
-    call = _binding.Call(_plan(job, program, streams.sources))
-    slot, child = _binding.Slot(), _child.Child(job.sid)
+    return _binding.Call(_plan(job, program, streams.sources))
+
+
+def _run_window(
+    job: _Job, streams: _streams.Streams, handle: Handle[_T], kind: Callable[[str], _child.Child]
+) -> _T:
+    call = ready(job, streams)
+    slot, child = _binding.Slot(), kind(job.sid)
     try:
-        _announce(job, call)
-        return _open_window(job, call, slot, child, streams)
+        announce(job, call)
+        report = conclude(job, call, slot, child, start_by(job, call, slot))
+        made = handle(child, job.request.words, report, streams)
+        record_start(job, slot, child, report)
+        lose_unseen(child)
     except BaseException:
-        surely(partial(_settle, job, slot, child))
+        surely(partial(settle, job, slot, child))
         raise
-
-
-def _open_window(
-    job: _Job,
-    call: _binding.Call,
-    slot: _binding.Slot,
-    child: _child.Child,
-    streams: _streams.Streams,
-) -> Process:
-    report = partial(job.report, "exec", "exec")
-    child.booked = job.intent.booked
-    outcome = job.outcome = _native(job, call, slot)
-    if outcome.outcome != "exec":
-        _fail(job, outcome.outcome, outcome.stage, outcome.errno)
-    child.adopt(slot)
-    if not outcome.confirmed:
-        job.decide(job.decision._replace(verdicts=(*job.decision.verdicts, UNCONFIRMED)))
-    job.slim()
-    made = Process(child, job.request.words, report, streams)
-    _record_start(job, slot, child, report)
     return made
 
 
-def _settle(job: _Job, slot: _binding.Slot, child: _child.Child) -> None:
+def conclude(
+    job: _Job, call: _binding.Call, slot: _binding.Slot, child: _child.Child, first: _binding.Outcome
+) -> Callable[[], SpawnReport]:
+    """Take what a window came to, beginning anew where that is due; return the report of what runs.
+
+    Raises what it means that nothing does.
+    """
+    report = partial(job.report, "exec", "exec")
+    child.booked = job.intent.booked
+    outcome = job.outcome = _native(job, call, slot, first)
+    if outcome.outcome != "exec":
+        _fail(job, outcome.outcome, outcome.stage, outcome.errno)
+    child.adopt(slot)
+    if job.places.group is not None:
+        child.group, job.places.group = job.places.group, None
+    job.heed_doubt(outcome)
+    job.slim()
+    return report
+
+
+def settle(job: _Job, slot: _binding.Slot, child: _child.Child) -> None:
     """Do what is left to do for a spawn that ends in an exception, wherever a handler has raised it.
 
     A child that our caller will never see is reaped later; what was announced gets its one ending.
@@ -326,6 +454,15 @@ def _settle(job: _Job, slot: _binding.Slot, child: _child.Child) -> None:
     # Either it could not be killed yet, or a program runs.
     if child.adopt(slot) or child.pidfd >= 0:
         _child.abandon(child)
+    tell_end(job, slot, child)
+
+
+#: What is no end of a spawn: it begins anew, unless a handler comes between.
+_PASSING = ("not-alone", "preempted")
+
+
+def tell_end(job: _Job, slot: _binding.Slot, child: _child.Child) -> None:
+    """Record what came of a spawn that was announced, unless that is done."""
     job.part()
     if slot.ran and job.ending.told == LOST:
         _end_unrecorded(child)
@@ -335,14 +472,14 @@ def _settle(job: _Job, slot: _binding.Slot, child: _child.Child) -> None:
         job.outcome = slot.outcome()
     done = job.outcome
     if slot.ran:
-        _record_start(job, slot, child, partial(job.report, "exec", "exec"))
-    elif done is not None:
+        record_start(job, slot, child, partial(job.report, "exec", "exec"))
+    elif done is not None and done.outcome not in _PASSING:
         _record_failure(job, done.outcome, done.stage, done.errno)
     else:
         _record_failure(job, "interrupted", None, 0)
 
 
-def _record_start(
+def record_start(
     job: _Job, slot: _binding.Slot, child: _child.Child, report: Callable[[], SpawnReport]
 ) -> None:
     """Tell that the program runs. If that is lost, the ledger says whether it may go on."""
@@ -360,6 +497,12 @@ def _record_start(
         _end_unrecorded(child)
 
 
+def lose_unseen(child: _child.Child) -> None:
+    """Say that nobody will know the end of a child that others have reaped: libc made it, without a pidfd."""
+    if child.pidfd < 0 and not child.done:
+        child.lose("reaped elsewhere")
+
+
 def _end_unrecorded(child: _child.Child) -> None:
     if audit.kills_unrecorded():
         child.send_signal(signal.SIGKILL)
@@ -369,8 +512,17 @@ def _end_unrecorded(child: _child.Child) -> None:
 EPOCH_TRIES = 4
 
 
-def _native(job: _Job, call: _binding.Call, slot: _binding.Slot) -> _binding.Outcome:
-    outcome, tries, looked, plan = _binding.spawn(call, slot, job.process), EPOCH_TRIES, False, call.plan
+def start_by(job: _Job, call: _binding.Call, slot: _binding.Slot) -> _binding.Outcome:
+    """Run one window, by whom the decision says."""
+    if job.helper is None or job.decision.strategy not in _helpers.HELPED:
+        return _binding.spawn(call, slot, job.process)
+    return _binding.ask(call, slot, job.process, job.helper.end, job.decision.strategy == "pool")
+
+
+def _native(
+    job: _Job, call: _binding.Call, slot: _binding.Slot, outcome: _binding.Outcome
+) -> _binding.Outcome:
+    tries, looked, plan = EPOCH_TRIES, False, call.plan
     while True:
         why = _begins_anew(outcome, job.decision.strategy)
         if why is not None and (why != "epoch" or tries > 0):
@@ -380,7 +532,7 @@ def _native(job: _Job, call: _binding.Call, slot: _binding.Slot) -> _binding.Out
             looked, plan = True, plan._replace(numbers={**plan.numbers, **content})
         else:
             return outcome
-        outcome = _binding.spawn(_binding.Call(plan), slot, job.process)
+        outcome = start_by(job, _binding.Call(plan), slot)
 
 
 def _same_content(job: _Job, outcome: _binding.Outcome) -> dict[str, int] | None:
@@ -408,6 +560,8 @@ def _begins_anew(outcome: _binding.Outcome, strategy: str | None) -> guards.Loss
         return "preempted"
     if strategy == "launcher" and outcome.outcome == "failed" and _lacks_launcher(outcome):
         return "launch"
+    if strategy in _helpers.HELPED and _helpers.fell_short(outcome):
+        return "helper"
     return "epoch" if (outcome.outcome, outcome.stage) == ("race-detected", "epoch") else None
 
 
@@ -433,6 +587,8 @@ def _apart(
     if why == "launch":
         _launcher.failed(outcome.stage, outcome.errno, job.seen.credentials)
     detail = f"stage {outcome.stage}: {os.strerror(outcome.errno)}"
+    if why == "helper":
+        detail = _helpers.shortfall(outcome)
     seen, lost = _probe.look(), guards.lost(job.request, job.decision, why, detail)
     if seen.credentials != job.seen.credentials or _wanted(job.request, seen) != job.identity:
         job.outcome = outcome
@@ -446,16 +602,17 @@ def _apart(
     return plan._replace(flags=flags, seen=seen)
 
 
-def _announce(job: _Job, call: _binding.Call) -> None:
-    """intent-first (T-11): what cannot be recorded is not started."""
+def announce(job: _Job, call: _binding.Call | None) -> None:
+    """intent-first (T-11): what cannot be recorded is not started. Without a call others start it."""
     job.part()
+    fds = _descriptor_map(job.request, _sources(job.request)) if call is None else call.plan.fds
     try:
         audit.emit(
             "spawn.intent",
             job.sid,
-            lambda: Records.intent(job.request, job.report("intent"), job.env, call.plan.fds),
+            lambda: Records.intent(job.request, job.report("intent"), job.env, fds),
             gate=True,
-            native=partial(_tell_intent, job, call),
+            native=None if call is None else partial(_tell_intent, job, call),
             kept=job.intent,
         )
     except AuditError as problem:
@@ -490,6 +647,8 @@ def _open(job: _Job) -> _executable.Program:
         return _executable.find(job.request, job.env, finder, job.deadline_ns)
     except _executable.LookupProblem as problem:
         _fail(job, "failed", problem.stage, problem.errno)
+    except SpawnTimeout:
+        raise  # that of a child which looked: it is told already
     except TimeoutError:
         _fail(job, "timed-out", "lookup", 0)
 
@@ -509,7 +668,7 @@ def _look_up(job: _Job, name: bytes, dirs: tuple[bytes, ...] | None, copy: bool)
     root = job.request.root
     cwd = job.request.cwd if root is None else None  # the child enters it, inside the root
     walk = job.request.path_policy == "trusted"
-    details = job.request.pinned or audit.is_heard()
+    details = job.request.pinned or _policy.refusals() is not None or audit.is_heard()
     if not bounded:
         return _binding.find(
             name, dirs, cwd=cwd, root=root, walk=walk, details=details, seen=job.seen, opened=job.opened
@@ -558,6 +717,7 @@ _SHARED = (
     | _LIB.SS_REQUIRE_SEAL
     | _LIB.SS_LAUNCH
     | _LIB.SS_BOUND_LATER
+    | _LIB.SS_AWAKE
 )
 
 
@@ -569,15 +729,16 @@ def _sharing(job: _Job) -> int:
     """Return the flags of a window: whether memory is shared, under which proof, beside whom."""
     if job.decision.strategy == "fork" or job.decision.proof is None:
         return _company(job)
-    return int(_LIB.SS_SHARE_MEMORY | _REQUIRED[job.decision.proof]) | _company(job)
+    awake = _LIB.SS_AWAKE if job.decision.strategy == "clone" else 0
+    return int(_LIB.SS_SHARE_MEMORY | _REQUIRED[job.decision.proof] | awake) | _company(job)
 
 
 def _plan(job: _Job, program: _executable.Program, sources: list[int]) -> _binding.Plan:
     request, found = job.request, program.found
     fds = _descriptor_map(request, sources)
     flags = _sharing(job)
-    flags |= _LIB.SS_RESTORE_SIGNALS if request.restore_signals else 0
-    numbers: dict[str, int] = {}
+    flags |= _LIB.SS_KEEP_FDS if request.keep_fds else 0
+    numbers = {"sigdefault": request.sigdefault | (_PYTHON_IGNORES if request.restore_signals else 0)}
     if job.deadline_ns:
         numbers["deadline_ns"] = job.deadline_ns
     if found.cwd_fd >= 0:
@@ -606,6 +767,7 @@ def _plan(job: _Job, program: _executable.Program, sources: list[int]) -> _bindi
         launcher=job.launcher.file if job.launcher else None,
         texts=job.places.texts,
         filter=request.seccomp or b"",
+        by_libc=job.decision.strategy == "posix_spawn",
     )
 
 
@@ -662,6 +824,7 @@ _NUMBERS = {
 
 def _options(request: Request, numbers: dict[str, int]) -> int:
     flags = _LIB.SS_NEW_SESSION if request.start_new_session else 0
+    flags |= _LIB.SS_SUBREAPER if request.subreaper else 0
     flags |= _LIB.SS_NO_NEW_PRIVS if request.seals_privileges else 0
     if isinstance(request.cwd, int):
         numbers["cwd_fd"] = request.cwd
@@ -676,14 +839,28 @@ def _options(request: Request, numbers: dict[str, int]) -> int:
     return flags
 
 
+#: As bits, from signal 1: what the interpreter ignores for itself (restore_signals of subprocess).
+_PYTHON_IGNORES = 1 << (signal.SIGPIPE - 1) | 1 << (signal.SIGXFSZ - 1)
+
+
 def _descriptor_map(request: Request, sources: list[int]) -> list[tuple[int, int]]:
     """Return (source, target) pairs sorted by target, 0 to 2 always among them."""
     pairs = [(sources[0], 0), (sources[1], 1), (sources[2], 2)]
-    if request.fds or request.pass_fds:
+    if request.fds or request.pass_fds or request.closed:
         pairs += request.fds
         pairs += [(fd, fd) for fd in request.pass_fds if fd > 2]
+        pairs = [pair for pair in pairs if pair[1] not in request.closed]
+        pairs += [(-1, fd) for fd in request.closed]
         pairs.sort(key=_target)
     return pairs
+
+
+def _sources(request: Request) -> list[int]:
+    """Return what becomes 0, 1 and 2, where all of them are descriptors."""
+    return [
+        fd if given is None else given
+        for fd, given in enumerate((request.stdin, request.stdout, request.stderr))
+    ]
 
 
 def _target(pair: tuple[int, int]) -> int:
@@ -724,9 +901,17 @@ def _record_failure(job: _Job, outcome: str, stage: str | None, number: int) -> 
     return report
 
 
+def _program_name(request: Request) -> bytes:
+    """Return what was asked for: of candidates made of PATH their common last part."""
+    if request.candidates:
+        name = os.path.basename(request.candidates[0])
+        if len(request.candidates) > 1 or name == request.argv[0]:
+            return name
+    return (*request.candidates, request.executable or request.argv[0])[0]
+
+
 def _exception(request: Request, outcome: str, stage: str, number: int) -> OSError:
-    name = request.executable if request.executable is not None else request.argv[0]
-    program = os.fsdecode(name)
+    program = os.fsdecode(_program_name(request))
     if outcome == "timed-out":
         return SpawnTimeout(
             errno.ETIMEDOUT, f"not running after {request.deadline or DROP_WINDOW} s (stage {stage})", program

@@ -18,6 +18,8 @@ ss_child_born(const struct ss_plan *plan)
 	int error;
 
 	ss_child_stage(plan->report, SS_STAGE_BIRTH);
+	if ((error = SS_HOOK(SS_STAGE_PREPARE))) /* where it has not named itself; no stage of children */
+		return error;
 	if (plan->tells && (error = ss_child_arm(plan->report)))
 		return error;
 	SS_STEP(BIRTH, ss_child_birth(plan));

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Literal, NamedTuple, TypedDict
+from typing import IO, Any, Literal, NamedTuple, TypedDict, get_args
 
 from ._secret import Secret
 
@@ -23,11 +23,20 @@ Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Word = Text | Secret[str] | Secret[bytes]
 Pattern = str | re.Pattern[str] | re.Pattern[bytes]
 Stream = int | IO[bytes] | IO[str] | None
-Strategy = Literal["auto", "vfork", "launcher", "fork"]
+Way = Literal["vfork", "clone", "posix_spawn", "launcher", "fork", "helper", "pool"]
+Strategy = Literal["auto"] | Way
+STRATEGIES: tuple[Strategy, ...] = ("auto", *get_args(Way))
 OnUnproven = Literal["fork", "refuse"]
 EnvPolicy = Literal["inherit", "scrub", "user"]
 PathPolicy = Literal["any", "trusted"]
 
+
+class HelperBase:
+    """What :class:`safespawn.Helper` is, for those that only have to know that."""
+
+
+#: What a helper may start: anything, these programs, or parts of a request to what each may be.
+Allow = Literal["any"] | Iterable[Text] | Mapping[str, Iterable[Any]]
 
 #: Lines of user_namespaces(7): first id inside, first id outside, how many.
 IdMap = tuple[tuple[int, int, int], ...]
@@ -73,6 +82,8 @@ class SpawnOptions(TypedDict, total=False):
     pdeathsig: int | None
     restore_signals: bool
     sigmask: Iterable[int] | None
+    sigdefault: Iterable[int] | None
+    subreaper: bool
     no_new_privs: bool
     user: str | int | None
     group: str | int | None
@@ -90,6 +101,7 @@ class SpawnOptions(TypedDict, total=False):
     deadline: float | None
     strategy: Strategy
     on_unproven: OnUnproven
+    helper: HelperBase | Literal[False] | None
     audit_tags: Mapping[str, str] | None
     redact: Iterable[Pattern] | None
 
@@ -103,10 +115,29 @@ class Landlock(NamedTuple):
     execute: tuple[bytes, ...]
 
 
+class Identity(NamedTuple):
+    """What a child is to become; None leaves that part as it is. ``groups`` is sorted."""
+
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether any part of it is set."""
+        return not (self.uid is None and self.gid is None and self.groups is None)
+
+
+#: The child keeps what it is.
+KEEP = Identity()
+
+
 class Request(NamedTuple):
     """One validated request; `_checks.request` is the only maker.
 
     ``argv`` is what execve gets. ``secrets`` are those of its elements that were given as a :class:`Secret`.
+    The members behind ``has_options`` are no options of ours: the faces that imitate subprocess and
+    posix_spawn set them.
     """
 
     argv: tuple[bytes, ...]
@@ -132,6 +163,8 @@ class Request(NamedTuple):
     pdeathsig: int | None = None
     restore_signals: bool = True
     sigmask: int | None = None
+    sigdefault: int = 0
+    subreaper: bool = False
     no_new_privs: bool = False
     user: str | int | None = None
     group: str | int | None = None
@@ -151,10 +184,18 @@ class Request(NamedTuple):
     deadline: float | None = None
     strategy: Strategy = "auto"
     on_unproven: OnUnproven = "fork"
+    helper: HelperBase | Literal[False] | None = None
     audit_tags: tuple[tuple[str, str], ...] = ()
     redact: tuple[re.Pattern[bytes], ...] | None = None
     #: Whether any option was given at all: most spawns have none, and skip what they ask for.
     has_options: bool = True
+    #: The paths to try, one after the other, in place of a name and PATH.
+    candidates: tuple[bytes, ...] = ()
+    #: Just these ids, and of ours what is not named; whole identities are asked for by ``user``.
+    identity: Identity | None = None
+    #: What is not close-on-exec stays open (close_fds=False), but for ``closed``.
+    keep_fds: bool = False
+    closed: tuple[int, ...] = ()
 
     @property
     def words(self) -> tuple[bytes | Secret[Any], ...]:
@@ -169,7 +210,9 @@ class Request(NamedTuple):
     @property
     def asks_identity(self) -> bool:
         """Whether the child is to run as somebody else."""
-        return not (self.user is None and self.group is None and self.extra_groups is None)
+        return not (
+            self.user is None and self.group is None and self.extra_groups is None and self.identity is None
+        )
 
     @property
     def confines(self) -> bool:
@@ -208,29 +251,13 @@ class Credentials(NamedTuple):
     inheritable: int
 
 
-class Identity(NamedTuple):
-    """What a child is to become; None leaves that part as it is. ``groups`` is sorted."""
-
-    uid: int | None = None
-    gid: int | None = None
-    groups: tuple[int, ...] | None = None
-
-    @property
-    def changes(self) -> bool:
-        """Whether any part of it is set."""
-        return not (self.uid is None and self.gid is None and self.groups is None)
-
-
-#: The child keeps what it is.
-KEEP = Identity()
-
-
 class Facts(NamedTuple):
     """What was seen just before the decision. ``alone`` is None when nobody could tell.
 
     ``unsealed`` says why the seal is no proof, ``unlocked`` why the credential lock is none;
     None that it is. ``filtered``: the seal is on, whether or not it proves anything.
-    ``unlaunchable`` says why the launcher cannot be used, looked at when credentials change.
+    ``unlaunchable`` says why the launcher cannot be used, looked at when credentials change,
+    ``unhelped`` why no helper can; ``pool``: that helper keeps children parked.
     """
 
     alone: bool | None
@@ -242,6 +269,8 @@ class Facts(NamedTuple):
     unlocked: str | None = "not looked at"
     filtered: bool = False
     unlaunchable: str | None = "not looked for"
+    unhelped: str | None = "no helper is running"
+    pool: bool = False
 
 
 class Verdict(NamedTuple):
@@ -255,7 +284,7 @@ class Verdict(NamedTuple):
 class Decision(NamedTuple):
     """How to start the program. ``strategy`` None means: refuse, for the last verdict."""
 
-    strategy: Literal["vfork", "launcher", "fork"] | None
+    strategy: Way | None
     proof: str | None
     verdicts: tuple[Verdict, ...]
 

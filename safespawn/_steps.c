@@ -83,18 +83,25 @@ ss_child_creds_agree(const struct ss_creds *expected)
 		   : 0;
 }
 
+/* SIG_DFL is 0, SIG_IGN 1. */
+static SS_CHILD int
+ss_child_dispose(int signal, uintptr_t handler)
+{
+	const struct ss_sigaction action = {handler, 0, 0, 0};
+
+	return ss_child_error(ss_sys4(SYS_rt_sigaction, signal, &action, NULL, 8));
+}
+
 static SS_CHILD int
 ss_child_default(int signal)
 {
-	const struct ss_sigaction dfl = {0, 0, 0, 0};
-
-	return ss_child_error(ss_sys4(SYS_rt_sigaction, signal, &dfl, NULL, 8));
+	return ss_child_dispose(signal, 0);
 }
 
 /*
  * No handler may stay when the mask is restored. Ignored signals survive execve:
- * 32 and 33, which libc ignores in children that it makes, and those that Python
- * ignores for itself (restore_signals of subprocess) go back to the default.
+ * 32 and 33, which libc ignores in children that it makes, and those that were named (Python
+ * ignores two for itself: restore_signals of subprocess) go back to the default.
  */
 static SS_CHILD int
 ss_child_signals(const struct ss_plan *plan)
@@ -110,13 +117,15 @@ ss_child_signals(const struct ss_plan *plan)
 		if (now.handler > 1 && SS_GUARDED(SIGNALS_BLOCKED) && (error = ss_child_default(signal)))
 			return error;
 	}
+	for (signal = 1; signal <= SS_LAST_SIGNAL; signal++)
+		if ((plan->want.sigignore >> (signal - 1) & 1) && (error = ss_child_dispose(signal, 1)))
+			return error;
 	if ((error = ss_child_default(32)) || (error = ss_child_default(33)))
 		return error;
-	if (!(plan->want.flags & SS_RESTORE_SIGNALS))
-		return 0;
-	if ((error = ss_child_default(SIGPIPE)))
-		return error;
-	return ss_child_default(SIGXFSZ);
+	for (signal = 1; signal <= SS_LAST_SIGNAL; signal++)
+		if ((plan->want.sigdefault >> (signal - 1) & 1) && (error = ss_child_default(signal)))
+			return error;
+	return 0;
 }
 
 static SS_CHILD int
@@ -134,6 +143,15 @@ ss_child_group(const struct ss_plan *plan)
 	if (!(plan->want.flags & SS_SET_GROUP))
 		return 0;
 	return ss_child_error(ss_sys2(SYS_setpgid, 0, plan->want.group));
+}
+
+/* Orphans among its descendants become its children, so no daemon leaves its tree (prctl(2), Linux 3.4). */
+static SS_CHILD int
+ss_child_subreaper(const struct ss_plan *plan)
+{
+	if (!(plan->want.flags & SS_SUBREAPER))
+		return 0;
+	return ss_child_error(ss_sys5(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
 }
 
 /* After setsid, because only a session leader without a terminal may take one. */
@@ -259,16 +277,26 @@ ss_child_spare_late(const struct ss_plan *plan, struct ss_late *late)
 	return plan->want.flags & SS_EXEC_TARGET ? 0 : ss_child_spare(plan, &late->exec_fd);
 }
 
+/* dup3 refuses source equal to target, and dup2 would leave close-on-exec set there. */
+static SS_CHILD int
+ss_child_place(int32_t source, int32_t target)
+{
+	long answer;
+
+	if (source >= 0 && source != target)
+		return ss_child_error(ss_sys3(SYS_dup3, source, target, 0));
+	answer = ss_sys3(SYS_fcntl, target, F_SETFD, source < 0 ? FD_CLOEXEC : 0);
+	return source < 0 && answer == -EBADF ? 0 : ss_child_error(answer);
+}
+
 /*
  * Two passes: first every source that is also somebody's target is lifted, then
- * the targets are filled. dup3 refuses source equal to target, and dup2 would
- * leave close-on-exec set there, so that case clears the flag instead.
+ * the targets are filled.
  */
 static SS_CHILD int
 ss_child_fds(const struct ss_plan *plan, struct ss_late *late)
 {
 	int32_t *lifted = (int32_t *)(void *)plan->scratch;
-	long answer;
 	uint32_t i;
 	int error;
 
@@ -279,14 +307,9 @@ ss_child_fds(const struct ss_plan *plan, struct ss_late *late)
 	}
 	if ((error = ss_child_spare_late(plan, late)))
 		return error;
-	for (i = 0; i < plan->want.nfds; i++) {
-		const int32_t target = plan->want.fds[i].target;
-
-		answer = lifted[i] == target ? ss_sys3(SYS_fcntl, target, F_SETFD, 0)
-					     : ss_sys3(SYS_dup3, lifted[i], target, 0);
-		if (answer < 0)
-			return ss_child_error(answer);
-	}
+	for (i = 0; i < plan->want.nfds; i++)
+		if ((error = ss_child_place(lifted[i], plan->want.fds[i].target)))
+			return error;
 	return 0;
 }
 
@@ -335,14 +358,17 @@ ss_child_cloexec_walk(const struct ss_plan *plan)
 	return ss_child_error(bytes);
 }
 
-/* fds-closed (T-08): every descriptor but the targets goes away at execve. */
+/*
+ * fds-closed (T-08): every descriptor but the targets goes away at execve. With SS_KEEP_FDS
+ * (close_fds=False of subprocess) those that are close-on-exec anyway.
+ */
 static SS_CHILD int
 ss_child_cloexec(const struct ss_plan *plan)
 {
 	uint32_t first = 0, i;
 	long answer;
 
-	if (!SS_GUARDED(FDS_CLOSED))
+	if ((plan->want.flags & SS_KEEP_FDS) || !SS_GUARDED(FDS_CLOSED))
 		return 0;
 	for (i = 0; i <= plan->want.nfds; i++) {
 		const uint32_t last =
@@ -362,14 +388,13 @@ ss_child_cloexec(const struct ss_plan *plan)
 	return 0;
 }
 
-/* Before the ids change, because raising a hard limit takes CAP_SYS_RESOURCE. */
 static SS_CHILD int
-ss_child_rlimits(const struct ss_plan *plan)
+ss_child_limit(const struct ss_plan *plan, uint32_t count)
 {
 	uint32_t i;
 	int error;
 
-	for (i = 0; i < plan->want.nrlimits; i++) {
+	for (i = 0; i < count; i++) {
 		const struct ss_rlimit *limit = &plan->want.rlimits[i];
 
 		error = ss_child_error(
@@ -378,6 +403,13 @@ ss_child_rlimits(const struct ss_plan *plan)
 			return error;
 	}
 	return 0;
+}
+
+/* Before the ids change, because raising a hard limit takes CAP_SYS_RESOURCE. */
+static SS_CHILD int
+ss_child_rlimits(const struct ss_plan *plan)
+{
+	return ss_child_limit(plan, plan->want.nrlimits);
 }
 
 /* Whether our parent is there still; in a new PID namespace it has no number. */
@@ -482,6 +514,23 @@ static SS_CHILD int
 ss_child_epoch(const struct ss_plan *plan)
 {
 	return SS_GUARDED(EPOCH_AGREES) && __atomic_load_n(&plan->report->moved, __ATOMIC_SEQ_CST) ? ESTALE : 0;
+}
+
+/*
+ * claim-first (T-40): a child of a helper that stayed after a drop may be more than its parent, who cannot kill it then
+ * at the deadline, but takes its claim away. ECANCELED. Nobody else has a claim.
+ */
+static SS_CHILD int
+ss_child_spend(const struct ss_plan *plan)
+{
+	int32_t claim = __atomic_load_n(&plan->report->claim, __ATOMIC_SEQ_CST);
+
+	if (claim == SS_CLAIM_OPEN || !SS_GUARDED(CLAIM_FIRST))
+		return 0;
+	return claim > 0 && __atomic_compare_exchange_n(&plan->report->claim, &claim, claim | SS_CLAIM_SPENT, 0,
+							__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
+		   ? 0
+		   : ECANCELED;
 }
 
 static SS_CHILD int

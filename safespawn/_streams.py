@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import select
@@ -9,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import IO
+from typing import IO, Any
 
 from ._spec import DEVNULL, PIPE, STDOUT, Request
 from ._surely import keep
@@ -33,26 +34,33 @@ class Streams:
     def started(self) -> None:
         """Close what belongs to the child alone."""
         for file in self.theirs:
-            file.close()
+            _shut(file)
 
     def abort(self) -> None:
         """Close everything."""
         for file in self.opened:
-            file.close()
+            _shut(file)
+
+
+def _shut(file: io.FileIO) -> None:
+    """Close what nobody has written to: it is closed whatever close(2) answers, and a program may run."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def prepare(request: Request, is_open: tuple[bool, bool, bool]) -> Streams:
     """Open pipes and /dev/null as the request wants; ``is_open`` tells of our own 0, 1, 2.
 
     A standard descriptor that is closed here is /dev/null in the child: a program that
-    opened a file as its own stderr would write messages into it.
+    opened a file as its own stderr would write messages into it. So is one that is close-on-exec
+    and not named: it is a private file of ours that came to lie there.
     """
     streams = Streams()
     if request.stdin is request.stdout is request.stderr is None and all(is_open):
         return streams
     try:
         for fd, wanted in enumerate((request.stdin, request.stdout, request.stderr)):
-            _prepare_one(streams, fd, wanted, is_open[fd])
+            _prepare_one(streams, fd, wanted, is_open[fd] or fd in request.pass_fds)
     except BaseException:
         streams.abort()
         raise
@@ -118,7 +126,7 @@ class Exchange:
                 more = _drain(fd, sinks[fd]) if fd in sinks else self._feed(fd, data)
                 if not more:
                     poll.unregister(fd)
-                    _close(files.pop(fd))
+                    close(files.pop(fd))
 
     def _feed(self, fd: int, data: bytes) -> bool:
         fed = sum(self._writes)
@@ -154,7 +162,8 @@ def _flush(stream: IO[bytes]) -> None:
         pass
 
 
-def _close(stream: IO[bytes]) -> None:
+def close(stream: IO[Any]) -> None:
+    """Close a pipe, whether or not the program has taken what was written."""
     try:
         stream.close()
     except BrokenPipeError:

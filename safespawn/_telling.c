@@ -19,7 +19,7 @@ struct ss_strings {
 
 /* What stays the same for all spawns of a process. */
 struct ss_teller {
-	struct ss_ledger *ledger;
+	struct ss_ledger *const *ledger; /* where its owner has it */
 	const char *process;	/* members of "who", and a comma */
 	const uint8_t *env_key; /* 32 bytes; for the MAC of the environment */
 	const char *env_label;	/* which key that is */
@@ -300,10 +300,10 @@ ss_ledger_intent(const struct ss_teller *teller, const char *sid, const struct s
     const char *rest, struct ss_kept *kept)
 {
 	struct ss_intent intent = { teller, request, rest };
-	uint32_t flags = SS_ENTRY_BOOKS | (teller->ledger->unsynced != NULL ? SS_ENTRY_FLUSH : 0);
+	uint32_t flags = SS_ENTRY_BOOKS | ((*teller->ledger)->unsynced != NULL ? SS_ENTRY_FLUSH : 0);
 	struct ss_record record = { SS_EV_INTENT, flags, sid, ss_put_intent, &intent };
 
-	return ss_ledger_record(teller->ledger, &record, kept);
+	return ss_ledger_record(*teller->ledger, &record, kept);
 }
 
 /* ------------------------------------------------------------------ the program runs */
@@ -354,7 +354,7 @@ ss_ledger_started(const struct ss_teller *teller, const char *sid, const struct 
 	struct ss_start start = { result, pidfd, how };
 	struct ss_record record = { SS_EV_STARTED, SS_ENTRY_FREES, sid, ss_put_started, &start };
 
-	return ss_ledger_record(teller->ledger, &record, kept);
+	return ss_ledger_record(*teller->ledger, &record, kept);
 }
 
 /* ------------------------------------------------------------------ it has ended */
@@ -402,5 +402,5 @@ ss_ledger_exit(const struct ss_teller *teller, const char *sid, const struct ss_
 	struct ss_end end = { exit, duration_ns, timeout_killed };
 	struct ss_record record = { SS_EV_EXIT, SS_ENTRY_FREES, sid, ss_put_exit, &end };
 
-	return ss_ledger_record(teller->ledger, &record, kept);
+	return ss_ledger_record(*teller->ledger, &record, kept);
 }

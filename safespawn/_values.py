@@ -51,6 +51,15 @@ def integer(name: str, value: object, low: int, high: int) -> int:
     return value
 
 
+def number(name: str, value: object, kinds: type[int] | tuple[type[int], type[float]]) -> Any:
+    """Return a number (no bool) that is not negative and not past what JSON keeps exactly."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"{name} must be a number, not {shown(value)} ({type(value).__name__})")
+    if not 0 <= value < 2**53:  # NaN is not within either
+        raise ValueError(f"{name} must be 0 or more, and finite, not {shown(value)}")
+    return value
+
+
 def flag(name: str, value: object) -> bool:
     """Return a bool."""
     if not isinstance(value, bool):

@@ -97,6 +97,20 @@ ss_wire_targets(const struct ss_wire *wire, struct ss_fd *fds)
 	return error;
 }
 
+/* Where a helper's plan has the sources: as many as there are targets, or none; no place is negative. */
+static const int32_t *
+ss_wire_places(const struct ss_wire *wire, int *error)
+{
+	const uint32_t count = wire->parts[SS_PART_PLACES].bytes ? wire->want.nfds : 0;
+	const int32_t *places = ss_wire_list(wire, SS_PART_PLACES, count, sizeof(*places), error);
+	uint32_t i;
+
+	for (i = 0; i < count && !*error; i++)
+		if (places[i] < 0)
+			*error = EPROTO;
+	return *error ? NULL : places;
+}
+
 /* The counts, before anything is made of them. */
 static int
 ss_wire_counts(const struct ss_wire *wire)
@@ -106,6 +120,7 @@ ss_wire_counts(const struct ss_wire *wire)
 	return want->argc && want->argc <= SS_INPUT_MAX / sizeof(char *) &&
 		       want->envc <= SS_INPUT_MAX / sizeof(char *) && want->nfds <= SS_FDS_MAX &&
 		       want->ngroups <= SS_GROUPS_MAX && want->nrlimits <= SS_RLIMITS_MAX &&
+		       want->ninherited <= want->nrlimits &&
 		       want->cpus_bytes <= SS_CPUS_MAX && want->nfilter <= SS_FILTER_MAX_LEN
 		   ? 0
 		   : EPROTO;
@@ -146,6 +161,7 @@ ss_wire_read(const struct ss_wire *wire, unsigned char *room, struct ss_plan *pl
 	room = (unsigned char *)(strings + wire->want.envc + 1);
 	plan->want.fds = (const struct ss_fd *)(void *)room;
 	error = error ? error : ss_wire_targets(wire, (struct ss_fd *)(void *)room);
+	plan->places = ss_wire_places(wire, &error);
 	plan->scratch = room + wire->want.nfds * sizeof(struct ss_fd);
 	/* What each list is for is checked where it is used; here only that it is there. */
 	plan->want.path = error ? NULL : ss_wire_text(wire, SS_PART_PATH, &error);

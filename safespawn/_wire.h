@@ -23,6 +23,7 @@ enum {
 	SS_PART_CPUS,
 	SS_PART_FILTER,
 	SS_PART_CWD,
+	SS_PART_PLACES, /* int32_t each, of a helper's plan: where the message has the source of each target */
 	SS_PARTS
 };
 

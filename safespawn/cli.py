@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,13 +13,13 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import safespawn
-from safespawn import _cli_audit, _cli_keywords, _cli_options, audit, doctor
+from safespawn import _cli_audit, _cli_bench, _cli_exec, _cli_keywords, _cli_options, audit, doctor
 
-#: Exit codes of `safespawn run`, as env(1), nohup(1) and timeout(1) have them.
-OURS, NOT_EXECUTABLE, NOT_FOUND, BY_SIGNAL = 125, 126, 127, 128
+from ._cli_exit import BY_SIGNAL, NOT_EXECUTABLE, NOT_FOUND, OURS, complain, say
 
+USAGE = "safespawn run [options] -- PROGRAM [ARG ...]"
 EPILOG = """\
-exit codes of run:
+exit codes of run, and of exec until the program is the process:
   0-124    the program's own
   125      safespawn itself failed, or a guard refused
   126      the program was found but cannot be executed
@@ -52,10 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
+    _cli_exec.add(commands)
     seen = commands.add_parser("doctor", help="show what this machine and process allow, and why")
     seen.add_argument("--json", action="store_true", help="for programs")
     seen.set_defaults(call=_doctor)
     _cli_audit.add(commands)
+    _cli_bench.add(commands)
     return parser
 
 
@@ -63,22 +64,13 @@ def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
         help="run a program",
-        usage="safespawn run [options] -- PROGRAM [ARG ...]",
+        usage=USAGE,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _cli_options.add(run)
     run.add_argument("program", nargs=argparse.REMAINDER, metavar="-- PROGRAM [ARG ...]")
     run.set_defaults(call=_run)
-
-
-def _program(given: argparse.Namespace) -> list[str]:
-    words: list[str] = given.program
-    if words[:1] == ["--"]:
-        words = words[1:]
-    if not words:
-        raise ValueError("no program given: safespawn run [options] -- PROGRAM [ARG ...]")
-    return words
 
 
 #: The terminal's are for the program alone; the others are passed on to it.
@@ -100,30 +92,20 @@ def _wait(process: safespawn.Process, mask: set[int]) -> int:
     try:
         code = process.wait()
     except ChildProcessError as problem:  # SIGCHLD is ignored, and the kernel cannot say
-        _say(f"safespawn: {problem}")
+        say(f"safespawn: {problem}")
         return OURS
     return code if code >= 0 else BY_SIGNAL - code
 
 
-def _say(text: str) -> None:
-    """Write to stderr if there is one that takes it: what it says must not change the exit code."""
-    try:
-        if sys.stderr is not None:
-            print(text, file=sys.stderr, flush=True)
-    except OSError:
-        pass
-
-
 def _show_report(report: safespawn.SpawnReport) -> None:
-    _say(json.dumps(doctor.plain(report), indent=2))
+    say(json.dumps(doctor.plain(report), indent=2))
 
 
 def _complain(program: str, problem: BaseException) -> None:
     report = getattr(problem, "report", None)
-    what = problem.args[0] if isinstance(problem, KeyError) and problem.args else problem
-    _say(f"safespawn: {shlex.quote(program)}: {what}")
+    complain(program, problem)
     if report is not None and report.outcome == "refused":
-        _say(f"safespawn: refused; {'; '.join(report.reasons)}")
+        say(f"safespawn: refused; {'; '.join(report.reasons)}")
 
 
 def _failure_code(problem: BaseException) -> int:
@@ -140,7 +122,7 @@ def _run(given: argparse.Namespace) -> int:
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
         program = "run"
         try:
-            words = _program(given)
+            words = _cli_options.program(given.program, USAGE)
             program = words[0]
             options = _cli_keywords.collect(given)
             if given.audit:

@@ -7,7 +7,7 @@ import os
 import textwrap
 from typing import Any
 
-from . import _features, _privileges, _probe, guards
+from . import _features, _policy, _prepare, _privileges, _probe, guards
 from .audit import _slots
 
 
@@ -29,8 +29,10 @@ def examine() -> dict[str, Any]:
 
     Keys: ``machine``, ``features`` (name to ``available`` and ``why``), ``process`` (our
     privileges), ``proofs``, ``lock`` (the credential lock), ``required``, ``strategy``,
-    ``reasons``, ``launcher``, ``guards``, ``audit``: the ``ledger`` that the environment names (a path, or
-    empty), and how many ``slots`` of its state file are used (None where that cannot be seen: ``why``).
+    ``reasons``, ``launcher``, ``guards``, ``fork`` (what a fork of this process copies, and how long one
+    took), ``policy`` (the file of the one that holds here,
+    or None), ``audit``: the ``ledger`` that the environment names (a path, or empty), and how many
+    ``slots`` of its state file are used (None where that cannot be seen: ``why``).
     """
     seen = guards.status()
     creds = _probe.look().credentials
@@ -54,6 +56,8 @@ def examine() -> dict[str, Any]:
         "reasons": list(seen["reasons"]),
         "launcher": seen["launcher"],
         "guards": seen["guards"],
+        "fork": plain(_prepare.cost(measure=True)),
+        "policy": None if (policy := _policy.applied()) is None else policy.path,
         "audit": _ledger(os.environ.get("SAFESPAWN_AUDIT", "")),
     }
 
@@ -120,6 +124,17 @@ def _lock_rows(lock: dict[str, Any]) -> dict[str, str]:
     return rows | {f"problem {n}": text for n, text in enumerate(lock["problems"], 1)}
 
 
+def _fork_rows(fork: dict[str, Any]) -> dict[str, str]:
+    def told(name: str, unit: str, size: int) -> str:
+        return "unknown" if fork[name] is None else f"{fork[name] // size} {unit}"
+
+    return {
+        "page tables": f"{told('page_tables', 'KiB', 1024)}, {told('entries', 'entries', 1)} to copy",
+        "memory": f"{told('resident', 'MiB', 1 << 20)}, {told('huge', 'MiB', 1 << 20)} in huge pages",
+        "a fork takes": f"{told('fork_ns', 'us', 1000)} here; see prepare_fork() for a large process",
+    }
+
+
 def _audit_rows(audit: dict[str, Any]) -> dict[str, str]:
     if not audit["ledger"]:
         return {"ledger": "none, unless the program opens one: SAFESPAWN_AUDIT is not set"}
@@ -154,5 +169,7 @@ def table(seen: dict[str, Any]) -> str:
     lines += ["", f"proofs (required: {seen['required']})", *_rows(seen["proofs"])]
     lines += ["", f"a plain spawn would go by {seen['strategy']}", *(f"  {why}" for why in seen["reasons"])]
     lines += ["", "another user, cgroup, root or namespace", f"  launcher: {seen['launcher']}"]
+    lines += ["", "a fork of this process", *_rows(_fork_rows(seen["fork"]))]
+    lines += ["", "policy", f"  {seen['policy'] or 'none was applied to this process'}"]
     lines += ["", "audit", *_rows(_audit_rows(seen["audit"]))]
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from ._spec import Credentials, Decision, Facts, Identity, PathNode, Request, Ve
 
 __all__ = ["Guard", "arm", "credential_change", "registry", "require", "seal", "status"]
 
-Place = Literal["parent", "child", "launcher", "kernel"]
+Place = Literal["parent", "child", "launcher", "helper", "kernel"]
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,24 @@ registry: dict[str, Guard] = _table(
           ("T-29",), ("parent", "launcher", "kernel"), "_wire.c"),
     Guard("launcher-intact", "the launcher is the file that was built with the core, unchanged",
           ("T-30",), ("parent",), "_launcher.py"),
+    Guard("helper-obeys", "a helper starts nothing but what every one of its policies allows",
+          ("T-37",), ("helper",), "_allowed.c"),
+    Guard("helper-asked", "a helper does what its own daemon asks, in whole messages, and nobody else",
+          ("T-38",), ("helper", "kernel"), "_helper.c"),
+    Guard("helper-retires", "a helper ends when its daemon has dropped what it was started with",
+          ("T-39",), ("parent", "helper"), "_ask.c"),
+    Guard("claim-first", "what a helper was asked for runs once, and is ours, or never runs",
+          ("T-40",), ("parent", "helper"), "_ask.c"),
+    Guard("pool-parked", "a child that waits for its plan has nothing of others, and ends with its helper",
+          ("T-41",), ("helper",), "_helper.c"),
+    Guard("helper-alike", "a child of the helper has what it would have inherited from us",
+          ("T-42",), ("parent",), "_standing.c"),
     Guard("foreign-locked", "vfork and posix_spawn of others go under the lock, if asked for",
           ("T-27",), ("parent",), "_foreign.c"),
+    Guard("program-allowed", "no program runs that the policy refuses, whatever name it was asked for by",
+          ("T-35",), ("parent",), "_executable.py"),
+    Guard("starts-taken", "once installed, what the standard library starts is guarded and recorded",
+          ("T-36",), ("parent",), "takeover.py"),
     Guard("records-chained", "no record that was kept can be changed, moved or cut away unseen",
           ("T-32",), ("parent",), "_ledger_keys.c"),
     Guard("ledger-ours", "records go into the ledger and no other file, and no one puts another in its place",
@@ -130,7 +146,8 @@ def on_config(told: Callable[[], None]) -> None:
     _Config.told = told
 
 
-def _tell_config() -> None:
+def tell_config() -> None:
+    """Have the records tell what is guarded now."""
     if _Config.told is not None:
         _Config.told()
 
@@ -148,7 +165,7 @@ def require(proof: str) -> None:
     if rank < _Requirement.rank:
         raise UnsafeSpawn(f"{PROOFS[_Requirement.rank]!r} is required already, {proof!r} is weaker")
     _Requirement.rank = rank
-    _tell_config()
+    tell_config()
 
 
 def _accepted(proof: str) -> bool:
@@ -198,8 +215,9 @@ def _prove(facts: Facts) -> tuple[str | None, Verdict]:
     if proof is None:
         return None, Verdict(name, "deny", _unproven(facts, proofs))
     if facts.memory_shared is not True:
-        what = "does not share" if facts.memory_shared is False else "could not be tried for sharing"
-        return None, Verdict(name, "deny", f"CLONE_VM {what} memory here")
+        tried = "could not be tried here: no /proc, a refused call, or a new PID namespace"
+        what = "does not share memory here" if facts.memory_shared is False else tried
+        return None, Verdict(name, "deny", f"CLONE_VM {what}")
     guard, why = _HOLDS[proof]
     return proof, Verdict(guard, "allow", why)
 
@@ -215,6 +233,35 @@ def _unlaunchable(facts: Facts) -> str | None:
     return facts.unlaunchable
 
 
+_HELPED = Verdict("alone-or-apart", "allow", "the helper makes the child, and shares no memory with us")
+_HELPED_APART = Verdict("drop-apart", "allow", "the helper's child changes credentials in its own memory")
+
+
+def _helped(facts: Facts, way: Literal["helper", "pool"], *seen: Verdict) -> Decision:
+    """Have a helper do it; ``seen`` is what kept us from a faster way."""
+    changes = (_HELPED_APART,) if facts.changes_credentials else ()
+    return Decision(way, None, (*seen, _HELPED, *changes))
+
+
+def _decide_helped(facts: Facts, way: Literal["helper", "pool"]) -> Decision:
+    """Decide for who asked for a helper by name."""
+    why = facts.unhelped or (
+        "the helper keeps no children parked" if way == "pool" and not facts.pool else None
+    )
+    if why is not None:
+        return Decision(None, None, (Verdict("alone-or-apart", "deny", f"no helper: {why}"),))
+    return _helped(facts, way)
+
+
+def _decide_apart(facts: Facts, *seen: Verdict) -> Decision:
+    """Give the child memory of its own: by a helper if there is one, for a fork costs what we are large."""
+    if facts.unhelped is None:
+        return _helped(facts, "pool" if facts.pool else "helper", *seen)
+    changes = (_APART,) if facts.changes_credentials else ()
+    sealed = (_NO_NEW_PRIVS,) if facts.filtered and facts.changes_credentials else ()
+    return Decision("fork", None, (*seen, *changes, *sealed))
+
+
 def _decide_launch(request: Request, facts: Facts) -> Decision:
     """Choose for a child that changes credentials, or that is to go by the launcher all the same."""
     proof, verdict = _prove(facts)
@@ -225,7 +272,18 @@ def _decide_launch(request: Request, facts: Facts) -> Decision:
         verdict = Verdict("drop-apart", "deny", f"no launcher: {why}")
     if request.strategy == "launcher":
         return Decision(None, None, (verdict,))
-    return Decision("fork", None, (verdict, _APART, *((_NO_NEW_PRIVS,) if facts.filtered else ())))
+    return _decide_apart(facts, verdict)
+
+
+#: Those that share memory until the program runs, and differ in who makes the child and who waits how.
+_SHARING = ("vfork", "clone", "posix_spawn")
+
+
+def _decide_unproven(request: Request, facts: Facts, verdict: Verdict) -> Decision:
+    refuses = request.on_unproven == "refuse" and facts.unhelped is not None
+    if request.strategy in _SHARING or refuses:
+        return Decision(None, None, (verdict,))
+    return _decide_apart(facts, verdict)
 
 
 def decide(request: Request, facts: Facts) -> Decision:
@@ -234,23 +292,41 @@ def decide(request: Request, facts: Facts) -> Decision:
         verdict = Verdict("alone-or-apart", "allow", "fork was asked for")
         sealed = facts.filtered and facts.changes_credentials
         return Decision("fork", None, (verdict, _NO_NEW_PRIVS) if sealed else (verdict,))
-    if facts.changes_credentials and request.strategy == "vfork":
+    if request.strategy in ("helper", "pool"):
+        return _decide_helped(facts, request.strategy)
+    return _decide_shared(request, facts)
+
+
+def _decide_shared(request: Request, facts: Facts) -> Decision:
+    if facts.changes_credentials and request.strategy in _SHARING:
         return Decision(None, None, (_APART,))
     if facts.changes_credentials or request.strategy == "launcher":
         return _decide_launch(request, facts)
+    by_libc = request.strategy == "posix_spawn"
+    if by_libc and facts.memory_shared is None:  # only libc may clone here: we could not try
+        facts = facts._replace(memory_shared=True)
     proof, verdict = _prove(facts)
     if proof is not None:
-        return Decision("vfork", proof, (verdict,))
-    refuse = request.strategy == "vfork" or request.on_unproven == "refuse"
-    return Decision(None if refuse else "fork", None, (verdict,))
+        return Decision("vfork" if request.strategy == "auto" else request.strategy, proof, (verdict,))
+    return _decide_unproven(request, facts, verdict)
+
+
+def beside(request: Request, decision: Decision) -> Decision:
+    """Return the decision for a program that is to start beside others: ``clone`` for ``vfork`` by choice."""
+    if request.strategy == "auto" and decision.strategy == "vfork":
+        return decision._replace(strategy="clone")
+    return decision
 
 
 #: Why what was decided does not stand: a proof was lost before the clone, the child was
-#: killed for a change, it saw that the epoch had moved, or the launcher did not run as it should.
-Loss = Literal["proof", "preempted", "epoch", "launch"]
+#: killed for a change, it saw that the epoch had moved, the launcher did not run as it should, or
+#: the helper did not start it.
+Loss = Literal["proof", "preempted", "epoch", "launch", "helper"]
 
 _LOST = {
-    "single-threaded": Verdict("alone-or-apart", "deny", "a thread appeared between decision and clone"),
+    "single-threaded": Verdict(
+        "alone-or-apart", "deny", "a thread appeared between decision and clone, or /proc did not say"
+    ),
     "sealed": Verdict("changes-sealed", "deny", "the seal was not to be seen at the clone"),
     "locked": Verdict(
         "changes-wait",
@@ -265,12 +341,13 @@ _MOVED = Verdict("epoch-agrees", "deny", "credentials changed before the exec, s
 
 
 def lost(request: Request, before: Decision, why: Loss, detail: str = "") -> Decision:
-    """Decide again, without shared memory, for a spawn that has run nothing; ``detail`` of a launch."""
+    """Decide again, without shared memory, for a spawn that has run nothing; ``detail`` of the last two."""
     unlaunched = Verdict("drop-apart", "deny", f"the launcher could not be used ({detail})")
-    seen = {"preempted": _PREEMPTED, "epoch": _MOVED, "launch": unlaunched}.get(why)
+    unhelped = Verdict("helper-obeys", "deny", detail)
+    seen = {"preempted": _PREEMPTED, "epoch": _MOVED, "launch": unlaunched, "helper": unhelped}.get(why)
     seen = seen or _LOST[before.proof or "single-threaded"]
     named = request.strategy == before.strategy != "fork"
-    refuse = named or (before.strategy == "vfork" and request.on_unproven == "refuse")
+    refuse = named or (before.strategy in (*_SHARING, "helper", "pool") and request.on_unproven == "refuse")
     return Decision(None if refuse else "fork", None, (*before.verdicts, seen))
 
 
@@ -285,6 +362,17 @@ def needed(identity: Identity, creds: Credentials, held: tuple[int, ...]) -> boo
         and (identity.gid is None or len(gids) == 1)
         and identity.groups in (None, held)
     )
+
+
+#: What subprocess means by ``user`` and ``group``, asked for by its own face: identity-whole (T-12) warns.
+GROUPS_KEPT = Verdict(
+    "identity-whole", "allow", "as subprocess has it: groups of ours that are not named stay"
+)
+
+
+def keeps_groups(identity: Identity) -> bool:
+    """Return whether a child that becomes this keeps a group of ours."""
+    return identity.uid is not None and (identity.gid is None or identity.groups is None)
 
 
 def trusted(nodes: tuple[PathNode, ...], euid: int) -> Verdict:
@@ -324,7 +412,7 @@ def arm(*, wait: float | None = None, guard_foreign: bool = False) -> dict[str, 
     Raises TypeError or ValueError for a bad argument.
     """
     _lock.arm(wait=wait, guard_foreign=guard_foreign)
-    _tell_config()
+    tell_config()
     return _lock.status()
 
 
@@ -361,7 +449,7 @@ def seal() -> None:
     :func:`status` says so. Twice is no error.
     """
     _lock.seal()
-    _tell_config()
+    tell_config()
 
 
 def status() -> dict[str, Any]:

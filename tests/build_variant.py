@@ -22,10 +22,10 @@ HOOKS = ROOT / "tests" / "hooks"
 
 def _builder(variant: str, package: Path) -> FFI:
     sys.path.insert(0, str(ROOT))
-    from safespawn_build import build_launcher, builder, launcher_macro  # type: ignore[import-not-found]
+    from safespawn_build import build_programs, builder  # type: ignore[import-not-found]
 
     hooked = ["-DSS_TEST_HOOKS", f"-I{HOOKS}"] if variant == "hooks" else []
-    own = launcher_macro(build_launcher(package, *hooked))
+    own = build_programs(package, *hooked)
 
     if variant == "hooks":
         made: FFI = builder(
@@ -42,7 +42,8 @@ def _builder(variant: str, package: Path) -> FFI:
         _make_unlocked(package / "_ledger.c")
         variant = "tsan"
     flag = {
-        "asan": ["-fsanitize=address", "-g"],
+        # Both watch every ordinary test at once; the lock, which the first turns off, has the second alone.
+        "asan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g"],
         # The credential lock has a fence that this one does not know; it is for the ledger.
         "tsan": ["-fsanitize=thread", "-g", "-Wno-tsan"],
         "ubsan": ["-fsanitize=undefined", "-fno-sanitize-recover=undefined", "-g"],

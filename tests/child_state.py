@@ -16,7 +16,7 @@ import safespawn
 from safespawn import PIPE, _binding
 
 #: The ways of starting a program that is to have other privileges.
-STRATEGIES = ("launcher", "fork")
+STRATEGIES = ("launcher", "fork", "helper")
 
 State = dict[str, Any]
 

@@ -18,8 +18,10 @@ if helpers.CORE is not None:  # another build of the package is to be tested: te
     sys.path.insert(0, helpers.CORE)
 
 pytest.register_assert_rewrite("child_state", "ledger_check")  # they compare, and are to show what differs
+import beyond_libc  # noqa: E402 - as below
 import child_state  # noqa: E402 - after the place of the package is settled
 import faulting  # noqa: E402 - as above
+import starting_ways  # noqa: E402 - as above
 from safespawn import _launcher  # noqa: E402 - as above
 
 #: The keys of the machine that runs the tests are not ours to use up.
@@ -27,6 +29,9 @@ os.environ["SAFESPAWN_AUDIT_KEYS"] = ""
 
 #: With SAFESPAWN_MUST_RUN=1 (CI) a test that would skip fails: nothing goes untested unseen.
 MUST_RUN = os.environ.get("SAFESPAWN_MUST_RUN") == "1"
+
+#: With SAFESPAWN_LONG=1 (`make check`) cases are run too that `make test` has no time for.
+LONG = os.environ.get("SAFESPAWN_LONG") == "1"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -47,6 +52,21 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     if MUST_RUN and report.skipped:
         report.outcome = "failed"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[object]:
+    """Have refused what libc cannot express: such a case of a suite must end in that refusal."""
+    case = pyfuncitem.callspec.id if hasattr(pyfuncitem, "callspec") else ""
+    option = beyond_libc.refused(pyfuncitem.originalname, case)
+    try:
+        result = yield
+    except Exception as problem:
+        if option is None or not beyond_libc.says_so(problem, option):
+            raise
+        return True
+    assert option is None, f"{option} was not refused"
+    return result
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,10 +116,29 @@ def whole() -> str:
     return str(path)
 
 
+def _takes_what_no_helper_does(item: pytest.Item) -> bool:
+    """Whether a test would have a helper make a PID namespace, which is refused (test_helper.py)."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    if params.get("probe") != "helper":
+        return False
+    makes = item.get_closest_marker("makes_pid_namespace") is not None
+    return makes or params.get("name") in ("pid", "process-1") or params.get("drop") == "namespaces"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run tests over all strategies that can do what they are about, and the long forms where they are asked for."""
+    items[:] = [item for item in items if not _takes_what_no_helper_does(item)]
+    if not LONG:
+        left = [item for item in items if item.get_closest_marker("long") is not None]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item.get_closest_marker("long") is None]
+
+
 @pytest.fixture(params=child_state.STRATEGIES)
-def probe(whole: str, request: pytest.FixtureRequest) -> child_state.Probe:
+def probe(whole: str, request: pytest.FixtureRequest) -> Iterator[child_state.Probe]:
     """Return that probe, run by each strategy that can give a child other privileges than ours."""
-    return child_state.Probe(whole, request.param)
+    with starting_ways.ready({"strategy": request.param}):
+        yield child_state.Probe(whole, request.param)
 
 
 @pytest.fixture(scope="session")
@@ -138,10 +177,7 @@ def jail(public: Path, whole: str) -> Path:
 @pytest.fixture
 def cgroup_v2() -> Iterator[Path]:
     """Return a control group of our own in the unified hierarchy."""
-    where = child_state.V2 / f"safespawn-test-{os.getpid()}"
-    where.mkdir()
-    yield where
-    where.rmdir()
+    yield from helpers.control_group(child_state.V2 / f"safespawn-test-{os.getpid()}")
 
 
 @pytest.fixture(scope="session")

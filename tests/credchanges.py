@@ -120,6 +120,17 @@ def child_of(tid: int) -> int:
     return int((_read(f"/proc/self/task/{tid}/children").split() or ["0"])[0])
 
 
+def sits_in(pid: int, call: str) -> bool:
+    """Return whether that process is within a system call; one that has ended is not.
+
+    A thread that is about to spawn may have a child for a moment that only tries whether memory is shared.
+    """
+    try:
+        return pid > 0 and _read(f"/proc/{pid}/syscall").startswith(f"{NR[call]} ")
+    except OSError:
+        return False
+
+
 # ------------------------------------------------------------------- the attack
 
 

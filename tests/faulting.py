@@ -124,7 +124,7 @@ def build_library(where: Path) -> Path:
 
 
 def run(
-    scene: str, cases: Sequence[dict[str, Any]], where: Path, library: Path, *, width: int = 2, timeout: float = 300
+    scene: str, cases: Sequence[dict[str, Any]], where: Path, library: Path, *, width: int = 2, timeout: float = 900
 ) -> list[dict[str, Any]]:
     """Return what the scene returned for each case, with ``status``: how its process ended.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,13 @@ def stage(name):
 out = {{}}
 values = json.loads({values!r})
 globals().update(values)
+def begin_helper():
+    # For this process as it is now: a fork needs one of its own, and so does who has dropped privileges.
+    global helping
+    by = values["way"].get("strategy") if isinstance(values.get("way"), dict) else values.get("strategy")
+    if by in ("helper", "pool"):
+        helping = safespawn.Helper(pool=2 if by == "pool" else 0).start()
+begin_helper()
 """
 
 #: Goes in front of the snippet of an attack pair: switches one guard of the core off, or none.
@@ -262,6 +271,21 @@ def probe_argv(name: str, *arguments: str) -> list[str]:
 def records(path: Path) -> list[dict[str, Any]]:
     """Return the records of a ledger."""
     return [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+
+
+def control_group(where: Path) -> Iterator[Path]:
+    """Make a control group, for as long as one test uses it."""
+    where.mkdir()
+    yield where
+    end = time.monotonic() + 30
+    while True:
+        try:
+            where.rmdir()
+            return
+        except OSError as problem:  # the last of it may be on its way out of the kernel still
+            if problem.errno != errno.EBUSY or time.monotonic() > end:
+                raise
+        os.sched_yield()
 
 
 def cgroups(kind: str) -> Path | None:

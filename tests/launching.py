@@ -23,7 +23,7 @@ __all__ = ["memfd", "own_plan", "plans", "report", "told"]
 
 PAGE = mmap.PAGESIZE
 #: struct ss_report of _plan.h begins with stage and error. A test compares this with the header.
-REPORT, REPORT_BYTES = struct.Struct("=ii"), 64
+REPORT, REPORT_BYTES = struct.Struct("=ii"), 72
 STAGES = _binding.stages()
 
 SEAL, SHRINK, GROW, WRITE = fcntl.F_SEAL_SEAL, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW, fcntl.F_SEAL_WRITE

@@ -270,6 +270,8 @@ def eventful() -> bytes:
         chain.record("mirror.up", None, mirror="journald", why="", accepted=10, dropped=3),
         chain.record("spawn.bypass", None, who=chain.who(), bypass={"event": "os.fork", "site": "app.py:12 work", "count": 2}),
         chain.record("guard.config", None, who=chain.who(), guards={"require": "sealed"}),
+        chain.record("helper.lost", None, who=chain.who(), helper={"pid": 7, "why": "it has ended", "asked": 3}),
+        chain.record("helper.shrunk", None, who=chain.who(), helper={"pid": 7, "policies": 2}),
         chain.record("breakglass", None, reason="full disk", why="no room for the intent"),
         chain.record("checkpoint", None, why="count", counts={}, lost=0, mirrors={}),
         chain.record("new.event", None, anything=["at", "all"]),

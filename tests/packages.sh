@@ -12,8 +12,12 @@ trap 'rm -rf "$work"' EXIT
 "$python" -m build --no-isolation --outdir "$work/dist" . > "$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 ls "$work/dist"
 cp -r tests fuzz README.md threat-model.md pyproject.toml "$work/"
-# Enough to see that a package is whole; the whole suite has run on the same sources.
-quick=(test_run.py test_process.py test_public_api.py test_cli.py test_audit.py)
+# Enough to see that a package is whole; the whole suite has run on the same sources. The wheel is made of the sdist: of that
+# it is enough that it builds, and starts programs.
+declare -A quick=(
+	[whl]="test_run.py test_process.py test_public_api.py test_cli.py test_cli_exec.py test_audit.py test_helper.py"
+	[gz]="test_run.py test_public_api.py"
+)
 for package in "$work"/dist/*.tar.gz "$work"/dist/*.whl; do
 	env="$work/env-${package##*.}"
 	"$python" -m venv "$env"
@@ -25,5 +29,7 @@ for package in "$work"/dist/*.tar.gz "$work"/dist/*.whl; do
 import safespawn, sys
 assert "env-" in safespawn.__file__, safespawn.__file__
 ' && "$env/bin/python" -m pytest -q -m "not slow" --basetemp="$work/temporary" \
-		--deselect "$tree_only" "${quick[@]/#/tests/}")
+		--deselect "$tree_only" $(printf "tests/%s " ${quick[${package##*.}]}))
+	# The programs that are measured are in the package, and what is measured finds it.
+	(cd "$work" && "$env/bin/safespawn" bench --list | grep "C posix_spawn  .*can be measured")
 done

@@ -24,6 +24,24 @@ _X86_64 = {
     "openat2": 437,
     "landlock_create_ruleset": 444,
     "landlock_add_rule": 445,
+    "pidfd_open": 434,
+    "setns": 308,
+    "mount": 165,
+    "umount2": 166,
+    "pivot_root": 155,
+    "kcmp": 312,
+    "rt_sigprocmask": 14,
+    "process_vm_readv": 310,
+    "ptrace": 101,
+    "keyctl": 250,
+    "userfaultfd": 323,
+    "io_uring_setup": 425,
+    "clone": 56,
+    "memfd_create": 319,
+    "getdents64": 217,
+    "setgroups": 116,
+    "setresgid": 119,
+    "capset": 126,
 }
 _AARCH64 = {
     "clone3": 435,
@@ -41,21 +59,51 @@ _AARCH64 = {
     "openat2": 437,
     "landlock_create_ruleset": 444,
     "landlock_add_rule": 445,
+    "pidfd_open": 434,
+    "setns": 268,
+    "mount": 40,
+    "umount2": 39,
+    "pivot_root": 41,
+    "kcmp": 272,
+    "rt_sigprocmask": 135,
+    "process_vm_readv": 270,
+    "ptrace": 117,
+    "keyctl": 219,
+    "userfaultfd": 282,
+    "io_uring_setup": 425,
+    "clone": 220,
+    "memfd_create": 279,
+    "getdents64": 61,
+    "setgroups": 159,
+    "setresgid": 149,
+    "capset": 91,
 }
 NUMBERS = _X86_64 if os.uname().machine == "x86_64" else _AARCH64
 
 # linux/filter.h and linux/seccomp.h
-_LOAD, _JUMP_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_LOAD, _JUMP_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
 _ERRNO, _ALLOW = 0x00050000, 0x7FFF0000
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
+_FIRST_ARGUMENT = 16  # struct seccomp_data: its lower half
+_NEW_NAMESPACES = 0x7E020000  # CLONE_NEW* of clone(2), but CLONE_NEWTIME, which it does not take
 
 
-def answer(answers: dict[str, int]) -> None:
-    """From now on each named call does nothing and answers that errno (0: success)."""
+def answer(answers: dict[str, int], *, namespaces: int | None = None) -> None:
+    """From now on each named call does nothing and answers that errno (0: success).
+
+    With ``namespaces`` a clone(2) that would make a namespace answers that.
+    """
     prctl.set_no_new_privs(True)
     rules = [(_LOAD, 0, 0, 0)]
     for name, number in answers.items():
         rules += [(_JUMP_EQUAL, 0, 1, NUMBERS[name]), (_RETURN, 0, 0, _ERRNO | number)]
+    if namespaces is not None:
+        rules += [
+            (_JUMP_EQUAL, 0, 3, NUMBERS["clone"]),
+            (_LOAD, 0, 0, _FIRST_ARGUMENT),
+            (_JUMP_SET, 0, 1, _NEW_NAMESPACES),
+            (_RETURN, 0, 0, _ERRNO | namespaces),
+        ]
     rules.append((_RETURN, 0, 0, _ALLOW))
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *rule) for rule in rules))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(rules), ctypes.addressof(code)))

@@ -442,8 +442,8 @@ def test_report_tells_of_lines_that_are_no_records(ledger: Path, tmp_path: Path)
     done = view("report", ledger, "-o", out)
 
     assert done.returncode == 1
-    assert "ledger.jsonl:63: not the form" in done.stderr
-    assert "ledger.jsonl:63" in Outline(out.read_text(encoding="utf-8")).sections["problems"]
+    assert "ledger.jsonl:65: not the form" in done.stderr
+    assert "ledger.jsonl:65" in Outline(out.read_text(encoding="utf-8")).sections["problems"]
 
 
 def test_report_to_standard_output(ledger: Path) -> None:

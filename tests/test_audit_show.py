@@ -253,6 +253,8 @@ def test_widths() -> None:
         ("spawn.bypass", {"bypass": {"event": "os.exec", "argv": ["/bin/x", "a b"], "site": "a.py:3 f", "count": 2}}, "os.exec at a.py:3 f, 2 times: /bin/x 'a b'"),
         ("cred.change", {"change": {"lost": 4}}, "changes that were lost: 4"),
         ("cred.change", {"change": {"call": "setuid", "args": [5], "errno": 1, "name": "EPERM"}}, "setuid(5); failed with EPERM"),
+        ("helper.lost", {"helper": {"pid": 7, "why": "it has ended", "asked": 3}}, "helper 7: it has ended"),
+        ("helper.shrunk", {"helper": {"pid": 7, "policies": 2}}, "helper 7: 2 policies"),
         ("new.event", {"x": "\u202e\x1b"}, '{"x":"\\u202e\\u001b"}'),
     ],
 )  # fmt: skip

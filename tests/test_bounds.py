@@ -9,7 +9,7 @@ import pytest
 
 import helpers
 
-STRATEGIES = pytest.mark.parametrize("strategy", ["vfork", "launcher", "fork"])
+STRATEGIES = pytest.mark.parametrize("strategy", ["vfork", "clone", "launcher", "fork"])
 
 #: Fills `out` with what became of one bounded spawn of `target`, and what it left.
 BOUNDED = """

@@ -364,13 +364,13 @@ def test_deadline() -> None:
     assert cli("run", "--deadline", "20.5", "--", "/bin/true").returncode == 0
 
 
-@pytest.mark.parametrize("strategy", ["auto", "vfork", "fork"])
+@pytest.mark.parametrize("strategy", ["auto", "vfork", "clone", "fork", "posix_spawn"])
 def test_strategy(strategy: str) -> None:
     """--strategy is the one that is used; auto picks vfork in a process with one thread."""
     report = json.loads(cli("run", "--strategy", strategy, "--report", "--", "/bin/true").stderr)
 
     assert report["requested"] == strategy
-    assert report["strategy"] == ("fork" if strategy == "fork" else "vfork")
+    assert report["strategy"] == ("vfork" if strategy == "auto" else strategy)
 
 
 @root_only
@@ -418,6 +418,8 @@ ASKED: list[tuple[list[str], dict[str, Any]]] = [
     (["--cpus", "0,2-4"], {"cpu_affinity": [0, 2, 3, 4]}),
     (["--cgroup", "/sys/fs/cgroup/one"], {"cgroup": "/sys/fs/cgroup/one"}),
     (["--pdeathsig", "term"], {"pdeathsig": signal.SIGTERM}),
+    (["--sigdefault", "hup,SIGINT,3"], {"sigdefault": [1, 2, 3]}),
+    (["--subreaper"], {"subreaper": True}),
     (["--rlimit", "nofile=7:9", "--rlimit", "core=0"], {"rlimits": {resource.RLIMIT_NOFILE: (7, 9), resource.RLIMIT_CORE: (0, 0)}}),
     (["--rlimit", "cpu=unlimited"], {"rlimits": {resource.RLIMIT_CPU: (INFINITY, INFINITY)}}),
     (["--rlimit", "nofile=3", "--nofile=3:3"], {"rlimits": {resource.RLIMIT_NOFILE: (3, 3)}}),
@@ -479,6 +481,7 @@ NOT_THERE = {
     "stderr": "as stdin",
     "fds": "the program has 0 to 2 only: the number of another descriptor means nothing to a service manager",
     "pass_fds": "as fds",
+    "helper": "there is none that could run for this one spawn",
     "process_group": "the shell has made a group for us, and the terminal sends its signals to that",
     "controlling_terminal": "needs a descriptor of a terminal: setsid --ctty",
     "restore_signals": "Python's own ignored signals are nobody's wish here",
@@ -874,6 +877,8 @@ def test_doctor_json() -> None:
     assert any("alone-or-apart" in reason for reason in seen["reasons"])
     assert set(seen["guards"]) == set(guards.registry)
     assert set(seen["proofs"]) == {"locked", "quiesced", "sealed", "single-threaded"}
+    assert set(seen["fork"]) == {"page_tables", "resident", "huge", "entries", "fork_ns"}
+    assert 0 < seen["fork"]["fork_ns"] < 10**9 and seen["fork"]["page_tables"] > 0
 
 
 def test_doctor_features_are_those_of_the_kernel() -> None:
@@ -903,7 +908,7 @@ def test_doctor_table() -> None:
     for name in (*seen["machine"], *seen["features"], *seen["proofs"]):
         assert name in done.stdout
     assert f"a plain spawn would go by {seen['strategy']}" in done.stdout
-    for heading in ("machine", "kernel features", "this process", "proofs"):
+    for heading in ("machine", "kernel features", "this process", "proofs", "a fork of this process"):
         assert re.search(f"(?m)^{heading}", done.stdout)
 
 

@@ -504,7 +504,7 @@ out["mended"] = safespawn.run(["/bin/true"]).report.strategy
 
 
 def test_more_spawners_than_places(in_hooks):
-    """The 65th spawn at the same time finds no place in the lock, and forks."""
+    """The 193rd spawn at the same time finds no place in the lock, and forks."""
     out = in_hooks(
         helpers.PARKED
         + """
@@ -512,18 +512,18 @@ hooks.park_stage, hooks.ready_fd, hooks.go_fd = stage("close"), parked, go
 strategies = []
 threads = [
     threading.Thread(target=lambda: strategies.append(safespawn.run(["/bin/true"]).report.strategy))
-    for _ in range(64)
+    for _ in range(192)
 ]
 for thread in threads:
     thread.start()
 there = 0
-while there < 64:
+while there < 192:
     assert select.select([ready], [], [], 30)[0], (there, strategies)
-    there += len(os.read(ready, 64))
+    there += len(os.read(ready, 192))
 hooks.park_stage = 0
 out["lock"] = lock()
 out["more"] = [safespawn.run(["/bin/true"]).report.strategy for _ in range(3)]
-os.write(release, b"." * 64)
+os.write(release, b"." * 192)
 for thread in threads:
     thread.join()
 out["strategies"], out["after"] = sorted(set(strategies)), lock()
@@ -531,10 +531,10 @@ out["again"] = len(strategies)
 """
     )
     assert out == {
-        "lock": [64, 0, False],
+        "lock": [192, 0, False],
         "more": ["fork"] * 3,
         "strategies": ["vfork"],
-        "again": 64,
+        "again": 192,
         "after": [0, 0, False],
     }
 
@@ -671,16 +671,10 @@ out.update(counts=counts, lock=lock(), overlaps=lock("overlaps"))
     assert (out["lock"], out["overlaps"]) == ([0, 0, False], 0)
 
 
-@pytest.mark.threat("T-22")
-def test_child_that_cannot_be_killed(in_hooks, tmp_path):
-    """A child asleep in the kernel with SIGKILL pending holds a change no longer than the grace."""
-    if not os.path.exists("/dev/fuse"):
-        pytest.skip("no /dev/fuse")
-    where = tmp_path / "mount"
-    where.mkdir()
-    out = in_hooks(
-        helpers.PARKED
-        + """
+#: For snippets that have ``where`` and ``probe``: a thread whose child is going to sleep in execve, past all signals.
+HUNG = (
+    helpers.PARKED
+    + """
 import subprocess
 from safespawn import _lock
 # The mount is ours alone, and goes with us.
@@ -691,16 +685,25 @@ quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": su
 daemon = subprocess.Popen(
     ["/usr/bin/python3", "-I", "-S", probe, where, "/bin/true", "read", str(mount)], pass_fds=(mount,), **quiet
 )
-guards.arm(wait=0.1)
 thread = threading.Thread(target=spawner, args=([where + "/program"], {}))
 
 def is_in_execve():
-    child = credchanges.child_of(thread.native_id)
-    try:
-        return child and open(f"/proc/{child}/syscall").read().startswith(f"{credchanges.NR['execve']} ")
-    except OSError:  # it was the child that tries whether memory is shared
-        return False
+    return credchanges.sits_in(credchanges.child_of(thread.native_id), "execve")
+"""
+)
 
+
+@pytest.mark.threat("T-22")
+def test_child_that_cannot_be_killed(in_hooks, tmp_path):
+    """A child asleep in the kernel with SIGKILL pending holds a change no longer than the grace."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse")
+    where = tmp_path / "mount"
+    where.mkdir()
+    out = in_hooks(
+        HUNG
+        + """
+guards.arm(wait=0.1)
 try:
     os.read(mounted, 1)
     thread.start()
@@ -734,6 +737,41 @@ out["ran"] = "output" in result
         "then": [0, 0, False],
         "ran": False,
     }
+
+
+@pytest.mark.threat("T-22")
+def test_grace_counts_from_the_kill(in_hooks, tmp_path):
+    """A change that has waited for long, and kills a child then, waits for the grace of that child."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse")
+    where = tmp_path / "mount"
+    where.mkdir()
+    out = in_hooks(
+        HUNG
+        + """
+guards.arm(wait=0.01)
+hooks.in_grace = 1
+changer = threading.Thread(target=credchanges.CALLS["prctl-keepcaps"].make)
+try:
+    os.read(mounted, 1)
+    thread.start()
+    until(is_in_execve)
+    changer.start()
+    # Its second look comes after it has decided what the first was good for.
+    until(lambda: hooks.late_looks > 1 or not changer.is_alive())
+    out["waits"] = changer_waits()
+finally:
+    daemon.kill()
+    daemon.wait()
+    thread.join()
+changer.join()
+out["killed"] = [seen.killed for seen in _lock.fetch()][-1]
+out["then"] = lock()
+""",
+        where=str(where),
+        probe=str(helpers.PROBES / "hung_fuse.py"),
+    )
+    assert out == {"waits": True, "killed": 1, "then": [0, 0, False]}
 
 
 # --------------------------------------------------------------------- the epoch
@@ -775,6 +813,48 @@ out["told"] = guards.status()["lock"]["epoch"] == lock("epoch")
         "status": 0,
         "told": True,
     }
+
+
+@pytest.mark.threat("T-23")
+def test_change_beside_one_that_tells(in_hooks):
+    """A change that finds another about to tell a child waits for that: the child runs in neither."""
+    out = in_hooks(
+        helpers.PARKED
+        + """
+telling, tells = os.pipe()
+told, tell = os.pipe()
+thread = parked_spawn(["/bin/true"], strategy="fork")
+inside = []
+
+def change(name):
+    with guards.credential_change():
+        inside.append(name)
+        leave.wait()
+
+leave = threading.Event()
+hooks.tell_ready_fd, hooks.tell_go_fd = tells, told
+first = threading.Thread(target=change, args=("first",))
+first.start()
+assert select.select([telling], [], [], 30)[0]
+second = threading.Thread(target=change, args=("second",))
+second.start()
+until(lambda: inside or hooks.found_busy)
+out["goes on untold"] = list(inside)
+# Asleep: one that only yields keeps its processor from a teller of a lesser priority (sched(7)).
+until(lambda: inside or open(f"/proc/self/task/{second.native_id}/stat").read().rpartition(") ")[2][0] == "S")
+os.write(tell, b".")
+until(lambda: len(inside) == 2)
+os.write(release, b".")
+leave.set()
+for one in (first, second, thread):
+    one.join()
+out["lost"] = [reason for reason in reasons if "epoch" in reason]
+out["lock"] = lock()
+"""
+    )
+    assert out["goes on untold"] == []
+    assert out["lost"], "the child was told"
+    assert out["lock"] == [0, 0, False]
 
 
 @pytest.mark.parametrize("company", [False, True])

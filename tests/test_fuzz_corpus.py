@@ -1,179 +1,255 @@
-"""The fuzz targets as ordinary tests: corpus replayed, seeded mutations, seeded examples."""
+"""The fuzz targets as ordinary tests: corpora replayed, seeded mutations, seeded examples, planted errors."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 
-import helpers
-from safespawn import _spec
-
-FUZZ = helpers.ROOT / "fuzz"
-CORPUS = FUZZ / "corpus" / "native"
-PLANS = FUZZ / "corpus" / "plan"
-LEDGERS = FUZZ / "corpus" / "verify"
+import fuzzing
+from fuzzing import FUZZ, SEED
+from safespawn import _binding, _policy_lines, _policy_values, _spec
+from safespawn.audit import _record, _redact
 
 sys.path.insert(0, str(FUZZ))
 try:
+    import encode_corpus
+    import fuzz_encode
+    import fuzz_marshal
     import fuzz_spec
+    import fuzz_toml
+    import marshal_corpus
+    import message_corpus
+    import objects_corpus
     import plan_corpus
+    import policy_corpus
+    import record_corpus
+    import all_targets as fuzz_run
+    import spec_corpus
+    import toml_corpus
     import verify_corpus
 finally:
     sys.path.remove(str(FUZZ))
 
-#: -fno-ipa-pure-const: else the compiler sees that the child's main never returns, and
-#: ASan warns that it does not know the stack on which that happens.
-FLAGS = [
-    "-std=gnu11",
-    "-g",
-    "-O1",
-    "-fno-ipa-pure-const",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-Wno-unused-function",
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover=undefined",
+#: What the parser of plans must make of a file, by the beginning of its name.
+VERDICTS = {"real": "taken", "good": "taken", "evil": "refused"}
+#: What each target in C has to say of the files of its corpus; of others it must only say something.
+SAID: dict[str, dict[str, str]] = {
+    "native": {path.name: "ok" for path in fuzzing.files("native")},
+    "plan": {
+        path.name: VERDICTS[kind]
+        for path in fuzzing.files("plan")
+        if (kind := path.name.partition("-")[0]) in VERDICTS
+    },
+    "policy": policy_corpus.SAID,
+    "message": message_corpus.SAID,
+    "objects": objects_corpus.SAID,
+    "record": record_corpus.SAID,
+    "verify": verify_corpus.SAID,
+}
+#: Mutations of each corpus, as many as take a second or two; how long one may be. Those of whole spawns and
+#: lookups make a process or open files each.
+RUNS = {
+    "native": (20000, 4096), "plan": (30000, 40000), "policy": (40000, 3000), "message": (4000, 4096),
+    "objects": (4000, 8192), "record": (8000, 4096), "verify": (3000, 20000),
+}  # fmt: skip
+SLOW, SLOW_RUNS = ("spawn-", "lookup-"), 600
+THREATS = {"plan": "T-29", "policy": "T-37", "message": "T-38", "objects": "T-24", "record": "T-20"}
+IN_C = [
+    pytest.param(name, marks=pytest.mark.threat(THREATS[name]) if name in THREATS else ()) for name in SAID
 ]
-SEED = 20240607
-
-#: Each of these makes a process or opens files: enough of them, but fewer than the others.
-SLOW = ("spawn-", "lookup-")
-
-
-def build(made: Path, *sources: str | Path, fuzz: Path = FUZZ) -> Path:
-    """Compile a target under ASan and UBSan; ``sources`` are files of the directory and flags."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("gcc is not installed")
-    words = [str(word) if str(word).startswith("-") else str(fuzz / word) for word in sources]
-    built = subprocess.run(
-        [compiler, *FLAGS, *words, "-o", str(made)], capture_output=True, text=True, check=False
-    )
-    if "cannot find -lasan" in built.stderr or "cannot find -lubsan" in built.stderr:
-        pytest.skip("the runtime libraries of gcc's sanitizers are not installed")
-    assert built.returncode == 0, built.stderr
-    return made
+IN_PYTHON = {
+    "spec": (fuzz_spec.one, spec_corpus.SAID),
+    "marshal": (fuzz_marshal.check, marshal_corpus.SAID),
+    "encode": (fuzz_encode.check, encode_corpus.SAID),
+    "toml": (fuzz_toml.check, toml_corpus.SAID),
+}
+MADE: dict[str, Callable[[], dict[str, bytes]]] = {
+    "plan": plan_corpus.made, "policy": policy_corpus.made, "message": message_corpus.made,
+    "objects": objects_corpus.made, "record": record_corpus.made, "verify": verify_corpus.made,
+    "spec": spec_corpus.made, "marshal": marshal_corpus.made, "encode": encode_corpus.made, "toml": toml_corpus.made,
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the native target with the mutation driver."""
-    return build(tmp_path_factory.mktemp("fuzz") / "driver", "fuzz_native.c", "driver.c")
+@pytest.fixture(scope="module", autouse=True)
+def stand_in_is_built() -> None:
+    """Have the program that tells plans in place before any test counts descriptors."""
+    if shutil.which("gcc") is not None:
+        plan_corpus.stand_in_fd()
 
 
 @pytest.fixture(scope="module")
-def plan_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the target for plans with the mutation driver."""
-    return build(tmp_path_factory.mktemp("fuzz-plan") / "driver", "fuzz_plan.c", "driver.c")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Return what builds a target, to replay files or with the mutation driver; each once."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def build(name: str, how: str) -> Path:
+        if (name, how) not in made:
+            words = ["driver.c"] if how == "driver" else ["-DFUZZ_MAIN"]
+            where = tmp_path_factory.mktemp(f"fuzz-{name}")
+            made[name, how] = fuzzing.build(where / how, f"fuzz_{name}.c", *words)
+        return made[name, how]
+
+    return build
 
 
-@pytest.fixture(scope="module")
-def plan_replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the target for plans alone, which says of each file what became of it."""
-    return build(tmp_path_factory.mktemp("fuzz-plan") / "replay", "-DFUZZ_MAIN", "fuzz_plan.c")
+@pytest.mark.parametrize("name", IN_C)
+def test_corpus_is_judged_rightly(built: Any, name: str) -> None:
+    """Each file of a corpus is handled within its memory, and the target says of it what it is."""
+    files = fuzzing.files(name)
+    done = fuzzing.run(built(name, "replay"), *map(str, files))
+    told = dict(line.rsplit("/", 1)[1].split(": ", 1) for line in done.stdout.splitlines())
+    handled = [path.name for path in files if path.name in told]
+    assert (done.returncode, done.stderr, handled) == (0, "", [path.name for path in files])
+    assert {file: told[file] for file in SAID[name]} == SAID[name]
 
 
-def run_driver(driver: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run it where a crashing input may be left, with sanitizers that say what they find."""
-    return subprocess.run(
-        [str(driver), *arguments],
-        cwd=driver.parent,
-        env={**os.environ, "ASAN_OPTIONS": "", "UBSAN_OPTIONS": "print_stacktrace=1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def corpus(*, slow: bool) -> list[Path]:
-    """Return the files of the corpus, those of whole spawns and lookups apart."""
-    return sorted(path for path in CORPUS.iterdir() if path.name.startswith(SLOW) == slow)
-
-
-@pytest.mark.parametrize("path", [*corpus(slow=False), *corpus(slow=True)], ids=lambda path: path.name)
-def test_native_corpus_file_is_handled(driver: Path, path: Path) -> None:
-    """The core handles this input rightly and within its memory."""
-    done = run_driver(driver, str(path))
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.parametrize(("slow", "runs"), [(False, 20000), (True, 600)], ids=["parts", "whole"])
-def test_native_mutations_are_handled(driver: Path, slow: bool, runs: int) -> None:
-    """The core handles thousands of mutations of the corpus, the same ones every time."""
-    files = [str(path) for path in corpus(slow=slow)]
-    done = run_driver(driver, f"-runs={runs}", f"-seed={SEED}", *files)
+@pytest.mark.parametrize("name", IN_C)
+def test_mutations_are_judged_rightly(built: Any, name: str) -> None:
+    """Core and model agree on thousands of mutations of a corpus, the same ones every time."""
+    runs, longest = RUNS[name]
+    files = [str(path) for path in fuzzing.files(name) if name != "native" or not path.name.startswith(SLOW)]
+    options = [f"-runs={runs}", f"-max_len={longest}", f"-seed={SEED}", f"-dict={FUZZ / name}.dict"]
+    done = fuzzing.run(built(name, "driver"), *options, *files)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{len(files)} files, {runs} runs\n"
 
 
-def copy_with(where: Path, name: str, old: str, new: str) -> Path:
-    """Copy core and targets, with an error planted in a file of the core; return the targets' place."""
-    shutil.copytree(helpers.ROOT / "safespawn", where / "safespawn", ignore=shutil.ignore_patterns("*.so", "*.py"))
-    shutil.copytree(FUZZ, where / "fuzz", ignore=shutil.ignore_patterns("__pycache__", "corpus"))
-    core = where / "safespawn" / name
-    text = core.read_text(encoding="utf-8")
-    assert text.count(old) == 1
-    core.write_text(text.replace(old, new), encoding="utf-8")
-    return where / "fuzz"
+def test_mutations_of_whole_spawns_are_handled(built: Any) -> None:
+    """So it is with whole spawns and lookups, of which there are fewer."""
+    files = [str(path) for path in fuzzing.files("native") if path.name.startswith(SLOW)]
+    done = fuzzing.run(built("native", "driver"), f"-runs={SLOW_RUNS}", f"-seed={SEED}", *files)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{len(files)} files, {SLOW_RUNS} runs\n"
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_corpus_is_of_this_layout(name: str) -> None:
+    """The files are what today's core makes: else ``python fuzz/NAME_corpus.py`` makes them anew."""
+    files = {path.name: path.read_bytes() for path in fuzzing.files(name)}
+    files = {file: data for file, data in files.items() if not file.startswith(("found-", "real-"))}
+    assert files == MADE[name]()
+
+
+def test_plans_of_real_spawns_are_of_this_layout() -> None:
+    """Plans that spawns make are those of the corpus, in all that is the same on every machine."""
+    if os.geteuid() != 0 or shutil.which("gcc") is None:
+        pytest.skip("plans of real spawns need root, and gcc for the stand-in")
+    files = {path.name: path.read_bytes() for path in fuzzing.files("plan")}
+    assert {name: data for name, data in files.items() if name.startswith("real-")} == plan_corpus.real()
+
+
+# ------------------------------------------------------------------ targets in Python
+
+
+@pytest.mark.parametrize("name", IN_PYTHON)
+def test_python_corpus_is_judged_rightly(name: str) -> None:
+    """Each file of a corpus comes to what it is said to, and to nothing else."""
+    check, said = IN_PYTHON[name]
+    files = [path for path in fuzzing.files(name) if os.geteuid() == 0 or not path.name.startswith("root-")]
+    told = {path.name: check(path.read_bytes()) for path in files}
+    assert told == {path.name: said.get(path.name, told[path.name]) for path in files}
+
+
+SEEDED = settings(
+    database=None,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+@settings(SEEDED, max_examples=100)
+@given(fuzz_toml.INPUTS)
+def test_policy_file_is_a_policy_or_says_where_it_is_wrong(data: bytes) -> None:
+    """Whatever a file has, it is a policy, or a PolicyError with its line and key."""
+    fuzz_toml.check(data)
+
+
+@settings(SEEDED, max_examples=150)
+@given(fuzz_encode.INPUTS)
+def test_record_is_encoded_without_loss_and_without_secrets(value: Any) -> None:
+    """Whatever the arguments are, a record tells them all but what is to be hidden."""
+    fuzz_encode.run(value)
+
+
+@settings(SEEDED, max_examples=50)
+@given(fuzz_marshal.INPUTS)
+def test_plan_says_what_was_asked(value: Any) -> None:
+    """Whatever is asked for, the plan says that, and nothing else."""
+    fuzz_marshal.run(value)
+
+
+def found(name: str) -> bool:
+    """Return whether a corpus in Python shows that something is wrong."""
+    try:
+        test_python_corpus_is_judged_rightly(name)
+    except Exception:  # noqa: BLE001 - whatever it is, it was found
+        return True
+    return False
+
+
+def _first_line(text: str, parse: Any, is_wrong: Any) -> int:
+    del text, parse, is_wrong
+    return 1
+
+
+def _sorted_strings(items: Any) -> tuple[bytes, int]:
+    return b"".join(one + b"\0" for one in sorted(items)), len(items)
+
+
+#: Errors in what targets in Python look at: a target, an object, its attribute and what is there instead.
+IN_PYTHON_PLANTED: dict[str, tuple[str, Any, str, Any]] = {
+    "toml-any-exception": ("toml", _policy_values, "_octal", None),
+    "toml-line-of-the-first": ("toml", _policy_lines, "of_fault", _first_line),
+    "toml-line-of-syntax": ("toml", _policy_lines, "of_syntax", lambda text, message: 10**6),
+    "encode-lossy": ("encode", _record, "text", lambda value: value.decode("utf-8", "replace")),
+    "encode-secret-shown": ("encode", _redact, "_without", lambda argument, spans: argument),
+    "encode-secret-shown-again": ("encode", _redact._Redaction, "_repeated", lambda self: None),
+    "encode-mac-of-the-first": ("encode", _redact.RedactionKey, "mac", lambda self, strings: "hk1:" + 64 * "0"),
+    "encode-no-limit": ("encode", _record, "_shortened", lambda fields: dict(fields)),
+    "marshal-arguments-in-order": ("marshal", _binding, "strings", _sorted_strings),
+    "marshal-lists-lost": ("marshal", _binding, "_put_lists", lambda r, plan: []),
+    "marshal-processors": ("marshal", _binding, "cpu_mask", lambda cpus: b"\1" + bytes(7)),
+}
+
+
+@pytest.mark.parametrize("error", IN_PYTHON_PLANTED)
+def test_target_in_python_finds_an_error(monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+    """An error planted in what a target looks at is found by replaying its corpus."""
+    name, where, attribute, instead = IN_PYTHON_PLANTED[error]
+    assert not found(name)
+    if instead is None:  # a reader of a value that knows no wrong ones
+        monkeypatch.setitem(_policy_values.KEYS["spawn"], "umask", lambda key, value: {}[value])
+    else:
+        monkeypatch.setattr(where, attribute, instead)
+    assert found(name)
+
+
+# ------------------------------------------------------------------ planted errors
 
 
 def test_native_target_can_fail(tmp_path: Path) -> None:
     """An error planted in the core is found from the corpus, and the input that shows it is kept."""
-    fuzz = copy_with(tmp_path, "_native.c", "strings[count] = NULL;", "strings[count + 2] = NULL;")
-    done = run_driver(build(tmp_path / "driver", "fuzz_native.c", "driver.c", fuzz=fuzz), str(CORPUS / "strings-none"))
+    fuzz = fuzzing.copy_with(tmp_path, "_native.c", "strings[count] = NULL;", "strings[count + 2] = NULL;")
+    made = fuzzing.build(tmp_path / "driver", "fuzz_native.c", "driver.c", fuzz=fuzz, flags=fuzzing.QUICK_SANITIZED)
+    shown = fuzzing.CORPORA / "native" / "strings-none"
+    done = fuzzing.run(made, str(shown))
     assert done.returncode != 0
     assert "AddressSanitizer" in done.stderr
-    assert (tmp_path / "crash-input").read_bytes() == (CORPUS / "strings-none").read_bytes()
+    assert (tmp_path / "crash-input").read_bytes() == shown.read_bytes()
 
 
-# ------------------------------------------------------------------ plans of the launcher
-
-#: What the parser must make of a file, by the beginning of its name.
-VERDICTS = {"real": "taken", "good": "taken", "evil": "refused"}
-
-
-@pytest.mark.threat("T-29")
-@pytest.mark.parametrize("path", sorted(PLANS.iterdir()), ids=lambda path: path.name)
-def test_plan_corpus_file_is_judged_rightly(plan_replay: Path, path: Path) -> None:
-    """The launcher's parser takes what is a plan and refuses what is none, within its memory."""
-    done = run_driver(plan_replay, str(path))
-    assert (done.returncode, done.stderr) == (0, "")
-    verdict = VERDICTS.get(path.name.partition("-")[0])
-    if verdict is not None:  # a script, or a finding
-        assert done.stdout == f"{path}: {verdict}\n"
-
-
-@pytest.mark.threat("T-29")
-def test_plan_mutations_are_judged_rightly(plan_driver: Path) -> None:
-    """Parser and model agree on thousands of mutations of the corpus, the same ones every time."""
-    done = run_driver(plan_driver, "-runs=30000", "-max_len=40000", f"-seed={SEED}", str(PLANS))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{len(list(PLANS.iterdir()))} files, 30000 runs\n"
-
-
-def test_plan_corpus_is_of_this_layout() -> None:
-    """The files are what today's core makes: else ``python fuzz/plan_corpus.py`` makes them anew."""
-    files = {path.name: path.read_bytes() for path in PLANS.iterdir()}
-    made = plan_corpus.made()
-    assert {name: files[name] for name in files.keys() & made.keys()} == made
-    if os.geteuid() != 0 or shutil.which("gcc") is None:
-        pytest.skip("plans of real spawns need root, and gcc for the stand-in")
-    real = plan_corpus.real()
-    assert {name: data for name, data in files.items() if name.startswith("real-")} == real
-
-
-#: Errors of the parser, each as a text of _wire.c and what it becomes.
-PLANTED = {
+#: Errors of the core, each as a text of a file and what it becomes, by that file.
+PLANS = {
     "end-not-checked": ("part->bytes > wire->total - part->at ||", "part->bytes > wire->total ||"),
     "end-by-a-sum-that-wraps": ("part->bytes > wire->total - part->at", "part->at + part->bytes > wire->total"),
     "place-not-checked": ("part->at > wire->total || ", ""),
@@ -205,57 +281,84 @@ PLANTED = {
     "room-without-a-listing": (" + SS_LISTING_BYTES;", ";"),
     "tables-overlap": ("strings += wire->want.argc + 1ull;", "strings += wire->want.argc;"),
     "pointer-of-the-parent": ("plan->want.argv = plan->want.env = plan->want.map_users", "plan->want.map_users"),
-    "error-forgotten": ("	return error;\n}\n\n/* The counts", "	return 0;\n}\n\n/* The counts"),
+    "places-negative": ("if (places[i] < 0)", "if (0)"),
+    "first-place-not-looked-at": ("for (i = 0; i < count && !*error; i++)\n		if (places", "for (i = 1; i < count && !*error; i++)\n		if (places"),
+    "last-place-not-looked-at": ("for (i = 0; i < count && !*error; i++)\n		if (places", "for (i = 0; i + 1 < count && !*error; i++)\n		if (places"),
+    "places-of-any-number": ("SS_PART_PLACES].bytes ? wire->want.nfds : 0", "SS_PART_PLACES].bytes / 4"),
+    "places-lost": ("return *error ? NULL : places;", "return NULL;"),
+    "too-many-inherited": ("want->ninherited <= want->nrlimits &&", "1 &&"),
+    "error-forgotten": ("	return error;\n}\n\n/* Where a helper's", "	return 0;\n}\n\n/* Where a helper's"),
 }
-
-
-@pytest.mark.parametrize("error", PLANTED)
-def test_plan_target_finds_an_error(tmp_path: Path, error: str) -> None:
-    """An error planted in the parser is found by replaying the corpus."""
-    fuzz = copy_with(tmp_path, "_wire.c", *PLANTED[error])
-    made = build(tmp_path / "replay", "-DFUZZ_MAIN", "-Wno-error", "fuzz_plan.c", fuzz=fuzz)
-    done = run_driver(made, *map(str, sorted(PLANS.iterdir())))
-    assert done.returncode != 0, "not found"
-
-
-# ------------------------------------------------------------------ ledgers of the verifier
-
-@pytest.fixture(scope="module")
-def verify_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the target for ledgers with the mutation driver."""
-    return build(tmp_path_factory.mktemp("fuzz-verify") / "driver", "fuzz_verify.c", "driver.c")
-
-
-@pytest.fixture(scope="module")
-def verify_replay(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the target for ledgers alone, which says of each file what became of it."""
-    return build(tmp_path_factory.mktemp("fuzz-verify") / "replay", "-DFUZZ_MAIN", "fuzz_verify.c")
-
-
-@pytest.mark.parametrize("path", sorted(LEDGERS.iterdir()), ids=lambda path: path.name)
-def test_verify_corpus_file_is_judged_rightly(verify_replay: Path, path: Path) -> None:
-    """The verifier's core says of each piece what it is, within its memory."""
-    done = run_driver(verify_replay, str(path))
-    assert (done.returncode, done.stderr) == (0, "")
-    said = verify_corpus.SAID.get(path.name)
-    assert done.stdout == f"{path}: {said}\n" or path.name.startswith("found-")
-
-
-def test_verify_mutations_are_judged_rightly(verify_driver: Path) -> None:
-    """The core holds what the target demands over thousands of mutations, the same ones every time."""
-    done = run_driver(verify_driver, "-runs=20000", "-max_len=20000", f"-seed={SEED}", str(LEDGERS))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{len(list(LEDGERS.iterdir()))} files, 20000 runs\n"
-
-
-def test_verify_corpus_is_of_this_form() -> None:
-    """The files are those that ``python fuzz/verify_corpus.py`` makes, beside what was found."""
-    files = {path.name: path.read_bytes() for path in LEDGERS.iterdir()}
-    made = verify_corpus.made()
-    assert {name: data for name, data in files.items() if not name.startswith("found-")} == made
-
-
-#: Errors of the verifier's core, each as a text of _verify.c and what it becomes.
+ALLOWING = {
+    "short-bytes-are-read": ("return bytes >= sizeof(*p) && bytes <=", "return bytes <="),
+    "any-magic": ("p->magic == SS_POLICY_MAGIC &&", "1 &&"),
+    "any-version": ("p->version == SS_HELPER_VERSION && ", ""),
+    "any-head": ("p->head_bytes == sizeof(*p) && ", ""),
+    "any-total": ("p->total == bytes &&", "1 &&"),
+    "too-many-users": ("p->nusers <= SS_POLICY_LIST_MAX && ", ""),
+    "too-many-groups": ("p->ngroups <= SS_GROUPS_MAX && ", ""),
+    "too-many-programs": ("p->nprograms <= SS_POLICY_LIST_MAX &&", "1 &&"),
+    "too-many-variables": ("p->nvariables <= SS_POLICY_LIST_MAX && ", ""),
+    "too-large-a-pool": (" && p->pool <= SS_POOL_MAX", ""),
+    "lengths-may-wrap": ("p->program_bytes <= SS_POLICY_BYTES_MAX && p->variable_bytes <= SS_POLICY_BYTES_MAX &&", "1 &&"),
+    "flags-not-known": ("!(p->flags & ~(uint32_t)(SS_POLICY_FLAGS_END - 1)) && ", ""),
+    "options-not-known": (" && !(p->options & ~(uint64_t)(SS_OPTIONS_END - 1))", ""),
+    "options-in-32-bits": ("~(uint64_t)(SS_OPTIONS_END - 1)", "~(uint32_t)(SS_OPTIONS_END - 1)"),
+    "any-program-and-some": ("!((p->flags & SS_ANY_PROGRAM) && p->nprograms) && ", ""),
+    "any-user-and-some": (" && !((p->flags & SS_ANY_USER) && p->nusers)", ""),
+    "any-variable-and-some": ("!((p->flags & SS_ANY_VARIABLE) && p->nvariables)", "1"),
+    "end-not-checked": ("	    count)\n		return EPROTO;", "	    count)\n		(void)0;"),
+    "groups-not-counted": ("p->ngroups * sizeof(uint32_t) + p->program_bytes +", "p->program_bytes +"),
+    "empty-strings": ("!at || !text[at - 1] || !count", "!count"),
+    "empty-string-first": ("!at || !text[at - 1] ||", "(at && !text[at - 1]) ||"),
+    "strings-without-nul": ("!count && (!bytes || !text[bytes - 1])", "!count"),
+    "strings-less": ("return !count && ", "return "),
+    "user-groups-behind": ("l->users[i].first_group > l->policy->ngroups ||", "0 ||"),
+    "user-groups-over-the-end": ("l->users[i].ngroups > l->policy->ngroups - l->users[i].first_group", "0"),
+    "user-groups-by-a-sum-that-wraps": ("l->users[i].ngroups > l->policy->ngroups - l->users[i].first_group",
+                                        "l->users[i].first_group + l->users[i].ngroups > l->policy->ngroups"),
+    "users-not-checked": ("return ss_policy_are_users(l) && ", "return "),
+    "programs-not-checked": ("ss_policy_are_strings(l->programs, p->program_bytes, p->nprograms) &&", "1 &&"),
+    "variables-not-checked": ("ss_policy_are_strings(l->variables, p->variable_bytes, p->nvariables)", "1"),
+    "groups-where-users-are": ("at += p->nusers * sizeof(*l->users);", ""),
+    "cwd-by-name": ("want->cwd_fd >= 0 || want->cwd,", "want->cwd_fd >= 0,"),
+    "namespace-at-birth": ("{(want->unshared | want->born_in) != 0,", "{want->unshared != 0,"),
+    "standard-descriptors-closed": ("want->nfds != 3 ||", "want->nfds > 3 ||"),
+    "another-descriptor": ("|| want->fds[2].target != 2", ""),
+    "options-in-part": ("~l->policy->options ? EACCES", "!l->policy->options ? EACCES"),
+    **{f"option-{name}-forgotten": (f"SS_OPTION_{name.upper()}}}", "0}") for name in (
+        "cwd", "fds", "session", "group", "terminal", "umask", "nice", "scheduler", "affinity", "rlimits",
+        "cgroup", "root", "caps", "securebits", "namespaces", "seccomp", "subreaper", "landlock", "pdeathsig")},
+    "uid-not-compared": ("user->uid != want->uid || ", ""),
+    "gid-not-compared": ("user->gid != want->gid || ", ""),
+    "number-of-groups-not-compared": (" || user->ngroups != want->ngroups", ""),
+    "groups-not-compared": ("if (l->groups[user->first_group + i] != want->groups[i])", "if (0)"),
+    "groups-of-the-first": ("l->groups[user->first_group + i]", "l->groups[i]"),
+    "user-in-part": ("(asked && asked != SS_CHANGES_IDS) || ", ""),
+    "user-in-a-namespace": (" || ((want->unshared | want->born_in) & SS_CLONE_NEWUSER)", ""),
+    "user-born-in-a-namespace": ("((want->unshared | want->born_in) & SS_CLONE_NEWUSER)", "(want->unshared & SS_CLONE_NEWUSER)"),
+    "own-user-not-asked": ("user->uid == l->policy->expected.euid", "1"),
+    "first-user-only": ("i < l->policy->nusers; i++) {", "i < l->policy->nusers && !i; i++) {"),
+    "name-that-starts-like-one": (": *text == end || !*text", ": 1"),
+    "name-at-the-end-of-the-text": (": *text == end || !*text", ": *text == end"),
+    "star-within": ("!pattern[1] :", "1 :"),
+    "first-variable-only": ("for (at = plan->envp; *at; at++)\n		if", "for (at = plan->envp; *at && at == plan->envp; at++)\n		if"),
+    "relative-path": ("if (*path != '/')\n		return 0;\n	while", "while"),
+    "path-with-empty-parts": ("path == part || ", ""),
+    "path-with-a-dot": ("path == part + 1 || ", ""),
+    "path-with-dots": (" || (part[1] == '.' && path == part + 2)", ""),
+    "path-with-more-dots": ("path == part + 1 || (part[1] == '.' && path == part + 2)", "1"),
+    "beginning-of-an-entry": ("	if (*entry)\n		return 0;\n", ""),
+    "path-that-goes-on": ("	if (entry[-1] != '/')\n		return 0;\n	while", "	while"),
+    "below-the-directory": ("return !*path;", "return 1;"),
+    "path-not-plain": ("!ss_path_is_plain(plan->want.path) || ", ""),
+    "another-file": (" || !ss_program_is_file(&plan->want)", ""),
+    "file-of-any-number": ("named.st_ino == held.st_ino", "1"),
+    "script-by-its-number": ("if (want->exec_fd < 0 || !(want->flags & SS_EXEC_TARGET))", "if (1)"),
+    "script-that-is-no-target": ("return -1; /* nothing", "return want->fds[0].source; /* nothing"),
+    "another-root": ("plan->want.root_fd >= 0 || ", ""),
+    "first-program-only": ("i < l->policy->nprograms; i++", "i < l->policy->nprograms && !i; i++"),
+}  # fmt: skip
 UNSAFE = {
     "end-not-asked": ("if (c->at == c->end) {", "if (c->at > c->end) {"),
     "mac-before-the-line": ("if (bytes < SS_MAC_BYTES)", "if (0)"),
@@ -274,25 +377,155 @@ UNSAFE = {
     "struck-is-garbage": ("ss_is_struck(p) ?", "0 ?"),
     "line-not-counted": ("v->line += (uint64_t)is_line;", "v->line++;"),
 }
+OBJECTS = {
+    "room-of-any-rights": ("(h->p_flags & rights) == rights && ", ""),
+    "room-of-any-header": ("h->p_type == PT_LOAD && (h->p_flags & rights)", "(h->p_flags & rights)"),
+    "room-up-to-the-last-segment": ("return h->p_memsz - offset;", "return o->high - at;"),
+    "places-not-aligned": ("at % alignment == 0 && ", ""),
+    "text-without-end": ("room && memchr((const char *)at, 0, room) ?", "room ?"),
+    "buckets-not-checked": ("	if (!ss_object_has(o, at, buckets * sizeof(*bucket), sizeof(*bucket)))\n		return 0;\n", ""),
+    "chain-without-end": ("i < left && !(chain[i] & 1)", "!(chain[i] & 1)"),
+    "dynamic-of-any-length": ("(bytes < room ? bytes : room)", "bytes"),
+    "symbols-not-checked": (" || !ss_object_has(o, d->symbols, count * sizeof(Elf64_Sym), sizeof(uint64_t))", ""),
+    "tables-not-checked": (" || !ss_object_has(o, d->tables[i], d->bytes[i], sizeof(uint64_t))", ""),
+    "calls-without-addends": ("(i == 1 && !d->is_rela) ||", ""),
+    "relro-of-a-neighbour": (" || to > end", ""),
+    "slot-anywhere": ("return ss_object_room(o, at, PF_W) >= sizeof(uintptr_t) ? at : 0;", "return at;"),
+    "slot-read-only": ("ss_object_room(o, at, PF_W)", "ss_object_room(o, at, PF_R)"),
+    "slot-over-the-end": (">= sizeof(uintptr_t) ? at", ">= 1 ? at"),
+    "slot-of-any-type": ("	if (type != SS_R_SLOT && type != SS_R_DATA && type != SS_R_WORD)\n		return 0;\n", "	(void)type;\n"),
+}  # fmt: skip
+REWRITING = {
+    "slot-not-aligned": ("if (at % sizeof(held)) {", "if (0) {"),
+    "symbol-of-any-type": ("!is_function || ", ""),
+    "symbol-of-others": ("symbol->st_shndx == SHN_UNDEF || ", ""),
+    "relro-left-open-for-others": ("if ((error = ss_protect(o->relro, o->relro_end, PROT_READ | PROT_WRITE)))", "if ((error = 0))"),
+}  # fmt: skip
+ASKED = {
+    "nfds-not-compared": (" || m->ask.nfds != m->nfds", ""),
+    "any-magic": ("m->ask.magic != SS_HELPER_MAGIC ||", "0 ||"),
+    "magic-of-what-was-cut": ("		m->ask.magic = 0; /* no request", "		(void)0; /* no request"),
+    "sender-not-told": ("m->pid = who->pid;", "m->pid = 0;"),
+    "open-across-an-exec": ("MSG_CMSG_CLOEXEC | MSG_DONTWAIT", "MSG_DONTWAIT"),
+    "end-at-any-empty-one": ("if (!bytes && !header.msg_controllen)", "if (!bytes)"),
+    "not-closed": ("(void)ss_sys1(SYS_close, m->fds[--m->nfds]);", "m->nfds--;"),
+    "place-of-the-report": ("*fd <= SS_AT_REPORT ||", "*fd < SS_AT_REPORT ||"),
+    "place-behind": ("(uint32_t)*fd >= m->nfds", "(uint32_t)*fd > m->nfds"),
+    "own-place-forgotten": ("	    &want->landlock_fd,\n", ""),
+    "target-without-a-source": ("fds[i].source < 0 || ", ""),
+    "targets-without-places": ("	if (want->nfds && !plan->places)\n		return EPROTO;\n", ""),
+    "program-that-is-a-target": ("want->flags & SS_EXEC_TARGET ? NULL : &want->exec_fd", "&want->exec_fd"),
+}  # fmt: skip
+TEXTS = {
+    "control-character": ("code >= 0x20 && code < 0x7f", "code >= 0x10 && code < 0x7f"),
+    "delete-character": ("code >= 0x20 && code < 0x7f", "code >= 0x20 && code < 0x80"),
+    "quote-as-it-is": (" && code != '\"'", ""),
+    "surrogates": (" || (code >= 0xd800 && code < 0xe000)", ""),
+    "overlong": ("code < least[bytes] || ", ""),
+    "beyond-unicode": (" || code > 0x10ffff", ""),
+    "half-of-a-pair": ("0xd800 + (code - 0x10000) / 0x400", "0xd800 + code / 0x400"),
+    "fullness-not-told": ("			text->full = 1;\n			return;", "			return;"),
+    "cut-character": ("bytes == 0 || bytes > left", "bytes == 0"),
+}  # fmt: skip
+TELLING = {
+    "value-told": ('return strcspn(pair, "=");', "return strlen(pair);"),
+    "arguments-without-limit": ("ss_limit_since(text, from, SS_ARGV_ROOM);", "(void)from;"),
+    "names-without-limit": ("text->full || bytes > room", "text->full"),
+    "nuls-counted": ("argv->bytes - argv->count", "argv->bytes"),
+    "digest-of-a-part": ("ss_sha256_add(&hash, some, (size_t)(whole.at - some));", ""),
+    "signal-for-a-code": ('exit->code == CLD_EXITED ? ",\\"code\\":"', '0 ? ",\\"code\\":"'),
+}  # fmt: skip
+LINES = {
+    "mac-over-less": ("(size_t)(text.at - text.start), NULL, 0, ret_mac", "(size_t)(text.at - text.start) - 1, NULL, 0, ret_mac"),
+    "line-without-limit": ("ledger->line + SS_LINE_BYTES - SS_MAC_ROOM, 0, NULL", "ledger->line + 2 * SS_LINE_BYTES, 0, NULL"),
+}  # fmt: skip
+ANSWERS = {"answer-that-was-cut": ("|| (header.msg_flags & MSG_TRUNC) ||", "||")}
+
+#: Which target looks at which file.
+PLANTED = {
+    ("plan", "_wire.c"): PLANS,
+    ("policy", "_allowed.c"): ALLOWING,
+    ("verify", "_verify.c"): UNSAFE,
+    ("objects", "_objects.c"): OBJECTS,
+    ("objects", "_rewrite.c"): REWRITING,
+    ("message", "_asked.c"): ASKED,
+    ("record", "_text.c"): TEXTS,
+    ("record", "_telling.c"): TELLING,
+    ("record", "_ledger.c"): LINES,
+    ("native", "_ask.c"): ANSWERS,
+}
 
 
-@pytest.mark.parametrize("error", UNSAFE)
-def test_verify_target_finds_an_error(tmp_path: Path, error: str) -> None:
-    """An error planted in the verifier's core is found by replaying the corpus."""
-    fuzz = copy_with(tmp_path, "_verify.c", *UNSAFE[error])
-    made = build(tmp_path / "replay", "-DFUZZ_MAIN", "-Wno-error", "fuzz_verify.c", fuzz=fuzz)
-    done = run_driver(made, *map(str, sorted(LEDGERS.iterdir())))
-    said = dict(line.removeprefix(f"{LEDGERS}/").split(": ") for line in done.stdout.splitlines())
-    assert done.returncode != 0 or {**said, **verify_corpus.SAID} != said, "not found"
-
-
-@settings(
-    database=None,
-    deadline=None,
-    derandomize=True,
-    max_examples=800,
-    suppress_health_check=[HealthCheck.too_slow],
+@pytest.mark.parametrize(
+    ("name", "file", "error"),
+    [
+        pytest.param(name, file, error, id=f"{name}-{error}")
+        for (name, file), errors in PLANTED.items()
+        for error in errors
+    ],
 )
+def test_target_finds_an_error(tmp_path: Path, name: str, file: str, error: str) -> None:
+    """An error planted in the core is found by replaying the corpus of its target."""
+    assert fuzzing.finds(tmp_path, name, file, PLANTED[name, file][error], said=SAID[name]), "not found"
+
+
+# ------------------------------------------------------------------ the runner of all
+
+
+def test_runner_knows_every_target() -> None:
+    """Every target has a row, a corpus and a dictionary, and files under test that are there."""
+    names = {path.stem.removeprefix("fuzz_") for path in [*FUZZ.glob("fuzz_*.c"), *FUZZ.glob("fuzz_*.py")]}
+    assert {target.name for target in fuzz_run.TARGETS} == names == {*SAID, *IN_PYTHON}
+    for target in fuzz_run.TARGETS:
+        assert fuzzing.files(target.name)
+        assert (FUZZ / f"{target.name}.dict").is_file()
+        assert all((FUZZ.parent / "safespawn" / source).is_file() for source in target.sources)
+
+
+def test_documentation_has_every_target() -> None:
+    """fuzz/README.md has a row for each target."""
+    rows = re.findall(r"^\| `fuzz_([a-z]+)\.(?:c|py)` \|", (FUZZ / "README.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted({*SAID, *IN_PYTHON})
+
+
+def test_runner_tells_what_a_fuzzer_says() -> None:
+    """Runs and edges are those that libFuzzer tells, the last ones."""
+    text = "INFO: Loaded 1 modules   (447 inline 8-bit counters)\n#2 INITED cov: 12 ft: 1\n#9 DONE cov: 231 ft: 9\n"
+    assert fuzz_run.parse(f"{text}stat::number_of_executed_units: 69468\n") == (69468, (231, 447))
+    assert fuzz_run.parse("Done 38 runs in 5 second(s)\n") == (38, None)
+
+
+def test_runner_fails_and_keeps_what_shows_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target that finds something makes the whole run fail, and the last line has the input that was kept."""
+    program = tmp_path / "fuzz_fails.py"
+    program.write_text(
+        "import sys\n"
+        "prefix = next(word for word in sys.argv if word.startswith('-artifact_prefix=')).split('=')[1]\n"
+        "open(prefix + 'crash-1', 'w').write('x')\n"
+        "sys.exit(77)\n"
+    )
+    (tmp_path / "corpus" / "fails").mkdir(parents=True)
+    monkeypatch.setattr(fuzz_run, "FUZZ", tmp_path)
+    monkeypatch.setattr(fuzz_run, "FOUND", tmp_path / "found")
+    monkeypatch.setattr(fuzz_run, "_has_atheris", lambda: True)
+    outcome = fuzz_run.run(fuzz_run.Target("fails", ("_checks.py",)), 1)
+    assert outcome.failed
+    assert outcome.found == (tmp_path / "found" / "fails-crash-1",)
+    assert str(outcome.found[0]) in fuzz_run.report([outcome], 1)
+    assert "found something" in fuzz_run.report([outcome], 1)
+
+
+def test_mutation_driver_says_how_it_is_used(built: Any) -> None:
+    """Without files there is nothing to mutate."""
+    done = subprocess.run([str(built("plan", "driver"))], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: ")
+
+
+# ------------------------------------------------------------------ requests
+
+
+@settings(SEEDED, max_examples=300)
 @given(argv=fuzz_spec.ARGV, options=fuzz_spec.GIVEN, more=fuzz_spec.UNKNOWN)
 @example(argv=["true"], options={"deadline": 10**400}, more={})
 @example(argv=["true"], options={"umask": 10**5000}, more={})

@@ -76,6 +76,8 @@ ALONE: dict[str, tuple[dict[str, Any], State]] = {
         {"ignored": ignoring(signal.SIGPIPE, signal.SIGXFSZ)},
     ),
     "sigmask": ({"sigmask": [1, 31, 32, 64]}, {"blocked": bits(0, 30, 31, 63)}),
+    "sigdefault": ({"restore_signals": False, "sigdefault": [signal.SIGPIPE]}, {"ignored": ignoring(signal.SIGXFSZ)}),
+    "subreaper": ({"subreaper": True}, {"subreaper": 1}),
     "no_new_privs": ({"no_new_privs": True}, {"no_new_privs": 1}),
     "user": (SOMEBODY, IS_SOMEBODY),
     "group": ({"group": 70_001}, {"gids": [70_001] * 3, "fsgid": 70_001}),
@@ -140,9 +142,12 @@ def is_alive(pid: int) -> bool:
 
 def test_plain_is_the_same_by_every_strategy(whole: str) -> None:
     """What a child has that was given nothing does not depend on the way it was started."""
-    plain = [told([whole, "an argument"], strategy) for strategy in ("vfork", "fork", "launcher")]
+    with safespawn.Helper(pool=1):
+        plain = [
+            told([whole, "an argument"], strategy) for strategy in ("vfork", "fork", "launcher", "helper", "pool")
+        ]
 
-    assert plain[0] == plain[1] == plain[2]
+    assert [one for one in plain if one != plain[0]] == []
 
 
 def test_vfork_refuses_what_it_must_not_do(whole: str) -> None:
@@ -284,6 +289,7 @@ import prctl
 from child_state import told
 prctl.capbset.drop("net_raw")
 prctl.cap_effective.net_raw = prctl.cap_permitted.net_raw = False
+begin_helper()
 try:
     told([whole], strategy, caps=["chown", "net_raw"])
 except PermissionError as problem:
@@ -337,6 +343,7 @@ def test_securebits_are_the_whole_set(probe: Probe) -> None:
 import prctl
 from child_state import told
 prctl.securebits.no_setuid_fixup = True
+begin_helper()
 for name, asked in (("ours", {}), ("other", {"securebits": ["noroot_locked"]}), ("none", {"securebits": []})):
     out[name] = told([whole], strategy, **asked)["securebits"]
 """,
@@ -700,10 +707,16 @@ FORBIDDEN: dict[str, tuple[dict[str, Any], int, str]] = {
 
 def test_caller_without_privileges_is_given_none(probe: Probe, cgroup: Path) -> None:
     """What the kernel does not allow us is PermissionError at its stage, and nothing is run."""
+    forbidden = {
+        name: told
+        for name, told in FORBIDDEN.items()
+        if probe.strategy != "helper" or "pid" not in told[0].get("namespaces", ())
+    }
     out = helpers.run_snippet(
         """
 from parents import become
 become(1000, 1001)
+begin_helper()
 for name, (asked, *_) in wanted.items():
     try:
         out[name] = safespawn.run([whole], stdout=safespawn.PIPE, strategy=strategy, **asked).stdout.decode()
@@ -712,10 +725,10 @@ for name, (asked, *_) in wanted.items():
 """,
         whole=probe.path,
         strategy=probe.strategy,
-        wanted={**FORBIDDEN, "cgroup": [{"cgroup": str(cgroup)}]},
+        wanted={**forbidden, "cgroup": [{"cgroup": str(cgroup)}]},
     )
 
-    assert out == {name: [number, stage] for name, (_, number, stage) in FORBIDDEN.items()}
+    assert out == {name: [number, stage] for name, (_, number, stage) in forbidden.items()}
 
 
 # ------------------------------------------------------------------------- all at once
@@ -744,6 +757,8 @@ def test_everything_at_once(probe: Probe, files: list[int], places: Path) -> Non
             "rlimits": {resource.RLIMIT_CORE: 0},
             "pdeathsig": 9,
             "sigmask": [10],
+            "sigdefault": [signal.SIGPIPE],
+            "subreaper": True,
             "deadline": 300,
             "pin": True,
         },
@@ -767,6 +782,7 @@ def test_everything_at_once(probe: Probe, files: list[int], places: Path) -> Non
             "limits.4": [0, 0],
             "pdeathsig": 9,
             "blocked": bits(9),
+            "subreaper": 1,
         },
         f"--try-read={path}",
     )

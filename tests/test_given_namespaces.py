@@ -82,6 +82,7 @@ def test_new_user_namespace(probe: Probe) -> None:
     probe.gives({"namespaces": ["user"]}, {**in_namespaces(["user"], plain), **known(plain)})
 
 
+@pytest.mark.makes_pid_namespace
 def test_all_but_user(probe: Probe) -> None:
     """All namespaces but that of users are new at once."""
     probe.gives({"namespaces": WITHOUT_USER}, in_namespaces(WITHOUT_USER, probe.plain()))
@@ -130,6 +131,7 @@ def test_pid_namespace_in_a_user_namespace_is_not_launched(whole: str) -> None:
     assert any("PID namespace" in reason for reason in done.report.reasons)
 
 
+@pytest.mark.makes_pid_namespace
 def test_session_and_group_inside(probe: Probe) -> None:
     """The first process of a PID namespace may lead a session, which is 1 there."""
     options = {"namespaces": ["pid"], "start_new_session": True}
@@ -243,6 +245,7 @@ def test_caller_whose_memory_is_closed_makes_namespaces(whole: str, names: list[
 # ------------------------------------------------------------------ what the others mean
 
 
+@pytest.mark.makes_pid_namespace
 def test_process_1_is_reaped_like_any_other(probe: Probe) -> None:
     """A program that is process 1 of its namespace ends, and we see how."""
     for argv, code in ((["/bin/sh", "-c", "exit 7"], 7), (["/bin/sh", "-c", "test $$ = 1"], 0)):
@@ -250,6 +253,7 @@ def test_process_1_is_reaped_like_any_other(probe: Probe) -> None:
         assert done.returncode == code
 
 
+@pytest.mark.makes_pid_namespace
 def test_signals_reach_process_1(probe: Probe) -> None:
     """The handle's pid and pidfd are those of the program, so that it can be killed and waited for."""
     with waiting(probe, namespaces=["pid"]) as (process, inside):
@@ -259,6 +263,7 @@ def test_signals_reach_process_1(probe: Probe) -> None:
         assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.makes_pid_namespace
 def test_nothing_is_left_beside_process_1(probe: Probe) -> None:
     """Process 1 is alone in its namespace: what made it is gone or outside."""
     done = safespawn.run(
@@ -273,6 +278,7 @@ def test_nothing_is_left_beside_process_1(probe: Probe) -> None:
     assert done.stdout == "1\n"
 
 
+@pytest.mark.makes_pid_namespace
 def test_mounts_inside_are_not_seen_outside(probe: Probe, tmp_path: Path) -> None:
     """What is mounted in a new mount namespace does not show in ours, though our mounts are shared."""
     (tmp_path / "where").mkdir()

@@ -6,7 +6,7 @@ import pytest
 
 import helpers
 
-STRATEGIES = pytest.mark.parametrize("strategy", ["vfork", "launcher", "fork"])
+STRATEGIES = pytest.mark.parametrize("strategy", ["vfork", "clone", "launcher", "fork", "helper"])
 
 
 @STRATEGIES
@@ -49,6 +49,8 @@ out["rung"] = rung
 out["left"] = len(_child._abandoned)
 after = sorted(os.listdir("/proc/self/fd"))
 out["new"] = [os.readlink(f"/proc/self/fd/{fd}") for fd in after if fd not in before and os.path.exists(f"/proc/self/fd/{fd}")]
+if strategy == "helper":
+    helping.close()
 try:
     os.waitpid(-1, os.WNOHANG)
 except ChildProcessError:
@@ -96,7 +98,7 @@ if how == "reaper":
 
 
 @pytest.mark.parametrize("how", ["ignored", "reaper"])
-@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+@pytest.mark.parametrize("strategy", ["vfork", "clone", "fork"])
 @pytest.mark.threat("T-10")
 def test_killed_before_exec_is_told_whoever_reaps(in_hooks, strategy, how):
     """SIGCHLD ignored, or a thread that waits for any child: nobody takes away what happened."""

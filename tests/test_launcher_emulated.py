@@ -137,8 +137,8 @@ def _emulator() -> list[str]:
 
 def build(where: Path, source: Path) -> Path:
     """Build the launcher for aarch64 from a directory of sources."""
-    made = runpy.run_path(str(source / "_native_build.py"))["build_launcher"]
-    made(where, command=[_compiler()], machine="aarch64")
+    made = runpy.run_path(str(source / "_native_build.py"))["build_program"]
+    made("launcher", where, command=[_compiler()], machine="aarch64")
     return where / "launcher"
 
 
@@ -347,6 +347,7 @@ def test_plan_that_can_change_is_refused(launcher: Path, plan: plans.Plan, seals
 def test_evil_plan_is_refused(launcher: Path, plan: plans.Plan, name: str) -> None:
     """The parser is the same: bytes that are no plan run nothing."""
     plan.put(groups=bytes(8), rlimits=bytes(24), cpus=bytes(8), filter=bytes(8), cwd=b"/\0")
+    plan.put(places=plans.targets(2, 2, 2))
     assert run(launcher, plans.EVIL[name](plan)) == (127, "plan", errno.EPROTO, [])
 
 

@@ -54,6 +54,7 @@ def plan(mark: Path) -> plans.Plan:
         argv=plans.joined([b"sh", b"-c", b'echo "$0 $1 $A $B" > "$MARK"', b"zero", b"one"]),
         env=plans.joined([b"A=1", b"B=", b"MARK=" + os.fsencode(mark)]),
         targets=plans.targets(0, 1, 2),
+        places=plans.targets(2, 2, 2),  # which are a helper's
         rlimits=struct.pack("=QQQ", 4, 0, 0),  # RLIMIT_CORE
         cpus=_binding.cpu_mask(sorted(os.sched_getaffinity(0))),
         groups=struct.pack("=I", 7),  # not asked for by a flag, so nothing comes of them

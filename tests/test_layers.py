@@ -15,13 +15,22 @@ PACKAGE = helpers.ROOT / "safespawn"
 
 #: From the bottom up. A module imports only from lines above its own, never from its own.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("safespawn._descriptors", "safespawn._secret", "safespawn._surely", "safespawn.audit._expression"),
+    (
+        "safespawn._descriptors",
+        "safespawn._rebind",
+        "safespawn._secret",
+        "safespawn._surely",
+        "safespawn.audit._expression",
+    ),
     ("safespawn.audit._shapes", "safespawn.audit._tools"),
     (
+        "safespawn._option_words",
+        "safespawn._shell",
         "safespawn._tree",
         "safespawn._spec",
         "safespawn._values",
         "safespawn._privileges",
+        "safespawn._mappings",
         "safespawn.audit._record",
         "safespawn.audit._lines",
         "safespawn.audit._segments",
@@ -76,7 +85,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "safespawn.audit.exporters.otel",
     ),
     ("safespawn.audit.html_report", "safespawn.audit.exporters"),
-    ("safespawn._checks", "safespawn.audit.mirrors._mirror"),
+    ("safespawn._checks", "safespawn._refusals", "safespawn.audit.mirrors._mirror"),
     (
         "safespawn.audit.mirrors._journald",
         "safespawn.audit.mirrors._linux_audit",
@@ -88,12 +97,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("safespawn.audit.mirrors._worker",),
     ("safespawn.audit.mirrors._runner",),
     ("safespawn.audit.mirrors",),
-    ("safespawn._native_ffi",),
-    ("safespawn._binding",),
-    ("safespawn._lock_words", "safespawn._launcher"),
+    ("safespawn._policy", "safespawn._policy_lines", "safespawn._native_ffi"),
+    ("safespawn._binding", "safespawn._command"),
+    ("safespawn._lock_words", "safespawn._launcher", "safespawn._prepare"),
     ("safespawn._lock",),
     ("safespawn._probe",),
     ("safespawn.audit._core",),
+    ("safespawn._cgroup",),
     ("safespawn.audit._files", "safespawn.audit._bypass", "safespawn.audit._ids", "safespawn.audit._locks"),
     ("safespawn.audit._breakglass", "safespawn.audit.keys"),
     ("safespawn.audit._verify_findings", "safespawn.audit._verify_keys", "safespawn.audit._verify_segments"),
@@ -115,26 +125,42 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("safespawn.audit",),
     (
         "safespawn.guards",
+        "safespawn._own_file",
         "safespawn._changes",
         "safespawn._child",
         "safespawn._streams",
         "safespawn._identity",
         "safespawn._landlock",
-        "safespawn._features",
+        "safespawn._helpers",
     ),
     (
+        "safespawn._allow",
+        "safespawn._features",
         "safespawn._executable",
         "safespawn._records",
         "safespawn._process",
         "safespawn._places",
         "safespawn._guard_config",
+        "safespawn._policy_values",
     ),
-    ("safespawn._spawn",),
-    ("safespawn._run",),
+    ("safespawn._spawn", "safespawn._policy_file", "safespawn._watched"),
+    ("safespawn._run", "safespawn._many", "safespawn.helper", "safespawn._unguarded", "safespawn._waits", "safespawn.policy"),
+    ("safespawn._seam",),
+    ("safespawn._posix_calls", "safespawn._system", "safespawn.subprocess"),
+    ("safespawn.aio", "safespawn.takeover"),
     ("safespawn",),
-    ("safespawn.doctor",),
-    ("safespawn._cli_types",),
+    ("safespawn.doctor", "safespawn.bench", "safespawn.bench.spread", "safespawn.bench.rounds", "safespawn.bench.tools", "safespawn.bench.pacer", "safespawn.bench.progress"),
+    ("safespawn.bench.results", "safespawn.bench.machine", "safespawn.bench.ways", "safespawn.bench.cgroup"),
+    ("safespawn.bench.worker", "safespawn.bench.plan", "safespawn.bench.window", "safespawn.bench.peers", "safespawn.bench.plots"),
+    ("safespawn.bench.samples", "safespawn.bench.targets"),
+    ("safespawn.bench.measure",),
+    ("safespawn.bench.tables",),
+    ("safespawn.bench.question",),
+    ("safespawn.bench.page",),
+    ("safespawn.bench.command",),
+    ("safespawn._cli_types", "safespawn._cli_exit", "safespawn._cli_python", "safespawn.startup._safespawn_startup", "safespawn.startup.sitecustomize"),
     (
+        "safespawn._cli_bench",
         "safespawn._cli_options",
         "safespawn._cli_keywords",
         "safespawn._cli_audit_keys",
@@ -142,10 +168,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "safespawn._cli_audit_view",
         "safespawn._cli_audit_verify",
     ),
-    ("safespawn._cli_audit",),
+    ("safespawn._cli_audit", "safespawn._cli_exec"),
     ("safespawn.cli",),
     ("safespawn.__main__",),
     ("safespawn._native_build",),
+    ("safespawn.bench.programs.children", "safespawn.bench.programs.holder"),
 )
 RANKS = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
@@ -158,10 +185,15 @@ IMPURE = ("safespawn._probe", "safespawn._binding", EXTENSION, "prctl")
 
 #: The command line. It is a caller like any other: beside its own parts it has the public names alone.
 COMMAND_LINE = (
+    "safespawn._option_words",
     "safespawn._cli_types",
     "safespawn._cli_options",
     "safespawn._cli_keywords",
     "safespawn._cli_progress",
+    "safespawn._cli_exit",
+    "safespawn._cli_python",
+    "safespawn._cli_exec",
+    "safespawn._cli_bench",
     "safespawn._cli_audit_keys",
     "safespawn._cli_audit_export",
     "safespawn._cli_audit_view",
@@ -171,11 +203,16 @@ COMMAND_LINE = (
 )
 
 #: What is not of the standard library: package, the one module that may import it.
-#: OpenTelemetry's is for an extra, and imported when its mirror is made.
+#: OpenTelemetry's is for an extra, and imported when its mirror is made. So is tomli, for Python 3.10.
 REQUIRED = {
     "prctl": "safespawn._probe",
+    "_safespawn_startup": "safespawn.startup.sitecustomize",
     "cffi": "safespawn._native_build",
     "opentelemetry": "safespawn.audit.mirrors._opentelemetry",
+    "tomli": "safespawn._policy_file",
+    "matplotlib": "safespawn.bench.plots",
+    "tqdm": "safespawn.bench.progress",
+    "children": "safespawn.bench.worker",
 }
 
 

@@ -174,7 +174,7 @@ def test_start_without_an_intent_that_is_interrupted(path: Path) -> None:
         from safespawn import audit
         opened, none = audit.open(ledger, mode="best_effort"), resource.RLIM_INFINITY
         spawning = sys.modules["safespawn._spawn"]
-        tell_intent, record_start = spawning.intent, spawning._record_start
+        tell_intent, record_start = spawning.intent, spawning.record_start
 
         def lose_intent(*about):
             resource.setrlimit(resource.RLIMIT_FSIZE, (1, none))
@@ -184,10 +184,10 @@ def test_start_without_an_intent_that_is_interrupted(path: Path) -> None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (none, none))
 
         def interrupt(*about):
-            spawning._record_start = record_start
+            spawning.record_start = record_start
             raise KeyboardInterrupt
 
-        spawning.intent, spawning._record_start = lose_intent, interrupt
+        spawning.intent, spawning.record_start = lose_intent, interrupt
         try:
             safespawn.spawn(["/bin/true"])
         except KeyboardInterrupt:

@@ -419,7 +419,7 @@ def test_each_intent_has_one_ending(tmp_path: Path, faults: Path, again: bool) -
     dos = ("run", "talk", "late", "fails", "drops", "polls", "denied", "taken", "lost")
     modes = (("require", False), ("durable", True))
     cases = [
-        {"do": do, "mode": mode, "keyed": keyed, "again": again, "step": 2, "where": str(tmp_path / f"{do}-{mode}")}
+        {"do": do, "mode": mode, "keyed": keyed, "again": again, "step": 3, "where": str(tmp_path / f"{do}-{mode}")}
         for do in dos
         for mode, keyed in modes
     ]

@@ -821,6 +821,50 @@ out["lock"], out["overlaps"] = lock(), lock("overlaps")
     }
 
 
+def test_foreign_child_beside_another_on_our_memory(in_hooks, tmp_path):
+    """Of two children of a thread that share our memory, the one that it waits for is killed at the bound."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    out = in_hooks(
+        helpers.PARKED
+        + """
+import ctypes
+guards.arm(wait=0.1, guard_foreign=True)
+libc = credchanges.libc
+actions = credchanges.opening(fifo)
+pid, tids, older = ctypes.c_int(), [], []
+stack = ctypes.create_string_buffer(65536)
+top = (ctypes.addressof(stack) + 65536) & ~15
+
+def foreign():
+    # clone(CLONE_VM | SIGCHLD) into pause(): nobody waits for it to leave.
+    older.append(libc.clone(ctypes.cast(libc.pause, ctypes.c_void_p), ctypes.c_void_p(top), 0x100 | signal.SIGCHLD, None))
+    tids.append(threading.get_native_id())
+    argv = (ctypes.c_char_p * 2)(b"/bin/true", None)
+    out["error"] = libc.posix_spawn(ctypes.byref(pid), b"/bin/true", actions, None, argv, None)
+
+def is_parked():
+    children = open(f"/proc/self/task/{tids[0]}/children").read().split() if tids else []
+    return len(children) == 2 and credchanges.sits_in(int(children[1]), "openat")
+
+thread = threading.Thread(target=foreign)
+thread.start()
+until(is_parked)
+credchanges.CALLS["prctl-keepcaps"].make()
+if lock("overlaps") or os.waitpid(older[0], os.WNOHANG)[0]:
+    open(fifo, "w").close()  # the change went ahead beside it
+thread.join()
+out["code"] = os.waitstatus_to_exitcode(os.waitpid(pid.value, 0)[1])
+out["older"] = os.waitpid(older[0], os.WNOHANG)[0]
+os.kill(older[0], signal.SIGKILL)
+os.waitpid(older[0], 0)
+out["lock"], out["overlaps"] = lock(), lock("overlaps")
+""",
+        fifo=str(fifo),
+    )
+    assert out == {"error": 0, "code": -9, "older": 0, "lock": [0, 0, False], "overlaps": 0}
+
+
 def test_library_that_starts_programs_when_loaded(others):
     """A constructor calls posix_spawn, with the loader's lock held, while another thread spawns: no deadlock."""
     out = helpers.run_snippet(

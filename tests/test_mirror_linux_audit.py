@@ -234,7 +234,8 @@ def test_stopped_auditd_holds_nobody(auditd: sinks.Auditd) -> None:
     assert 0 < int(accepted) < 100  # type: ignore[call-overload]
     assert int(accepted) + int(dropped) == 500  # type: ignore[call-overload]
     assert "auditd does not read" in str(down) or "backlog" in str(down)
-    assert len(auditd.records()) == accepted
+    # A line that the kernel took and did not answer for in time is counted as dropped, and comes all the same.
+    assert int(accepted) <= len(auditd.records()) < 100  # type: ignore[call-overload]
 
 
 # ------------------------------------------------------------------ privileges

@@ -21,14 +21,15 @@ from pathlib import Path
 import pytest
 
 import helpers
-from safespawn import _binding, _launcher
+from safespawn import _binding, _helpers, _launcher
 
 SOURCES = helpers.ROOT / "safespawn"
 CORE = SOURCES / "_native.c"
-LAUNCHER = SOURCES / "_launcher.c"
 HOOKS = helpers.TESTS / "hooks"
 _BUILD = runpy.run_path(str(SOURCES / "_native_build.py"))
 PRODUCT: list[str] = _BUILD["COMPILE_ARGS"]
+#: The programs beside the core, by name, and the source of each.
+PROGRAMS = {name: SOURCES / f"_{name}.c" for name in _BUILD["PROGRAMS"].values()}
 
 SECTION = ".text.ss_child"
 STRICT = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wvla", "-Werror", "-Wno-unused-function"]
@@ -48,14 +49,24 @@ BEFORE: dict[str, list[str]] = {
     "tsan": ["-fsanitize=thread"],
 }
 AFTER: dict[str, list[str]] = {"unoptimised": ["-O0"], "optimised-more": ["-O3"], "small": ["-Os"]}
-#: The same child code in the launcher, which has no libc to call.
-LAUNCHERS = ["launcher", "launcher-hooks"]
-VARIANTS = [*BEFORE, *AFTER, "hooks", "cffi", *LAUNCHERS]
+#: The same child code in the programs, which have no libc to call.
+WITHOUT_LIBC = [f"{name}{hooks}" for name in PROGRAMS for hooks in ("", "-hooks")]
+#: Here `make test` has two that differ most from the product's.
+LONG = ("hardened", "coverage", "ubsan", "tsan", "optimised-more", "small")
+VARIANTS = [
+    pytest.param(one, marks=pytest.mark.long) if one in LONG else one
+    for one in (*BEFORE, *AFTER, "hooks", "cffi", *WITHOUT_LIBC)
+]
 
 
-def launcher_flags(machine: str) -> list[str]:
-    """Return what the launcher is compiled with, without what only the linker understands."""
-    flags = [*_BUILD["LAUNCHER_ARGS"], *_BUILD["LAUNCHER_MACHINE_ARGS"][machine]]
+def is_hooked(variant: object) -> bool:
+    """Return whether it is one of the test build."""
+    return isinstance(variant, str) and variant.endswith("hooks")
+
+
+def program_flags(machine: str) -> list[str]:
+    """Return what a program is compiled with, without what only the linker understands."""
+    flags = [*_BUILD["PROGRAM_ARGS"], *_BUILD["PROGRAM_MACHINE_ARGS"][machine]]
     return [one for one in flags if not one.startswith(("-Wl,", "-static", "-nostdlib"))]
 
 
@@ -164,9 +175,10 @@ def _compile_variant(variant: str, where: Path) -> Object:
         if not Path(include, "Python.h").is_file():
             pytest.skip("Python.h is not installed")
         return compile_core(where, *PRODUCT, "-fPIC", f"-I{include}", source=_cffi_source(where))
-    if variant in LAUNCHERS:
-        hooks = WITH_HOOKS if variant == "launcher-hooks" else []
-        return compile_core(where, *launcher_flags(os.uname().machine), *KEEP, *hooks, source=LAUNCHER)
+    if variant in WITHOUT_LIBC:
+        name, _, hooks = variant.partition("-")
+        flags = [*program_flags(os.uname().machine), *KEEP, *(WITH_HOOKS if hooks else [])]
+        return compile_core(where, *flags, source=PROGRAMS[name])
     if variant == "hooks":
         return compile_core(where, *PRODUCT, *KEEP, *WITH_HOOKS)
     return compile_core(where, *BEFORE.get(variant, []), *PRODUCT, *AFTER.get(variant, []), *KEEP)
@@ -187,12 +199,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Object
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Callable[..., Object]:
-    """Return a compiler of the core with something added at its end."""
+    """Return a compiler of the core with something added at its end, as variant `unoptimised`."""
 
     def make(addition: str, *arguments: str) -> Object:
         source = tmp_path / "broken.c"
         source.write_text(CORE.read_text(encoding="utf-8") + addition, encoding="utf-8")
-        return compile_core(tmp_path, *arguments, *PRODUCT, *KEEP, source=source)
+        return compile_core(tmp_path, *arguments, *PRODUCT, *AFTER["unoptimised"], *KEEP, source=source)
 
     return make
 
@@ -207,7 +219,7 @@ def test_core_compiles_alone_without_a_warning(tmp_path: Path, hooks: list[str])
 
 
 @pytest.mark.threat("T-07")
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if not variant.endswith("hooks")])
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if not is_hooked(variant)])
 def test_child_code_refers_to_itself_and_constants_only(
     compiled: Callable[[str], Object], variant: str
 ) -> None:
@@ -218,7 +230,7 @@ def test_child_code_refers_to_itself_and_constants_only(
 
 
 @pytest.mark.threat("T-07")
-@pytest.mark.parametrize("variant", ["hooks", "launcher-hooks"])
+@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if is_hooked(variant)])
 def test_hooks_add_nothing_but_their_switches_to_child_code(
     compiled: Callable[[str], Object], variant: str
 ) -> None:
@@ -282,8 +294,8 @@ def test_section_holds_the_child_functions_and_no_other(
     """Every ``ss_child_`` function is in the child's section, and nothing else is."""
     made = compiled(variant)
     inside, outside = ("ss_child_spawn", "ss_window_run")
-    if variant in LAUNCHERS:
-        inside, outside = ("ss_child_become", "ss_launcher_main")
+    if variant in WITHOUT_LIBC:
+        inside, outside = ("ss_child_become", f"ss_{variant.partition('-')[0]}_main")
     assert inside in made.functions(in_section=True)
     assert outside in made.functions(in_section=False) or variant == "cffi"
     assert misplaced(made) == set()
@@ -334,11 +346,15 @@ def test_thread_local_check_reports_a_use(
 # ------------------------------------------------------------------------- aarch64
 
 CROSS = "aarch64-linux-gnu-"
-CROSS_PRODUCT = [*(one for one in PRODUCT if one != "-fcf-protection"), "-mbranch-protection=standard"]
+CROSS_PRODUCT = [
+    *(one for one in PRODUCT if one != "-fcf-protection"),
+    "-mbranch-protection=standard",
+    "-mno-outline-atomics",
+]
 
 
 @pytest.mark.threat("T-07")
-@pytest.mark.parametrize("arguments", [[], ["-O0"], ["-mno-outline-atomics"]], ids=["O2", "O0", "inline-atomics"])
+@pytest.mark.parametrize("arguments", [[], ["-O0"], pytest.param(["-O3"], marks=pytest.mark.long)], ids=["O2", "O0", "O3"])
 def test_child_code_is_as_bare_on_aarch64(tmp_path: Path, arguments: list[str]) -> None:
     """On aarch64 too child code compiles cleanly, stays in its section and refers to constants only."""
     made = compile_core(
@@ -350,18 +366,19 @@ def test_child_code_is_as_bare_on_aarch64(tmp_path: Path, arguments: list[str]) 
 
 
 @pytest.mark.threat("T-07")
-@pytest.mark.parametrize("arguments", [[], ["-O0"], ["-O3"]], ids=["O2", "O0", "O3"])
-def test_child_code_of_the_launcher_is_as_bare_on_aarch64(tmp_path: Path, arguments: list[str]) -> None:
-    """The launcher's child code keeps the same rules there: no call of its own memcpy either."""
-    flags = [*launcher_flags("aarch64"), *arguments, *KEEP]
-    made = compile_core(tmp_path, *flags, source=LAUNCHER, compiler=f"{CROSS}gcc", prefix=CROSS)
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("arguments", [[], ["-O0"], pytest.param(["-O3"], marks=pytest.mark.long)], ids=["O2", "O0", "O3"])
+def test_child_code_of_a_program_is_as_bare_on_aarch64(tmp_path: Path, name: str, arguments: list[str]) -> None:
+    """Its child code keeps the same rules there: no call of its own memcpy either."""
+    flags = [*program_flags("aarch64"), *arguments, *KEEP]
+    made = compile_core(tmp_path, *flags, source=PROGRAMS[name], compiler=f"{CROSS}gcc", prefix=CROSS)
     assert "ss_child_become" in made.functions(in_section=True)
     assert forbidden(made.references()) == set()
     assert misplaced(made) == set()
     assert made.thread_local() == []
 
 
-# ------------------------------------------------------------- the launcher as a program
+# ------------------------------------------------------------- launcher and helper as programs
 
 #: Command, and the prefix of the tools that read what it makes, by machine.
 MACHINES = {"aarch64": (f"{CROSS}gcc", CROSS)}
@@ -395,7 +412,7 @@ class Program:
 
 
 def faults(made: Program) -> set[str]:
-    """Return what in a program needs a loader, or weakens it: nothing of it may be in the launcher."""
+    """Return what in a program needs a loader, or weakens it: nothing of it may be in one of ours."""
     segments, dynamic = made.segments(), made.read("-d")
     assert segments["LOAD"]
     found = {
@@ -414,40 +431,52 @@ def faults(made: Program) -> set[str]:
     return {what for what, is_there in found.items() if is_there}
 
 
-def link_launcher(machine: str, where: Path, *arguments: str, source: Path = SOURCES) -> Program:
-    """Build the launcher for a machine, from a copy of the sources if one is given."""
+def link(name: str, machine: str, where: Path, *arguments: str, source: Path = SOURCES) -> Program:
+    """Build a program of ours for a machine, from a copy of the sources if one is given."""
     command, prefix = MACHINES[machine]
     where.mkdir(exist_ok=True)
-    build = runpy.run_path(str(source / "_native_build.py"))["build_launcher"]
-    build(where, *arguments, command=[_tool(command)], machine=machine)
-    return Program(where / "launcher", prefix)
+    build = runpy.run_path(str(source / "_native_build.py"))["build_program"]
+    build(name, where, *arguments, command=[_tool(command)], machine=machine)
+    return Program(where / name, prefix)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_launcher_builds_without_a_warning(tmp_path: Path, machine: str) -> None:
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_builds_without_a_warning(tmp_path: Path, name: str, machine: str) -> None:
     """The strict warnings find nothing in it, not even a function that it does not need."""
     strict = [one for one in STRICT if one != "-Wno-unused-function"]
-    assert link_launcher(machine, tmp_path, *strict).path.is_file()
+    assert link(name, machine, tmp_path, *strict).path.is_file()
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_launcher_needs_no_loader(tmp_path: Path, machine: str) -> None:
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_needs_no_loader(tmp_path: Path, name: str, machine: str) -> None:
     """Nothing in it is found, bound or relocated when it starts; no code of it can be written."""
-    made = link_launcher(machine, tmp_path)
+    made = link(name, machine, tmp_path)
     assert faults(made) == set()
     assert BRANCHES[machine] in made.read("-n")
 
 
-def test_launcher_as_shipped_needs_no_loader() -> None:
+#: The programs as shipped: where each is found, and the digest by which the core knows it.
+SHIPPED = {
+    "launcher": (_launcher.PATH, _binding.launcher_digest),
+    "helper": (_helpers.PATH, _binding.helper_digest),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_as_shipped_needs_no_loader(name: str) -> None:
     """The same of the one that lies beside the core, which knows it by its digest."""
-    assert faults(Program(Path(_launcher.PATH))) == set()
-    assert hashlib.sha256(Path(_launcher.PATH).read_bytes()).hexdigest() == _binding.launcher_digest()
+    path, digest = SHIPPED[name]
+    assert faults(Program(Path(path))) == set()
+    assert hashlib.sha256(Path(path).read_bytes()).hexdigest() == digest()
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_launcher_is_the_same_whenever_it_is_built(tmp_path: Path, machine: str) -> None:
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_is_the_same_whenever_it_is_built(tmp_path: Path, name: str, machine: str) -> None:
     """The digest is that of the sources and the compiler: no path, no time."""
-    first, second = (link_launcher(machine, tmp_path / name) for name in ("first", "second"))
+    first, second = (link(name, machine, tmp_path / where) for where in ("first", "second"))
     assert first.path.read_bytes() == second.path.read_bytes()
     assert str(helpers.ROOT).encode() not in first.path.read_bytes()
 
@@ -462,6 +491,7 @@ ELSEWHERE = "extern int ss_elsewhere(void);\nint ss_bad(void) { return ss_elsewh
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", ["launcher", pytest.param("helper", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("addition", "arguments", "fault"),
     [
@@ -477,24 +507,25 @@ ELSEWHERE = "extern int ss_elsewhere(void);\nint ss_bad(void) { return ss_elsewh
     ],
     ids=["table", "thread", "undefined", "library", "stack", "writable", "fixed", "loader", "hooks"],
 )  # fmt: skip
-def test_launcher_checks_report_a_fault(
-    tmp_path: Path, machine: str, addition: str, arguments: list[str], fault: str
+def test_program_checks_report_a_fault(
+    tmp_path: Path, name: str, machine: str, addition: str, arguments: list[str], fault: str
 ) -> None:
-    """A launcher that needs a loader, or has what it must not have, is found out."""
+    """A program that needs a loader, or has what it must not have, is found out."""
     copy = tmp_path / "safespawn"
     shutil.copytree(SOURCES, copy, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    with (copy / LAUNCHER.name).open("a", encoding="utf-8") as source:
+    with (copy / PROGRAMS[name].name).open("a", encoding="utf-8") as source:
         source.write(addition)
-    assert fault in faults(link_launcher(machine, tmp_path / "made", *arguments, source=copy))
+    assert fault in faults(link(name, machine, tmp_path / "made", *arguments, source=copy))
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_launcher_that_calls_libc_is_not_even_linked(tmp_path: Path, machine: str) -> None:
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_program_that_calls_libc_is_not_even_linked(tmp_path: Path, name: str, machine: str) -> None:
     """Nobody defines libc's functions for it."""
     command, _ = MACHINES[machine]
     source = tmp_path / "bad.c"
-    source.write_text(LAUNCHER.read_text(encoding="utf-8") + "\nint ss_bad(void) { return rand(); }\n", encoding="utf-8")
-    flags = [*_BUILD["LAUNCHER_ARGS"], *_BUILD["LAUNCHER_MACHINE_ARGS"][machine], "-Wno-implicit-function-declaration"]
+    source.write_text(PROGRAMS[name].read_text(encoding="utf-8") + "\nint ss_bad(void) { return rand(); }\n", encoding="utf-8")
+    flags = [*_BUILD["PROGRAM_ARGS"], *_BUILD["PROGRAM_MACHINE_ARGS"][machine], "-Wno-implicit-function-declaration"]
     done = subprocess.run(
         [_tool(command), *flags, f"-I{SOURCES}", str(source), "-o", str(tmp_path / "bad")],
         capture_output=True, text=True, check=False,
@@ -610,9 +641,9 @@ def test_style_checks_see_every_function(compiled: Callable[[str], Object]) -> N
     read = {name for text in texts for name, _ in functions(text)}
     read |= {f"ss_wrap_{name}" for text in texts for name in re.findall(r"^SS_WRAP\d\(\w+, (\w+)", text, re.MULTILINE)}
     read |= {"ss_wrap_syscall", "ss_wrap_vfork"}  # the gates, in assembler
-    compiled_names = {name for one in ("product", "launcher") for inside in (True, False)
+    compiled_names = {name for one in ("product", *PROGRAMS) for inside in (True, False)
                       for name in compiled(one).functions(in_section=inside)}  # fmt: skip
-    compiled_names -= {"_start", "memcpy", "memset"}  # of the launcher: assembler, and what compilers call
+    compiled_names -= {"_start", "memcpy", "memset"}  # of the programs: assembler, and what compilers call
     assert {name.partition(".")[0] for name in compiled_names} <= read  # ".part.0": the compiler split it
 
 

@@ -899,3 +899,20 @@ def test_wait_stopped_by_a_handler_can_be_repeated() -> None:
     )
 
     assert out == {"stopped": True, "code": 18, "pidfd": -1}
+
+
+def test_handle_in_a_cycle_of_garbage_loses_no_child() -> None:
+    """The collector ends all of a cycle at once; the child is reaped on a later spawn all the same."""
+    process = safespawn.spawn(["cat"], stdin=safespawn.PIPE)
+    pidfd, stdin = os.pidfd_open(process.pid), process.stdin
+    cycle: list[object] = [process]
+    cycle.append(cycle)
+    del process, cycle
+    with pytest.warns(ResourceWarning, match="dropped while running"):
+        gc.collect()
+    stdin.close()
+    assert select.select([pidfd], [], [], 30)[0]
+    os.close(pidfd)
+    safespawn.run(["true"])
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

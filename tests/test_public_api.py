@@ -15,11 +15,15 @@ import pytest
 
 import helpers
 import safespawn
-from safespawn import _checks, _spec, audit, guards
+from safespawn import _checks, _spec, aio, audit, guards, policy, takeover
+from safespawn import subprocess as subprocess_face
 
 README = helpers.ROOT / "README.md"
 
 OPTIONS = sorted(_spec.SpawnOptions.__annotations__)
+
+#: What we hand on.
+OF_SUBPROCESS = {subprocess.CalledProcessError, subprocess.TimeoutExpired, subprocess.SubprocessError}
 
 #: Exception to its bases, which callers write in ``except``.
 EXCEPTIONS: dict[type[BaseException], tuple[type[BaseException], ...]] = {
@@ -28,6 +32,7 @@ EXCEPTIONS: dict[type[BaseException], tuple[type[BaseException], ...]] = {
     safespawn.RaceDetected: (safespawn.UnsafeSpawn,),
     safespawn.KilledBeforeExec: (safespawn.SpawnError,),
     safespawn.SpawnTimeout: (safespawn.SpawnError, TimeoutError),
+    safespawn.SpawnManyError: (safespawn.SpawnError,),
     safespawn.AuditError: (safespawn.SpawnError,),
 }
 
@@ -38,6 +43,13 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
         " text=None, encoding=None, errors=None, **options",
     ),
     (safespawn.spawn, "argv, **options"),
+    (safespawn.spawn_many, "commands, *, at_once=16, return_errors=False"),
+    (safespawn.Command, "argv, **options"),
+    (safespawn.Helper, "*, allow='any', pool=0, keep_after_drop=False, restart=True"),
+    (safespawn.Helper.shrink, "self, allow"),
+    (safespawn.system, "command"),
+    (safespawn.popen, "cmd, mode='r', buffering=-1"),
+    (safespawn.prepare_fork, "*, collapse=True, measure=True, max_added=67108864"),
     (safespawn.Process.poll, "self"),
     (safespawn.Process.wait, "self, timeout=None"),
     (safespawn.Process.communicate, "self, input=None, timeout=None"),
@@ -60,11 +72,26 @@ SIGNATURES: list[tuple[Callable[..., Any], str]] = [
     (audit.retention.retire, "path, *, keep, keys=None"),
     (audit.context, "**tags"),
     (audit.Ledger.close, "self"),
+    (subprocess_face.run, "*popenargs, input=None, capture_output=False, timeout=None, check=False, **kwargs"),
+    (subprocess_face.call, "*popenargs, timeout=None, **kwargs"),
+    (subprocess_face.check_call, "*popenargs, **kwargs"),
+    (subprocess_face.check_output, "*popenargs, timeout=None, **kwargs"),
+    (subprocess_face.getoutput, "cmd, *, encoding=None, errors=None"),
+    (subprocess_face.getstatusoutput, "cmd, *, encoding=None, errors=None"),
+    (subprocess_face.Popen.kill_tree, "self"),
+    (aio.create_subprocess_exec, "program, *args, stdin=None, stdout=None, stderr=None, limit=65536, **kwds"),
+    (aio.create_subprocess_shell, "cmd, stdin=None, stdout=None, stderr=None, limit=65536, **kwds"),
+    (takeover.install, ""),
+    (takeover.installed, ""),
+    (takeover.uninstall, ""),
     (guards.arm, "*, wait=None, guard_foreign=False"),
     (guards.credential_change, ""),
     (guards.require, "proof"),
     (guards.seal, ""),
     (guards.status, ""),
+    (policy.applied, ""),
+    (policy.apply, "policy"),
+    (policy.load, "path"),
 ]
 
 
@@ -73,6 +100,7 @@ def shown(function: Callable[..., Any]) -> str:
     parts = []
     starred = False
     for name, parameter in inspect.signature(function).parameters.items():
+        starred = starred or parameter.kind is parameter.VAR_POSITIONAL
         if parameter.kind is parameter.KEYWORD_ONLY and not starred:
             parts.append("*")
             starred = True
@@ -94,29 +122,58 @@ def test_package_exports_these_names() -> None:
         "PIPE",
         "STDOUT",
         "AuditError",
+        "CalledProcessError",
+        "Command",
         "CompletedProcess",
+        "ForkCost",
+        "ForkRefusal",
+        "ForkReport",
+        "Helper",
         "KilledBeforeExec",
+        "Popen",
         "Process",
         "RaceDetected",
         "Secret",
         "SpawnError",
+        "SpawnManyError",
         "SpawnReport",
         "SpawnTimeout",
+        "SubprocessError",
+        "TimeoutExpired",
         "UnsafeSpawn",
+        "UnsafeSpawnWarning",
         "audit",
+        "call",
+        "check_call",
+        "check_output",
+        "getoutput",
+        "getstatusoutput",
         "guards",
+        "install",
+        "installed",
+        "policy",
+        "popen",
+        "prepare_fork",
         "run",
         "spawn",
+        "spawn_many",
+        "subprocess",
+        "system",
+        "uninstall",
     ]
 
 
 def test_modules_export_these_names() -> None:
     """The public names of the audit and of the guards are pinned."""
     assert audit.__all__ == ["Ledger", "carry", "context", "keys", "open", "redact", "retention", "verify"]
+    assert subprocess_face.__all__ == sorted(subprocess.__all__, key=lambda name: (not name.isupper(), name.islower(), name))
+    assert takeover.__all__ == ["install", "installed", "is_installed", "uninstall"]
+    assert aio.__all__ == ["DEVNULL", "PIPE", "STDOUT", "Process", "create_subprocess_exec", "create_subprocess_shell"]
+    assert policy.__all__ == ["Policy", "PolicyError", "applied", "apply", "load"]
     assert guards.__all__ == ["Guard", "arm", "credential_change", "registry", "require", "seal", "status"]
 
 
-@pytest.mark.parametrize("module", [safespawn, audit, guards])
+@pytest.mark.parametrize("module", [safespawn, audit, guards, policy])
 def test_exported_name_exists(module: types.ModuleType) -> None:
     """Every name in ``__all__`` is there."""
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
@@ -154,8 +211,14 @@ def test_process_properties_are_read_only() -> None:
 
 
 def test_handles_are_final() -> None:
-    """The handle is marked as a class that nobody subclasses (Python 3.11 keeps the mark)."""
-    assert getattr(safespawn.Process, "__final__", sys.version_info < (3, 11)) is True
+    """Handle and command are marked as classes that nobody subclasses (Python 3.11 keeps the mark)."""
+    for one in (safespawn.Process, safespawn.Command):
+        assert getattr(one, "__final__", sys.version_info < (3, 11)) is True
+
+
+def test_command_has_these_public_names() -> None:
+    """A command tells what it was made of."""
+    assert public(safespawn.Command) == ["argv", "options"]
 
 
 def test_report_is_frozen_and_has_these_fields() -> None:
@@ -216,7 +279,8 @@ def test_exception_has_these_bases(
 
 def test_every_exported_exception_is_in_the_tree() -> None:
     """No exception is exported that is not a SpawnError."""
-    exported = {getattr(safespawn, name) for name in safespawn.__all__}
+    warning = safespawn.UnsafeSpawnWarning
+    exported = {getattr(safespawn, name) for name in safespawn.__all__} - {*OF_SUBPROCESS, warning}
     assert {one for one in exported if isinstance(one, type) and issubclass(one, BaseException)} == set(EXCEPTIONS)
 
 
@@ -237,7 +301,8 @@ def test_options_have_the_same_names_everywhere() -> None:
     assert set(_checks._OPTIONS) == set(OPTIONS)
     of_namespaces = {"map_users", "map_groups"}
     of_argv = {"argv", "secrets", "has_options"}
-    assert set(_spec.Request._fields) - of_argv - of_namespaces == set(OPTIONS)
+    of_faces = {"candidates", "identity", "keep_fds", "closed"}
+    assert set(_spec.Request._fields) - of_argv - of_namespaces - of_faces == set(OPTIONS)
 
 
 def test_no_option_is_required() -> None:
@@ -274,12 +339,12 @@ def test_readme_documents_every_option() -> None:
 def documented() -> dict[str, object]:
     """Return everything public that must have a docstring, by its name."""
     found: dict[str, object] = {"SpawnOptions": _spec.SpawnOptions}
-    for module in (safespawn, audit, guards):
+    for module in (safespawn, audit, guards, policy, subprocess_face, takeover, aio):
         found[module.__name__] = module
         for name in module.__all__:
             value = getattr(module, name)
-            if isinstance(value, (int, dict)):
-                continue  # constants and the registry have a comment
+            if isinstance(value, (int, dict)) or not getattr(value, "__module__", "safespawn").startswith("safespawn"):
+                continue  # constants and the registry have a comment, and others have their own texts
             found[f"{module.__name__}.{name}"] = value
             if isinstance(value, type):
                 found.update({f"{name}.{part}": inspect.getattr_static(value, part) for part in _methods(value)})

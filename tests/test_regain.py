@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import struct
@@ -62,6 +63,46 @@ DROPS: dict[str, dict[str, Any]] = {
 def test_nothing_is_regained(probe: Probe, drop: str) -> None:
     """No id, no group, no capability of any set, no securebit, no limit can be had again."""
     assert probe.told("--regain=1", **DROPS[drop])["regained"] == []
+
+
+#: Who we are before, where it must seem that the call works: what it is to change is so already.
+SEEMS = {
+    "setgroups": "os.setgroups([])",
+    "setresgid": "os.setgroups([]); os.setresgid(65534, 65534, 65534)",
+    "setresuid": """
+import prctl
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+prctl.securebits.keep_caps = True
+os.setresuid(65534, 65534, 65534)
+prctl.cap_effective.setuid = prctl.cap_effective.setgid = prctl.cap_effective.sys_admin = True
+""",
+    "capset": "",
+}
+
+
+#: Who is not root has no launcher: its exec would lose what there is to lose.
+@pytest.mark.parametrize(
+    ("strategy", "call"),
+    [*(("fork", call) for call in SEEMS), *(("launcher", call) for call in SEEMS if call != "setresuid")],
+)
+def test_what_can_be_had_again_is_no_drop(strategy: str, call: str) -> None:
+    """A sandbox that says yes to each attempt to get something back: the ids agree, and nothing is run all the same."""
+    out = helpers.run_snippet(
+        SEEMS[call]
+        + """
+import sandbox
+sandbox.answer({call: 0})
+try:
+    out["ran"] = safespawn.run(["/bin/true"], user=65534, group=65534, extra_groups=[], strategy=strategy).returncode
+except OSError as problem:
+    out["refused"] = [problem.stage, problem.errno]
+""",
+        call=call,
+        strategy=strategy,
+    )
+    assert out == {"refused": ["verify-drop", errno.ENOTRECOVERABLE]}
+
 
 
 @pytest.mark.parametrize("drop", DROPS)

@@ -596,7 +596,7 @@ def test_registry() -> None:
         assert guard.statement
         assert guard.threats
         assert all(re.fullmatch(r"T-\d\d", threat) for threat in guard.threats)
-        assert set(guard.enforced) <= {"parent", "child", "launcher", "kernel"}
+        assert set(guard.enforced) <= {"parent", "child", "launcher", "helper", "kernel"}
         assert guard.enforced
         # C sources are not part of an installed package.
         assert guard.source.endswith(".c") or (package / guard.source).is_file()

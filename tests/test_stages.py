@@ -8,8 +8,8 @@ import pytest
 
 from safespawn import _binding
 
-#: The launcher's own, and it at the others: test_launch_stages.py.
-OWN = ("launch", "plan", "level")
+#: The launcher's own, and it at the others: test_launch_stages.py. Those of the helper and of its policy.
+OWN = ("launch", "plan", "level", "helper", "policy-option", "policy-user", "policy-variable", "policy-program")
 CHILD_STAGES = [name for name in _binding.stages()[_binding.stages().index("birth") :] if name not in OWN]
 
 FAIL = """
@@ -49,11 +49,13 @@ out["results"] = results
     [
         ("vfork", {}),
         ("vfork", {"deadline": 20}),
+        ("clone", {}),
+        ("clone", {"deadline": 20}),
         ("fork", {}),
         ("fork", {"deadline": 20}),
         ("fork", {"user": 65534, "group": 65534}),
     ],
-    ids=["vfork", "vfork-deadline", "fork", "fork-deadline", "fork-user"],
+    ids=["vfork", "vfork-deadline", "clone", "clone-deadline", "fork", "fork-deadline", "fork-user"],
 )
 def test_failure_at_every_stage_of_the_child(in_hooks, tmp_path, strategy, more):
     """An errno at any stage of the child arrives as the exception of that errno, with its stage."""
@@ -71,7 +73,7 @@ def test_failure_at_every_stage_of_the_child(in_hooks, tmp_path, strategy, more)
 
 
 @pytest.mark.parametrize("more", [{}, {"deadline": 20}], ids=["plain", "deadline"])
-@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+@pytest.mark.parametrize("strategy", ["vfork", "clone", "fork"])
 @pytest.mark.parametrize("name", ["prepare", "open-root", "open-cwd", "lookup", "clone"])
 def test_failure_at_every_stage_of_the_parent(in_hooks, tmp_path, name, strategy, more):
     """An errno before the clone, in the lookup too, means that nothing was started."""
@@ -81,7 +83,20 @@ def test_failure_at_every_stage_of_the_parent(in_hooks, tmp_path, name, strategy
     assert out["works again"] == 0
 
 
-@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+@pytest.mark.parametrize("name", ["prepare", "open-root", "open-cwd", "lookup", "clone", "posix-spawn"])
+def test_failure_at_every_stage_of_posix_spawn(in_hooks, tmp_path, name):
+    """What libc answers, and every step before it, is that errno, and leaves nothing behind."""
+    errors = [errno.EPERM, errno.ENOMEM, errno.ENOENT]
+    out = in_hooks(FAIL, names=[name], errors=errors, strategy="posix_spawn", more={}, where=str(tmp_path / "l"))
+    assert out["results"] == [
+        [name, error, type(OSError(error, "")).__name__, error, name, "failed", name, error] for error in errors
+    ]
+    assert out["fds"] and not out["children"]
+    assert out["works again"] == 0
+    assert out["failed records"] == len(errors)
+
+
+@pytest.mark.parametrize("strategy", ["vfork", "clone", "fork"])
 @pytest.mark.parametrize("name", ["birth", "credentials"])
 def test_credentials_that_do_not_agree_are_a_race(in_hooks, tmp_path, name, strategy):
     """ESTALE where credentials are compared is race-detected, and runs nothing."""
@@ -92,7 +107,7 @@ def test_credentials_that_do_not_agree_are_a_race(in_hooks, tmp_path, name, stra
 
 
 @pytest.mark.parametrize("more", [{}, {"deadline": 20}], ids=["plain", "deadline"])
-@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+@pytest.mark.parametrize("strategy", ["vfork", "clone", "fork"])
 def test_child_killed_at_every_stage(in_hooks, strategy, more):
     """SIGKILL at any stage is killed-before-exec with that stage, never a program that ran."""
     out = in_hooks(
@@ -114,7 +129,7 @@ out["results"] = results
     assert out["results"] == [[name, name] for name in CHILD_STAGES]
 
 
-@pytest.mark.parametrize("strategy", ["vfork", "fork"])
+@pytest.mark.parametrize("strategy", ["vfork", "clone", "fork"])
 def test_child_stopped_at_every_stage_is_bounded(in_hooks, strategy):
     """A child that stops at any stage is killed at the deadline and reported as timed-out."""
     out = in_hooks(
@@ -152,4 +167,4 @@ safespawn.run(["/bin/true"])
 out["reached"] = [name for i, name in enumerate(STAGES) if hooks.reached >> i & 1]
 """
     )
-    assert set(out["reached"]) == set(_binding.stages()) - {"none", *OWN}
+    assert set(out["reached"]) == set(_binding.stages()) - {"none", "posix-spawn", *OWN}

@@ -138,7 +138,7 @@ def test_spawns_from_32_threads_leave_nothing(more):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["vfork", "launcher", "fork"])
+@pytest.mark.parametrize("strategy", ["vfork", "launcher", "fork", "helper"])
 def test_one_thread_leaves_nothing(strategy):
     """A thousand spawns of every kind from one thread: descriptors, mappings and memory are flat."""
     out = helpers.run_snippet(

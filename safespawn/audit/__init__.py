@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from .. import _binding
 from .._errors import AuditError
 from .._surely import surely
+from .._values import number
 from . import _bypass, _locks, _record, _redaction, keys, retention
 from ._ids import uuid7
 from ._ledger import Describe, LateFailure, Ledger, Make, Mode, Native, Options
@@ -45,6 +46,7 @@ class _Current:
     ledger: Ledger | None = None
     asked_environment = False
     ending = False
+    watches = False
     locks: _locks.Locks = {}  # noqa: RUF012 - of the process
 
 
@@ -78,9 +80,9 @@ def open(  # noqa: A001
     opened is returned all the same, and opened later. Raises AuditError; TypeError and ValueError for what
     cannot be meant.
     """
-    _check_number("max_bytes", max_bytes, int)
-    _check_number("max_seconds", max_seconds, (int, float))
-    _check_number("checkpoint_seconds", checkpoint_seconds, (int, float))
+    number("max_bytes", max_bytes, int)
+    number("max_seconds", max_seconds, (int, float))
+    number("checkpoint_seconds", checkpoint_seconds, (int, float))
     if late_failure not in ("continue", "kill"):
         raise ValueError(f"late_failure must be continue or kill, not {late_failure!r}")
     options = Options(
@@ -130,19 +132,19 @@ def verify(
     )
 
 
+def watch_bypasses(always: bool) -> None:
+    """Record what is started past us also where no ledger is open: to the logger."""
+    _Current.watches = always
+    if always:
+        _bypass.watch(_tell_bypass)
+
+
 def _tell_bypass(make: Make) -> None:
-    """Record a program that is started past us, as long as a ledger is open."""
-    if is_kept():
+    """Record a program that is started past us, while a ledger is open or it is wanted anyway."""
+    if _Current.watches or is_kept():
         emit("spawn.bypass", None, make)
     else:
         _bypass.rest()
-
-
-def _check_number(name: str, value: Any, kinds: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise TypeError(f"{name} must be a number, not {value!r} ({type(value).__name__})")
-    if not 0 <= value < 2**53:  # NaN is not within either
-        raise ValueError(f"{name} must be 0 or more, and finite, not {value!r}")
 
 
 @contextlib.contextmanager

@@ -54,7 +54,11 @@ BETWEEN = (
     "threading",
 )
 #: An event of a function that has told of itself before: module and name of that function.
-INNER = {"os.posix_spawn": ("subprocess", "_posix_spawn"), "os.forkpty": ("pty", "spawn")}
+INNER = {
+    "os.posix_spawn": ("subprocess", "_posix_spawn"),
+    "os.forkpty": ("pty", "spawn"),
+    "subprocess.Popen": ("safespawn.subprocess", "_start_unguarded"),  # which records it
+}
 #: Below this function a forked child is on its way to its exec, in a preexec_fn.
 BEFORE_EXEC = ("subprocess", "_execute_child")
 
@@ -96,6 +100,10 @@ class _Watch:
     sites: dict[tuple[str, str, int], _Site] = {}  # noqa: RUF012 - replaced as a whole after a fork
     due: deque[_Due] = deque()  # noqa: RUF012 - as above
     telling: set[int] = set()  # noqa: RUF012 - as above
+    #: Threads that are in a call of ours, which tells of itself.
+    ours: set[int] = set()  # noqa: RUF012 - as above
+    #: Events of functions that lead to us now.
+    covered: frozenset[str] = frozenset()
 
 
 def watch(emit: Emit) -> bool:
@@ -119,6 +127,38 @@ def rest() -> None:
     _Watch.emit = None
 
 
+def note(event: str, args: tuple[Any, ...]) -> None:
+    """Take note of a start, with what its event has; of one that no event tells of, too."""
+    _hook(event, args, frozenset((event,)))
+
+
+def tell(event: str, *args: Any) -> None:
+    """Raise an event of the interpreter's for other hooks: what starts is told of by us."""
+    if _Watch.emit is None:
+        sys.audit(event, *args)
+        return
+    with ours():
+        sys.audit(event, *args)
+
+
+@contextlib.contextmanager
+def ours() -> Iterator[None]:
+    """Have what this thread does inside be no bypass: its start is told of by whoever makes it."""
+    thread = threading.get_ident()
+    outermost = thread not in _Watch.ours
+    _Watch.ours.add(thread)
+    try:
+        yield
+    finally:
+        if outermost:
+            _Watch.ours.discard(thread)
+
+
+def cover(events: frozenset[str]) -> None:
+    """Have these events be no bypass from now on, because they lead to us."""
+    _Watch.covered = events
+
+
 def counts() -> dict[str, int]:
     """Return how often each event was seen in this process."""
     told: dict[str, int] = {}
@@ -130,7 +170,7 @@ def counts() -> dict[str, int]:
 def _after_fork() -> None:
     """The child counts for itself: its chain is another one. No other thread is left to hold anything."""
     _Watch.pid, _Watch.forked = os.getpid(), True
-    _Watch.sites, _Watch.due, _Watch.telling = {}, deque(), set()
+    _Watch.sites, _Watch.due, _Watch.telling, _Watch.ours = {}, deque(), set(), set()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -151,7 +191,7 @@ def _notice(event: str, args: tuple[Any, ...]) -> None:
     if event == _HEARD:
         _Watch.heard = True
         return
-    if _Watch.emit is None:
+    if _Watch.emit is None or event in _Watch.covered or threading.get_ident() in _Watch.ours:
         return
     # A child of a raw fork has no business here: all locks are as they were.
     if os.getpid() == _Watch.pid and not (_Watch.forked and _is_on_its_way(event)):

@@ -70,14 +70,14 @@ class File:
     The descriptor is never a number of Python's that a signal handler which raises could lose.
     """
 
-    __slots__ = ("__weakref__", "raw")
+    __slots__ = ("__weakref__", "_end", "raw")
 
     def __init__(self) -> None:
         """Nothing is open."""
-        raw = _ffi.new(_FILE)
-        raw.fd = -1
+        self.raw = _ffi.new(_FILE)
+        self.raw.fd = -1
         # Only now: what is collected before the number is set would close any descriptor.
-        self.raw = _ffi.gc(raw, _LIB.ss_handle_close)
+        self._end = _ffi.gc(self.raw, _LIB.ss_handle_close)
         _files.add(self)
 
     @property
@@ -221,30 +221,48 @@ def new_kept() -> Any:
     return _ffi.new(_KEPT)
 
 
-def _free(made: Any) -> None:
-    _LIB.ss_ledger_free(made[0])
+#: What gives back ledgers that are not closed.
+_kept: dict[int, Any] = {}
 
 
 class Core:
     """One ledger in C. Its memory and its files go when nothing refers to this any more."""
 
-    __slots__ = ("_made", "raw")
+    __slots__ = ("_end", "made")
 
     def __init__(self, setup: Any, file: File, state: tuple[File, File] | None) -> None:
         """Take the files over and begin the chain. Raises OSError.
 
         ``state`` is the state file twice: for writing slots, and for appending them.
         """
-        self._made = _ffi.gc(_ffi.new("struct ss_ledger **"), _free)
+        #: Where the ledger is: C puts one that is closed there when this one goes.
+        self.made = _ffi.new("struct ss_ledger **")
+        self._end = _ffi.gc(self.made, _LIB.ss_ledger_free)
         setup.file = file.raw
         if state is not None:
             setup.state, setup.claims = (one.raw for one in state)
         try:
-            check(_LIB.ss_ledger_open(setup, self._made))
+            check(_LIB.ss_ledger_open(setup, self.made))
         except BaseException:
-            _ffi.release(self._made)  # now: the exception keeps us for as long as somebody looks at it
+            _LIB.ss_ledger_free(self.made)  # now: the exception keeps us for as long as somebody looks at it
             raise
-        self.raw = self._made[0]
+
+    def keep(self) -> None:
+        """Have it stay until it is closed, although nothing refers to it any more.
+
+        A ledger that was forgotten writes its end when it is collected; in a cycle of garbage the collector
+        would have closed it by then.
+        """
+        _kept[id(self)] = self._end
+
+    def let_go(self) -> None:
+        """Have it go with what refers to it, closed or not."""
+        _kept.pop(id(self), None)
+
+    @property
+    def raw(self) -> Any:
+        """The ledger, as C knows it."""
+        return self.made[0]
 
     @property
     def is_ours(self) -> bool:
@@ -292,8 +310,9 @@ class Core:
         return answer
 
     def close(self) -> None:
-        """Close the files and forget the keys."""
+        """Close the files and forget the keys; doing it twice is no error."""
         _LIB.ss_ledger_close(self.raw)
+        self.let_go()
 
     def counts(self) -> Counts:
         """Return where it stands."""
@@ -323,7 +342,7 @@ class Teller:
         self.raw = _ffi.new(_TELLER)
         texts = [_ffi.new("char[]", text) for text in (process, label.encode("ascii"))]
         self._keep = core, texts, _ffi.new("uint8_t[32]", key)
-        self.raw.ledger, self.raw.env_key = core.raw, self._keep[2]
+        self.raw.ledger, self.raw.env_key = core.made, self._keep[2]
         self.raw.process, self.raw.env_label = texts
 
 

@@ -49,8 +49,8 @@ def place_of(path: str) -> str:
     return os.path.join(os.path.realpath(head), name)
 
 
-def judge_directory(path: str) -> None:
-    """Refuse a place where others could put another file in the ledger's place. Raises AuditError.
+def judge_directory(path: str, what: str = "the ledger") -> None:
+    """Refuse a place where others could put another file in the place of ``what``. Raises AuditError.
 
     Every directory on the way to ``path``, links included, must belong to root or to us, and only
     those two may write there; a sticky directory such as /tmp is fine.
@@ -60,16 +60,16 @@ def judge_directory(path: str) -> None:
         # Not abspath: a directory of ours may be gone, or out of reach, where the path is absolute.
         todo = _parts(os.path.dirname(path if os.path.isabs(path) else os.path.join(os.getcwd(), path)))
         here.open("/", os.O_PATH)
-        _judge(os.fstat(here.fd), "/", path)
+        _judge(os.fstat(here.fd), "/", path, what)
         while todo:
             name = todo.pop()
             seen = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
             at = os.path.join(shown, name)
-            _judge(seen, at, path)
+            _judge(seen, at, path, what)
             if stat.S_ISLNK(seen.st_mode):
                 links += 1
                 if links > _LINKS_MAX:
-                    raise AuditError(errno.ELOOP, "too many links on the way to the ledger", path)
+                    raise AuditError(errno.ELOOP, f"too many links on the way to {what}", path)
                 to = os.readlink(name, dir_fd=here.fd)
                 todo += _parts(to)
                 name, at = ("/", "/") if to.startswith("/") else (".", shown)
@@ -78,7 +78,7 @@ def judge_directory(path: str) -> None:
     except AuditError:
         raise
     except OSError as problem:
-        raise AuditError(problem.errno, f"cannot open the ledger: {problem.strerror}", path) from problem
+        raise AuditError(problem.errno, f"cannot open {what}: {problem.strerror}", path) from problem
     finally:
         here.close()
 
@@ -88,16 +88,16 @@ def _parts(path: str) -> list[str]:
     return [part for part in reversed(path.split("/")) if part not in ("", ".")]
 
 
-def _judge(seen: os.stat_result, at: str, path: str) -> None:
+def _judge(seen: os.stat_result, at: str, path: str, what: str) -> None:
     kind, mode = stat.S_IFMT(seen.st_mode), seen.st_mode
     if seen.st_uid not in (0, os.geteuid()):
         raise AuditError(
-            errno.EPERM, f"the ledger's path leads through {at!r}, which belongs to uid {seen.st_uid}", path
+            errno.EPERM, f"{what}'s path leads through {at!r}, which belongs to uid {seen.st_uid}", path
         )
     if kind == stat.S_IFDIR and mode & 0o022 and not mode & stat.S_ISVTX:
         raise AuditError(
             errno.EPERM,
-            f"the ledger's path leads through {at!r}, which others can write (mode {mode & 0o7777:o})",
+            f"{what}'s path leads through {at!r}, which others can write (mode {mode & 0o7777:o})",
             path,
         )
 

@@ -111,6 +111,13 @@ def _reason(fields: dict[str, Any], names: Names) -> str:
     return f"{_say(fields, 'reason')}: {_say(fields, 'why')}"
 
 
+def _helper(fields: dict[str, Any], names: Names) -> str:
+    del names
+    helper = group(fields.get("helper"))
+    what = _say(helper, "why") if "why" in helper else f"{_say(helper, 'policies')} policies"
+    return f"helper {_say(helper, 'pid')}: {what}"
+
+
 _TELL: dict[str, Callable[[dict[str, Any], Names], str]] = {
     "cred.change": _change,
     "audit.degraded": _lost,
@@ -118,6 +125,8 @@ _TELL: dict[str, Callable[[dict[str, Any], Names], str]] = {
     "mirror.down": _mirror,
     "mirror.up": _mirror,
     "spawn.bypass": _bypass,
+    "helper.lost": _helper,
+    "helper.shrunk": _helper,
     "chain.open": _opened,
     "chain.close": _closed,
     "breakglass": _reason,

@@ -134,6 +134,7 @@ class Ledger:
                 state = self._open_state(stack) if keys else None
                 self._home = identity(os.path.dirname(self._place))
                 self._core = self._open_core(keys, file, state)
+                self._core.keep()
             self._mirror()
             self._opened()
             self._tell_crowd()
@@ -393,6 +394,8 @@ class Ledger:
     def __del__(self) -> None:
         """Close one that was forgotten, and warn: its end would look like that of a killed process."""
         if getattr(self, "_has_end", True):
+            if hasattr(self, "_core"):
+                self._core.let_go()  # a close() that was interrupted behind the last record
             return
         try:
             # A forked child that has written nothing has nothing to forget.

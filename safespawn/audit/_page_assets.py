@@ -7,14 +7,14 @@ STYLE = """
 :root {
   color-scheme: light dark;
   --page: #ffffff; --raised: #f4f5f7; --line: #d0d4da; --text: #1c2128; --soft: #545d68; --link: #0b5cad;
-  --vfork: #2f7d4f; --launcher: #2b6cb0; --fork: #b7791f; --other: #6b7280; --failed: #c2410c;
-  --refused: #b91c1c; --unknown: #7e3fb2;
+  --vfork: #2f7d4f; --launcher: #2b6cb0; --helper: #0e7490; --fork: #b7791f; --other: #6b7280;
+  --failed: #c2410c; --refused: #b91c1c; --unknown: #7e3fb2;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #14171c; --raised: #1e232a; --line: #3a424d; --text: #e6e9ee; --soft: #a4adb8; --link: #7db7f5;
-    --vfork: #56b27a; --launcher: #66a6e8; --fork: #dfa545; --other: #9aa3ae; --failed: #f08a5d;
-    --refused: #f27878; --unknown: #c193ee;
+    --vfork: #56b27a; --launcher: #66a6e8; --helper: #4fc3d9; --fork: #dfa545; --other: #9aa3ae;
+    --failed: #f08a5d; --refused: #f27878; --unknown: #c193ee;
   }
 }
 * { box-sizing: border-box; }
@@ -62,6 +62,7 @@ ul.why { margin: 0; padding-left: 1rem; color: var(--soft); font-size: .92em; }
   content: ""; display: inline-block; width: .7em; height: .7em; margin-right: .4em; border-radius: 2px;
 }
 .kind.vfork::before { background: var(--vfork); } .kind.launcher::before { background: var(--launcher); }
+.kind.helper::before { background: var(--helper); }
 .kind.fork::before { background: var(--fork); } .kind.other::before { background: var(--other); }
 .kind.failed::before { background: var(--failed); } .kind.refused::before { background: var(--refused); }
 .kind.unknown::before { background: var(--unknown); }
@@ -72,7 +73,8 @@ ul.why { margin: 0; padding-left: 1rem; color: var(--soft); font-size: .92em; }
 .chart text { fill: var(--soft); font-size: 12px; }
 .chart text.y { text-anchor: end; }
 .chart .grid { stroke: var(--line); stroke-width: 1; }
-.k-vfork { fill: var(--vfork); } .k-launcher { fill: var(--launcher); } .k-fork { fill: var(--fork); }
+.k-vfork { fill: var(--vfork); } .k-launcher { fill: var(--launcher); } .k-helper { fill: var(--helper); }
+.k-fork { fill: var(--fork); }
 .k-other { fill: var(--other); } .k-failed { fill: var(--failed); } .k-refused { fill: var(--refused); }
 .k-unknown { fill: var(--unknown); }
 .search { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: end; margin: .75rem 0; }

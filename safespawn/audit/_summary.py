@@ -23,7 +23,10 @@ HOURS_MAX, MINUTES_MAX = 2 * 366 * 24, 3 * 24 * 60
 HOUR_NS, MINUTE_NS = 3_600_000_000_000, 60_000_000_000
 
 #: How a timeline tells spawns apart.
-KINDS = ("vfork", "launcher", "fork", "other", "failed", "refused", "unknown")
+KINDS = ("vfork", "launcher", "helper", "fork", "other", "failed", "refused", "unknown")
+
+#: Strategies that are counted with another: on our memory as vfork is, or from a helper.
+_WITH = {"clone": "vfork", "posix_spawn": "vfork", "pool": "helper"}
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -34,7 +37,8 @@ def kind(spawn: Spawn) -> str:
         return spawn.outcome
     if spawn.outcome != "exec":
         return "failed"
-    return spawn.strategy if spawn.strategy in KINDS[:3] else "other"
+    strategy = _WITH.get(spawn.strategy or "", spawn.strategy)
+    return strategy if strategy in KINDS[:4] else "other"
 
 
 @dataclass(slots=True)

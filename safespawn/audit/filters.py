@@ -26,7 +26,7 @@ OUTCOMES = (
     "refused",
     "unknown",
 )
-STRATEGIES = ("vfork", "launcher", "fork")
+STRATEGIES = ("vfork", "clone", "posix_spawn", "launcher", "helper", "pool", "fork")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 #: uid_t has 32 bits, and all ones mean none: setreuid(2).

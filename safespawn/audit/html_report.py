@@ -23,8 +23,9 @@ _TAGS = 200
 
 #: What the kinds of spawns mean.
 _MEANING = {
-    "vfork": "ran by vfork",
+    "vfork": "ran by vfork, clone or posix_spawn",
     "launcher": "ran by the launcher",
+    "helper": "ran by the helper, from its pool too",
     "fork": "ran by fork",
     "other": "ran, no record of how",
     "failed": "failed before it ran",

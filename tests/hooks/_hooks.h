@@ -28,6 +28,12 @@ enum {
 	SS_OFF_RECORD_ONE_LINE = 1 << 21,
 	SS_OFF_OUTCOME_FITS = 1 << 22,
 	SS_OFF_LEDGER_OURS = 1 << 23,
+	SS_OFF_HELPER_OBEYS = 1 << 24,
+	SS_OFF_HELPER_ASKED = 1 << 25,
+	SS_OFF_HELPER_RETIRES = 1 << 26,
+	SS_OFF_CLAIM_FIRST = 1 << 27,
+	SS_OFF_HELPER_ALIKE = 1 << 28,
+	SS_OFF_POOL_PARKED = 1 << 29,
 };
 
 struct ss_hooks {
@@ -38,11 +44,17 @@ struct ss_hooks {
 	int32_t overrun_stage, overrun_bytes; /* how far below its stack it writes */
 	int32_t in_launcher;            /* steps that the launcher has too are left alone before it */
 	int32_t arm_error;              /* arming fails with it */
+	int32_t old_libc;               /* libc is as this glibc 2 was; 0: it is as it is */
+	int32_t nth, came; /* 0: all that come to a stage named above are meant; else the nth alone */
 	uint64_t reached;               /* a bit for each stage the child came to */
 	/* What the credential lock was seen to do, counted apart from its own word. */
 	uint32_t spawners_in, changers_in;
 	uint64_t spawns_in, both_in;    /* entries of spawners, and of either beside the other */
 	int64_t longest_wait_ns;        /* of a changer */
+	int32_t tell_ready_fd, tell_go_fd; /* a changer that is about to tell a child does as at a park stage; 0: not */
+	uint32_t found_busy;            /* looks of a changer at a slot that another had */
+	int32_t in_grace;               /* a child that was killed stays in its grace for ever */
+	uint32_t late_looks;            /* at a child that was killed, of changers that have waited for longer than any grace */
 };
 
 static struct ss_hooks ss_hooks;
@@ -59,21 +71,30 @@ ss_child_overrun(int32_t bytes)
 		top[-down] = 0x5a;
 }
 
+/* Children of one batch come here side by side. */
+static SS_CHILD int
+ss_child_is_meant(int stage, int32_t named)
+{
+	if (stage != named)
+		return 0;
+	return !ss_hooks.nth || __atomic_add_fetch(&ss_hooks.came, 1, __ATOMIC_SEQ_CST) == ss_hooks.nth;
+}
+
 static SS_CHILD int
 ss_child_hook(int stage)
 {
 	char dot = '.';
 
-	ss_hooks.reached |= 1ull << stage;
-	if (stage == ss_hooks.park_stage) {
+	(void)__atomic_fetch_or(&ss_hooks.reached, 1ull << stage, __ATOMIC_SEQ_CST);
+	if (ss_child_is_meant(stage, ss_hooks.park_stage)) {
 		(void)ss_sys3(SYS_write, ss_hooks.ready_fd, &dot, 1);
 		(void)ss_sys3(SYS_read, ss_hooks.go_fd, &dot, 1);
 	}
-	if (stage == ss_hooks.signal_stage)
+	if (ss_child_is_meant(stage, ss_hooks.signal_stage))
 		(void)ss_sys2(SYS_kill, ss_sys0(SYS_getpid), ss_hooks.signal);
 	if (stage == ss_hooks.overrun_stage)
 		ss_child_overrun(ss_hooks.overrun_bytes);
-	return stage == ss_hooks.fail_stage ? ss_hooks.fail_error : 0;
+	return ss_child_is_meant(stage, ss_hooks.fail_stage) ? ss_hooks.fail_error : 0;
 }
 
 /* In the parent only. Whoever comes second sees the first: then both are in. */
@@ -101,10 +122,37 @@ ss_changer_hook(int by, int64_t waited_ns)
 		;
 }
 
+/* The first changer only: the others are to come by. */
+static void
+ss_tell_hook(void)
+{
+	const int32_t go = __atomic_exchange_n(&ss_hooks.tell_go_fd, 0, __ATOMIC_SEQ_CST);
+	char dot = '.';
+
+	if (!go)
+		return;
+	(void)ss_sys3(SYS_write, ss_hooks.tell_ready_fd, &dot, 1);
+	(void)ss_sys3(SYS_read, go, &dot, 1);
+}
+
+static void
+ss_killed_hook(uint32_t is_killed, int64_t *killed_ns, int is_late)
+{
+	if (!is_killed || !ss_hooks.in_grace)
+		return;
+	*killed_ns = INT64_MAX;
+	if (is_late)
+		(void)__atomic_add_fetch(&ss_hooks.late_looks, 1, __ATOMIC_SEQ_CST);
+}
+
 /* The launcher has hooks of its own, which came with the plan. */
 #define SS_COURIER_HOOK(stage) (ss_hooks.in_launcher ? 0 : ss_child_hook(stage))
 #define SS_SPAWNER_HOOK(by) ss_spawner_hook(by)
 #define SS_CHANGER_HOOK(by, waited_ns) ss_changer_hook(by, waited_ns)
+#define SS_TELL_HOOK() ss_tell_hook()
+#define SS_BUSY_HOOK() ((void)__atomic_add_fetch(&ss_hooks.found_busy, 1, __ATOMIC_SEQ_CST))
+#define SS_KILLED_HOOK(is_killed, killed_ns, is_late) ss_killed_hook(is_killed, killed_ns, is_late)
 #define SS_HOOK(stage) ss_child_hook(stage)
 #define SS_ARM_HOOK() ss_hooks.arm_error
+#define SS_HAS(function, glibc_2) ((function) != NULL && !(ss_hooks.old_libc && ss_hooks.old_libc < (glibc_2)))
 #define SS_GUARDED(guard) (!(ss_hooks.off & SS_OFF_##guard))

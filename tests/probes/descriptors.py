@@ -35,11 +35,12 @@ def main():
 
 
 def file_at(number, name="source"):
-    """Open a new file with an inode of its own at ``number``."""
+    """Open a new file with an inode of its own at ``number``; 0 to 2 are for programs, the others private."""
     fd = os.memfd_create(name)
     if fd != number:
         os.dup2(fd, number, inheritable=False)
         os.close(fd)
+    os.set_inheritable(number, number < 3)
     return number
 
 

@@ -202,7 +202,7 @@ static void
 tell_privileges(void)
 {
 	const struct caps caps = read_caps();
-	int pdeathsig = -1;
+	int pdeathsig = -1, subreaper = -1;
 
 	mask("effective", caps.effective);
 	mask("permitted", caps.permitted);
@@ -216,6 +216,8 @@ tell_privileges(void)
 	number("keepcaps", prctl(PR_GET_KEEPCAPS, 0, 0, 0, 0));
 	(void)prctl(PR_GET_PDEATHSIG, &pdeathsig, 0, 0, 0);
 	number("pdeathsig", pdeathsig);
+	(void)prctl(PR_GET_CHILD_SUBREAPER, &subreaper, 0, 0, 0);
+	number("subreaper", subreaper);
 }
 
 /* -------------------------------------------------------- how we are kept */

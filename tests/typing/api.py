@@ -19,6 +19,7 @@ from safespawn import (
     PIPE,
     STDOUT,
     AuditError,
+    Command,
     CompletedProcess,
     KilledBeforeExec,
     Process,
@@ -30,6 +31,7 @@ from safespawn import (
     UnsafeSpawn,
     audit,
     guards,
+    policy,
 )
 from safespawn.audit import mirrors
 
@@ -58,6 +60,9 @@ assert_type(done.returncode, int)
 assert_type(done.report, SpawnReport)
 done.check_returncode()
 safespawn.run(["cat"], input="text", text=True)
+status: int = safespawn.system("true")
+safespawn.system(Path("/bin/true"))
+safespawn.popen("true", "w", 1).close()
 
 # ------------------------------------------------------------------------- every option
 
@@ -85,6 +90,8 @@ with open("/dev/null", "rb") as file, open("/dev/null", encoding="utf-8") as tex
         pdeathsig=signal.SIGTERM,
         restore_signals=True,
         sigmask=[signal.SIGUSR1],
+        sigdefault={signal.SIGHUP, 2},
+        subreaper=True,
         no_new_privs=True,
         user=65534,
         group="nogroup",
@@ -225,6 +232,13 @@ with guards.credential_change() as nothing:
     assert_type(nothing, None)
 guards.seal()
 assert_type(guards.status(), dict[str, Any])
+assert_type(policy.load(Path("/etc/safespawn.toml")), policy.Policy)
+policy.apply(policy.load("/etc/safespawn.toml"))
+assert_type(policy.applied(), policy.Policy | None)
+try:
+    policy.load("/etc/safespawn.toml")
+except policy.PolicyError as wrong:
+    assert_type((wrong.path, wrong.line, wrong.key), tuple[str | None, int | None, str | None])
 assert_type(guards.registry, dict[str, guards.Guard])
 guard = guards.registry["creds-agree"]
 assert_type(guard.threats, tuple[str, ...])
@@ -250,6 +264,24 @@ class Pipe(mirrors.Mirror):
 
 assert_type(Pipe("pipe", {"checkpoint"}).check(), str | None)
 
+# ------------------------------------------------------------------------- many at once
+
+commands: list[Command | list[str]] = [Command(["true"], umask=0o077), Command(iter(("echo", b"x"))), ["true"]]
+safespawn.spawn_many([("true", b"x"), (b"echo", Path("/"))])
+assert_type(safespawn.spawn_many(commands), list[Process])
+assert_type(safespawn.spawn_many(iter(commands), at_once=4, return_errors=False), list[Process])
+assert_type(safespawn.spawn_many(commands, return_errors=True), list[Process | Exception])
+assert_type(safespawn.spawn_many(commands, return_errors=bool(status)), list[Process | Exception])
+
+
+def started() -> tuple[Process | Exception, ...]:
+    """Return what came of each."""
+    try:
+        return tuple(safespawn.spawn_many(commands))
+    except safespawn.SpawnManyError as problem:
+        return problem.results
+
+
 # ----------------------------------------------------- what the checker must not let through
 #
 # mypy reports an ignore that nothing needs, so each of these must be an error.
@@ -257,10 +289,14 @@ assert_type(Pipe("pipe", {"checkpoint"}).check(), str | None)
 safespawn.spawn("true --option")  # a str is an iterable of str: `_checks` refuses it
 safespawn.spawn(["true"], colour=1)  # type: ignore[call-arg]
 guards.arm(0.5)  # type: ignore[call-arg]
+policy.apply("/etc/safespawn.toml")  # type: ignore[arg-type]
 guards.arm(wait="1")  # type: ignore[arg-type]
 safespawn.spawn(["true"], None)  # type: ignore[call-arg]
 safespawn.spawn([1])  # type: ignore[list-item]
 safespawn.spawn(["true"], strategy="posix")  # type: ignore[arg-type]
+safespawn.spawn_many(["true", 1])  # type: ignore[list-item]
+safespawn.spawn_many([["true"]], strategy="clone")  # type: ignore[call-overload]
+Command(["true"], colour=1)  # type: ignore[call-arg]
 safespawn.spawn(["true"], on_unproven="pray")  # type: ignore[arg-type]
 safespawn.spawn(["true"], env_policy="user ")  # type: ignore[arg-type]
 safespawn.spawn(["true"], path_policy=None)  # type: ignore[arg-type]

@@ -22,9 +22,10 @@ _SEVERITIES = {
     **dict.fromkeys(("chain.open", "chain.fork", "chain.close", "checkpoint"), Severity.INFO),
     **dict.fromkeys(("registry.init", "registry.chain"), Severity.INFO),
     **dict.fromkeys(("spawn.intent", "spawn.started", "spawn.exit", "cred.change"), Severity.INFO),
-    **dict.fromkeys(("guard.config", "segment.retired", "mirror.up", "audit.restored"), Severity.INFO),
+    **dict.fromkeys(("guard.config", "helper.shrunk", "segment.retired"), Severity.INFO),
+    **dict.fromkeys(("mirror.up", "audit.restored"), Severity.INFO),
     **dict.fromkeys(("spawn.failed", "spawn.denied", "exit.unknown"), Severity.WARNING),
-    **dict.fromkeys(("spawn.bypass", "mirror.down"), Severity.WARNING),
+    **dict.fromkeys(("spawn.bypass", "mirror.down", "helper.lost"), Severity.WARNING),
     **dict.fromkeys(("audit.degraded", "breakglass"), Severity.ERROR),
 }
 

@@ -47,6 +47,8 @@ _KINDS = {
     "chain.close": _Kind((), ("end",)),
     "audit.degraded": _Kind((), ("error",), "failure"),
     "mirror.down": _Kind((), ("error",), "failure"),
+    "helper.lost": _Kind((), ("error",), "failure"),
+    "helper.shrunk": _Kind(("configuration",), ("change",)),
 }
 
 

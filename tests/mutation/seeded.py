@@ -1,0 +1,53 @@
+"""Plants each fault of tests/seeded_faults.py in a copy of the tree, and has its test fail there.
+
+    python tests/mutation/seeded.py [NAME...]
+
+First the test must pass without the fault. Exit 1: a fault was not noticed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from seeded_faults import FAULTS, Fault
+from workshop import Workshop
+
+SECONDS = 600
+
+
+def is_noticed(workshop: Workshop, fault: Fault) -> bool:
+    """Plant it, run its test, take it out again."""
+    path = workshop.package / fault.file
+    text = path.read_text(encoding="utf-8")
+    assert text.count(fault.was) == 1, fault
+    workshop.write(fault.file, text.replace(fault.was, fault.becomes))
+    try:
+        # A test with hooks builds its own; the core is needed all the same, and the launcher is its.
+        assert not fault.file.endswith(".c") or workshop.build() is not None, f"{fault.file} does not compile"
+        return workshop.test((fault.test,), SECONDS).failed is not None
+    finally:
+        workshop.write(fault.file, text)
+
+
+def main(names: list[str]) -> int:
+    """Try them all, or those that are named."""
+    faults = {name: FAULTS[name] for name in names or FAULTS}
+    with tempfile.TemporaryDirectory(prefix="safespawn-faults-") as where:
+        workshop = Workshop(Path(where))
+        assert workshop.build() is not None
+        tried = workshop.test(tuple(sorted({fault.test for fault in faults.values()})), 3 * SECONDS)
+        assert tried.failed is None, f"{tried.failed} fails without a fault:\n{tried.said}"
+        missed = []
+        for name, fault in faults.items():
+            noticed = is_noticed(workshop, fault)
+            print(f"{'noticed' if noticed else 'MISSED':<8} {name}: {fault.test}", flush=True)
+            missed += [] if noticed else [name]
+    print(f"seeded faults: {len(faults)}, noticed {len(faults) - len(missed)}" + (f", missed {missed}" if missed else ""))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
