@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path[:0] = sys.argv[1].split(os.pathsep)
@@ -43,7 +44,10 @@ def by_face() -> int:
 
 
 def by_many() -> int:
-    return safespawn.spawn_many([["/bin/sh", "-c", "exit 3"]])[0].wait()
+    (made,) = safespawn.spawn_many([["/bin/sh", "-c", "exit 3"]], return_errors=True)
+    if isinstance(made, Exception):
+        raise made
+    return made.wait()
 
 
 def by_loop() -> int:
@@ -73,6 +77,17 @@ def change(stop: threading.Event) -> None:
         assert libc.setresuid(-1, -1, -1) == 0
 
 
+def until_no_race(way: Callable[[], int], races: list[object]) -> int:
+    """Start in one way. On a slow machine changes that never stop may win even against who holds them off (R-29)."""
+    while True:
+        try:
+            return way()
+        except safespawn.RaceDetected as race:
+            races.append(race)
+            if len(races) > ROUNDS:
+                raise
+
+
 def open_now() -> dict[str, str]:
     """Return what is open, but for what looks."""
     names = {name: f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")}
@@ -84,12 +99,13 @@ def main() -> None:
     _launcher.hold()  # its descriptor is kept as long as the process lives
     path = Path(tempfile.mkdtemp(), "ledger")
     failed: list[object] = []
+    races: list[object] = []
     start = threading.Barrier(len(WAYS))
 
-    def work(way: object) -> None:
+    def work(way: Callable[[], int]) -> None:
         try:
             start.wait()
-            codes = {way() for _ in range(ROUNDS)}  # type: ignore[operator]
+            codes = {until_no_race(way, races) for _ in range(ROUNDS)}
             assert codes == {3}, (way, codes)
         except BaseException as problem:  # noqa: BLE001 - told below
             failed.append(problem)
@@ -113,7 +129,7 @@ def main() -> None:
     assert audit.verify(path).ok
     after = open_now()
     assert after == before, {**after, **before}.items() ^ before.items()
-    print(f"threads: {len(WAYS) * ROUNDS} starts beside {events.count('credential.change')} changes told")
+    print(f"threads: {len(WAYS) * ROUNDS} starts beside changes, {len(races)} of them begun again")
 
 
 if __name__ == "__main__":
