@@ -68,11 +68,12 @@ enum {
 /* A spawner in the lock. The pointers lead into its window and are good while it holds. */
 struct ss_slot {
 	uint32_t state;
-	uint32_t killed;       /* its child was killed for a changer, before it ran execve */
+	uint32_t killed;       /* children of its that were killed for a changer, before they ran execve */
 	const int32_t *pidfd;  /* where the kernel puts the child's; NULL: not our window */
 	const uint32_t *owner; /* the futex that the kernel marks when the child has left */
 	uint32_t *moved;       /* where a child with memory of its own looks; NULL: it shares ours */
 	int32_t tid;           /* of the spawner */
+	int32_t killed_pid;    /* the last of them, where it is not our window */
 	int64_t killed_ns;     /* when: its signal needs a moment to reach a processor */
 };
 
@@ -370,85 +371,112 @@ ss_slot_leave(struct ss_slot *slot)
 
 /* ------------------------------------------------------- the bound of a changer */
 
+/* Whether a process shares our memory: 0 when it does, as kcmp(2); it answers -ESRCH for one that has ended. */
+static long
+ss_memory_differs(int32_t pid)
+{
+	return ss_sys5(SYS_kcmp, ss_getpid(), pid, SS_KCMP_VM, 0, 0);
+}
+
+/* What ss_foreign_child looks for, and what it finds. */
+struct ss_foreign {
+	int32_t killed; /* the child that was killed last, 0 for none */
+	int32_t pid;    /* of the one that was found, 0 for none */
+	int is_there;   /* killed shares our memory still */
+};
+
+/* Looks at one child of the list: whether to go on. none becomes -EXDEV for one that we may not compare. */
+static int
+ss_foreign_look(struct ss_foreign *f, int32_t pid, long *none)
+{
+	const long differs = ss_memory_differs(pid);
+
+	if (differs) {
+		if (differs < 0 && differs != -ESRCH)
+			*none = -EXDEV;
+		return 1;
+	}
+	f->is_there = pid == f->killed;
+	if (!f->is_there)
+		f->pid = pid;
+	return !f->is_there;
+}
+
 /*
  * The child that a libc function has in vfork for the thread tid, as a pidfd or -errno: ESRCH when there is none,
  * EXDEV when there are some that we may not compare (kcmp(2)). The list is in the order of birth: others that share
- * our memory, which tid does not wait for, come before it.
+ * our memory, which tid does not wait for, come before it, but for those that it got from threads that have ended.
+ * So what was killed may have been one of these, and while it is there only what comes before it is looked at.
  */
 static long
-ss_foreign_child(int32_t tid)
+ss_foreign_child(int32_t tid, struct ss_foreign *f)
 {
-	char path[64], text[1024], *at;
-	long fd, bytes = 0, pid = 0, last = 0, differs, none = -ESRCH;
+	char path[64], text[1024], *at = path;
+	long fd, bytes = 0, none = -ESRCH;
+	int32_t pid = 0;
+	int goes_on = 1;
 
 	ss_child_number(path + ss_child_copy_text(path, 32, "/proc/self/task/"), tid);
-	at = path;
 	while (*at)
 		at++;
 	(void)ss_child_copy_text(at, 16, "/children");
 	if ((fd = ss_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0)) < 0)
 		return fd;
-	while ((bytes = ss_sys3(SYS_read, fd, text, sizeof(text))) > 0) {
-		for (at = text; at < text + bytes; at++) {
+	while (goes_on && (bytes = ss_sys3(SYS_read, fd, text, sizeof(text))) > 0) {
+		for (at = text; goes_on && at < text + bytes; at++) {
 			if (*at >= '0' && *at <= '9') {
 				pid = pid * 10 + (*at - '0'); /* may go on in the next piece */
 				continue;
 			}
-			/* tid waits for the one that it shares memory with, whose pid is its own meanwhile. */
-			differs = pid ? ss_sys5(SYS_kcmp, ss_getpid(), pid, SS_KCMP_VM, 0, 0) : 1;
-			if (!differs)
-				last = pid;
-			if (differs < 0 && differs != -ESRCH)
-				none = -EXDEV;
+			goes_on = !pid || ss_foreign_look(f, pid, &none);
 			pid = 0;
 		}
 	}
 	(void)ss_sys1(SYS_close, fd); /* read only */
 	if (bytes < 0)
 		return bytes;
-	return last ? ss_sys2(SYS_pidfd_open, last, 0) : none;
+	return f->pid ? ss_sys2(SYS_pidfd_open, f->pid, 0) : none;
 }
 
-/* Whether the child of a slot can run on our memory no more, because of execve or death. */
+/*
+ * Whether the child of a slot can run on our memory no more, because of execve or death. pid: of one that others
+ * have made. One that we may not compare has become a program with more privileges.
+ */
 static int
-ss_slot_child_left(const struct ss_slot *slot, int32_t pidfd)
+ss_slot_child_left(const struct ss_slot *slot, int32_t pidfd, int32_t pid)
 {
 	if (ss_has_ended(pidfd))
 		return 1;
-	if (!slot->owner) { /* of others: ss_foreign_child finds only those that share */
-		const long found = ss_foreign_child(slot->tid);
-
-		if (found >= 0)
-			(void)ss_sys1(SYS_close, found); /* a pidfd: nothing to lose */
-		return found == -ESRCH || found == -EXDEV;
-	}
+	if (!slot->owner)
+		return ss_memory_differs(pid) != 0;
 	return (__atomic_load_n(slot->owner, __ATOMIC_SEQ_CST) & SS_OWNER_DIED) != 0;
 }
 
 /*
- * Kills a child that has not run execve yet. It is stopped first: a stopped child that
- * has not left our memory when we look will never execute an instruction of the program,
+ * Kills a child that has not run execve yet: 1 when it is killed, 0 when it had left, or -errno. It is stopped first:
+ * a stopped child that has not left our memory when we look will never execute an instruction of the program,
  * so that the spawner may start it once more; one that has left is let go on.
  */
 static int
-ss_slot_kill(struct ss_slot *slot, int32_t pidfd)
+ss_slot_kill(struct ss_slot *slot, int32_t pidfd, int32_t pid)
 {
 	long answer = ss_sys4(SYS_pidfd_send_signal, pidfd, SIGSTOP, NULL, 0);
 
 	if (answer < 0)
 		return answer == -ESRCH ? 0 : (int)answer; /* it has ended, or we may not */
-	if (ss_slot_child_left(slot, pidfd)) {
+	if (ss_slot_child_left(slot, pidfd, pid)) {
 		(void)ss_sys4(SYS_pidfd_send_signal, pidfd, SIGCONT, NULL, 0); /* or it has ended */
 		return 0;
 	}
 	answer = ss_sys4(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
-	if (answer == 0) {
-		slot->killed = 1; /* its owner sees that only when we are done with the slot */
-		slot->killed_ns = ss_now();
-	} else {
+	if (answer < 0) {
 		(void)ss_sys4(SYS_pidfd_send_signal, pidfd, SIGCONT, NULL, 0); /* as above, or refused */
+		return answer == -ESRCH ? 0 : (int)answer;
 	}
-	return answer == -ESRCH ? 0 : (int)answer;
+	slot->killed++; /* its owner sees that only when we are done with the slot */
+	slot->killed_ns = ss_now();
+	slot->killed_pid = pid;
+	return 1;
 }
 
 /* Whether its child was killed long enough ago that it runs on no processor any more. */
@@ -458,49 +486,73 @@ ss_slot_is_gone(const struct ss_slot *slot)
 	return slot->killed && ss_now() - slot->killed_ns >= SS_CHANGE_GRACE_NS;
 }
 
+/* Kills the child of a slot: 1, 0 when it had left, or -errno. */
+static int
+ss_slot_shoot(struct ss_slot *slot, int32_t pidfd, int32_t pid, int may_drop, uint32_t *ret_overlaps)
+{
+	const int answer = ss_slot_kill(slot, pidfd, pid);
+
+	/* Refused: we have fewer privileges than the child already, and to wait protects nothing. */
+	*ret_overlaps = answer < 0 && may_drop && !ss_slot_child_left(slot, pidfd, pid);
+	return answer;
+}
+
+/*
+ * ss_slot_preempt for a thread in libc, whose child is looked for. Without one it is before its clone, or back from it
+ * and about to leave the lock. If others share our memory when the one that was killed is gone, and the thread still
+ * waits, that was not the one it waits for: they are next.
+ */
+static uint32_t
+ss_foreign_preempt(struct ss_slot *slot, int may_drop, uint32_t *ret_overlaps)
+{
+	struct ss_foreign found = { slot->killed ? slot->killed_pid : 0, 0, 0 };
+	const long pidfd = ss_foreign_child(slot->tid, &found);
+	const int dies = found.is_there && !ss_slot_is_gone(slot);
+
+	if (pidfd == -ESRCH)
+		return found.is_there && !dies ? SS_SLOT_DROPPED : SS_SLOT_HELD;
+	if (pidfd < 0)
+		*ret_overlaps = may_drop && !dies;
+	else if (!dies)
+		(void)ss_slot_shoot(slot, (int32_t)pidfd, found.pid, may_drop, ret_overlaps);
+	if (pidfd >= 0)
+		(void)ss_sys1(SYS_close, pidfd); /* a pidfd: nothing to lose */
+	SS_KILLED_HOOK(slot->killed, &slot->killed_ns, may_drop);
+	return *ret_overlaps ? SS_SLOT_DROPPED : SS_SLOT_HELD;
+}
+
 /*
  * Deals with one spawner that has kept a changer waiting too long. Returns the new state:
  * HELD when its child is not known yet (it is about to be made), DROPPED when the change
  * may go ahead: the child has left our memory, or it has SIGKILL pending for the grace and
  * sleeps in the kernel, from where it never comes back to our code. The grace counts from the
- * kill: a child may be named, and killed, when our own wait is long over. A thread in libc that
- * has no child is before its clone, or back from it and about to leave the lock.
+ * kill: a child may be named, and killed, when our own wait is long over.
  */
 static uint32_t
 ss_slot_preempt(struct ss_slot *slot, int may_drop, uint32_t *ret_overlaps)
 {
-	const int is_ours = slot->pidfd != NULL;
-	long pidfd = -1;
-	int left, error = 0;
+	int32_t pidfd;
 
 	if (slot->moved) { /* nothing of ours is shared: enough that the child is told */
 		__atomic_store_n(slot->moved, 1, __ATOMIC_SEQ_CST);
 		return SS_SLOT_DROPPED;
 	}
+	if (!slot->pidfd)
+		return ss_foreign_preempt(slot, may_drop, ret_overlaps);
 	/*
 	 * clone(2) stores a number even if it fails afterwards (pids.max): until the child is named
 	 * (ss_clone_fill) there may be no such descriptor, or another thread has it by now.
 	 */
-	if (!is_ours)
-		pidfd = ss_foreign_child(slot->tid);
-	else if (__atomic_load_n(slot->owner, __ATOMIC_SEQ_CST))
-		pidfd = __atomic_load_n(slot->pidfd, __ATOMIC_ACQUIRE);
-	if (pidfd < 0) {
-		*ret_overlaps = !is_ours && may_drop && pidfd != -ESRCH;
-		return *ret_overlaps ? SS_SLOT_DROPPED : SS_SLOT_HELD;
-	}
+	if (!__atomic_load_n(slot->owner, __ATOMIC_SEQ_CST) ||
+	    (pidfd = __atomic_load_n(slot->pidfd, __ATOMIC_ACQUIRE)) < 0)
+		return SS_SLOT_HELD;
 	/* A child that runs its program may wait here for others of its batch: that is not to be stopped. */
-	if (is_ours && ss_slot_child_left(slot, (int32_t)pidfd))
+	if (ss_slot_child_left(slot, pidfd, 0))
 		return SS_SLOT_DROPPED;
-	if (!slot->killed)
-		error = ss_slot_kill(slot, (int32_t)pidfd);
-	left = !slot->killed && ss_slot_child_left(slot, (int32_t)pidfd);
-	if (!is_ours)
-		(void)ss_sys1(SYS_close, pidfd); /* a pidfd: nothing to lose */
-	/* Refused: we have fewer privileges than the child already, and to wait protects nothing. */
-	*ret_overlaps = error && !left && may_drop;
+	if (!slot->killed && !ss_slot_shoot(slot, pidfd, 0, may_drop, ret_overlaps))
+		return SS_SLOT_DROPPED;
 	SS_KILLED_HOOK(slot->killed, &slot->killed_ns, may_drop);
-	return left || ss_slot_is_gone(slot) || *ret_overlaps ? SS_SLOT_DROPPED : SS_SLOT_HELD;
+	return *ret_overlaps || ss_slot_is_gone(slot) ? SS_SLOT_DROPPED : SS_SLOT_HELD;
 }
 
 /* change-bounded (T-22): goes through the spawners. Returns how many children were killed. */
@@ -520,7 +572,7 @@ ss_preempt(struct ss_lock *lock, int may_drop)
 			continue;
 		was = slot->killed;
 		state = ss_slot_preempt(slot, may_drop, &overlaps);
-		killed += !was && slot->killed;
+		killed += slot->killed - was;
 		(void)__atomic_add_fetch(&lock->overlaps, overlaps, __ATOMIC_RELAXED);
 		__atomic_store_n(&slot->state, state, __ATOMIC_RELEASE);
 		if (state == SS_SLOT_DROPPED)

@@ -865,6 +865,52 @@ out["lock"], out["overlaps"] = lock(), lock("overlaps")
     assert out == {"error": 0, "code": -9, "older": 0, "lock": [0, 0, False], "overlaps": 0}
 
 
+def test_foreign_child_beside_one_that_was_inherited(in_hooks, tmp_path):
+    """One on our memory that came from a thread that has ended is killed first, and the change waits for the other too."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    out = in_hooks(
+        helpers.LOCK_TOOLS
+        + """
+import ctypes
+from safespawn import _lock
+guards.arm(wait=0.1, guard_foreign=True)
+libc = credchanges.libc
+actions = credchanges.opening(fifo)
+stack = ctypes.create_string_buffer(65536)
+top = (ctypes.addressof(stack) + 65536) & ~15
+sharer, pid, seen = [], ctypes.c_int(), []
+
+def mother():
+    # clone(CLONE_VM | SIGCHLD) into pause(), by a thread that ends: the main thread gets the child.
+    until(lambda: children() and credchanges.sits_in(children()[-1], "openat"))
+    sharer.append(libc.clone(ctypes.cast(libc.pause, ctypes.c_void_p), ctypes.c_void_p(top), 0x100 | signal.SIGCHLD, None))
+
+def children():
+    return [int(one) for one in open(f"/proc/self/task/{os.getpid()}/children").read().split()]
+
+def change():
+    mother_thread.join()
+    until(lambda: len(children()) == 2 and children()[1] == sharer[0])
+    credchanges.CALLS["prctl-keepcaps"].make()
+    seen.extend(_lock.fetch())
+    os.close(os.open(fifo, os.O_RDWR | os.O_NONBLOCK))  # whoever is left goes on
+
+mother_thread, changer = threading.Thread(target=mother), threading.Thread(target=change)
+mother_thread.start()
+changer.start()
+argv = (ctypes.c_char_p * 2)(b"/bin/true", None)
+out["error"] = libc.posix_spawn(ctypes.byref(pid), b"/bin/true", actions, None, argv, None)
+changer.join()
+out["codes"] = [os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]) for one in (pid.value, sharer[0])]
+out["killed"] = [one.killed for one in seen]
+out["lock"], out["overlaps"] = lock(), lock("overlaps")
+""",
+        fifo=str(fifo),
+    )
+    assert out == {"error": 0, "codes": [-9, -9], "killed": [2], "lock": [0, 0, False], "overlaps": 0}
+
+
 def test_library_that_starts_programs_when_loaded(others):
     """A constructor calls posix_spawn, with the loader's lock held, while another thread spawns: no deadlock."""
     out = helpers.run_snippet(
