@@ -191,6 +191,7 @@ FAULTS: list[tuple[str, int, str | None, Any, str]] = [
     ("[spwan]\n", 1, "spwan", {}, "did you mean spawn"),
     ("[elephant]\n", 1, "elephant", {}, "known are guards, spawn"),
     ("spawn = 3\n", 1, "spawn", 3, "must be a table"),
+    ("[guards]\n[[spawn]]\ncwd = '/'\n[[spawn]]\numask = 0\n", 2, "spawn", [{"cwd": "/"}, {"umask": 0}], "must be a table"),
     ("[spawn]\n\n\numsk = '022'\n", 4, "spawn.umsk", "022", "did you mean umask"),
     ("[spawn]\nfds = {}\n", 2, "spawn.fds", {}, "no such key"),
     ("[spawn]\numask = 22\n", 2, "spawn.umask", 22, "string of octal digits"),
