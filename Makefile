@@ -3,7 +3,7 @@
 #
 #   make run      start a real command as another user from a big, threaded process
 #   make test     every test, the built packages, and a part of what is below
-#   make check    mypy, ruff, the native checks
+#   make check    mypy, ruff, the native checks, and the cases that make test has no time for
 #   make docs     the documentation as a site, in site/
 #   make bench    our ways beside those of others: ten minutes, and the costs of our parts
 #
@@ -84,6 +84,7 @@ check: $(VENV)/.built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --diff safespawn bench examples fuzz tools
 	SAFESPAWN_LONG=1 $(BIN)/python -m pytest -q tests/test_native_section.py tests/test_layers.py tests/test_threat_model.py
+	SAFESPAWN_LONG=1 $(BIN)/python -m pytest -q -m long tests
 	$(BIN)/python -m doctest README.md
 
 bench: $(VENV)/.built
@@ -134,6 +135,8 @@ $(VENV)/.built: $(VENV)/.ready $(SOURCES)
 	@echo "set-up: compiling the core"
 	@$(BIN)/python -m pip install --no-build-isolation --no-deps --editable . > $(VENV)/install.log 2>&1 \
 		|| { cat $(VENV)/install.log; exit 1; }
+	@# Tests start thousands of interpreters. Each would compile all of us where the environment forbids to keep that.
+	@$(BIN)/python -m compileall -q safespawn tests
 	touch $@
 
 clean:

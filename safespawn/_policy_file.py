@@ -90,7 +90,7 @@ def _line(data: bytes, problem: PolicyError) -> int | None:
 
 
 def _complaint(problem: PolicyError) -> tuple[str | None, str]:
-    """Return what is wrong without the value, which grows by later statements: ``[[table]]`` and what is in it."""
+    """Return what is wrong, without the value: what stands in ``[[table]]`` grows by later statements."""
     return problem.key, problem.why.replace(shown(problem.value), "")
 
 

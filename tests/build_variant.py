@@ -9,6 +9,7 @@ which nobody waits for the others. The copy lies in DIRECTORY/safespawn, to be p
 
 from __future__ import annotations
 
+import compileall
 import shutil
 import sys
 from pathlib import Path
@@ -61,6 +62,7 @@ def build(variant: str, where: Path) -> Path:
     )
     _load_build_script(package)
     _builder(variant, package).compile(tmpdir=str(where), verbose=False)
+    compileall.compile_dir(package, quiet=1)  # or each interpreter does, where the environment forbids to keep it
     return where
 
 

@@ -12,6 +12,16 @@ import faulting
 import ledger_check
 
 
+#: Where, and with keys or without: both of each, and all four in the long form.
+_LONG = pytest.mark.long
+PLACES = pytest.mark.parametrize(
+    ("where", "keyed"),
+    [pytest.param("disk", True), pytest.param("memory", False),
+     pytest.param("disk", False, marks=_LONG), pytest.param("memory", True, marks=_LONG)],
+    ids=["disk-keys", "memory-plain", "disk-plain", "memory-keys"], indirect=["where"],
+)  # fmt: skip
+
+
 @pytest.fixture(params=["disk", "memory"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """Return an empty directory, on a disk and in memory: writes are torn at other places there."""
@@ -66,7 +76,7 @@ def scene(case):
 """
 
 
-@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+@PLACES
 def test_killed_at_each_call(where: Path, mark: Path, faults: Path, keyed: bool) -> None:
     """Killed before and after each system call, and in the middle of each write: the next writer goes on.
 
@@ -232,7 +242,7 @@ def scene(case):
 """
 
 
-@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+@PLACES
 def test_retirement_killed_at_each_call(where: Path, faults: Path, keyed: bool) -> None:
     """Killed before and after each call, between deletions and slots too: nothing looks tampered with, the next goes on.
 
@@ -258,7 +268,7 @@ def test_retirement_killed_at_each_call(where: Path, faults: Path, keyed: bool) 
     assert sum(killed[1:]) > (40 if keyed else 20)
 
 
-@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+@PLACES
 def test_retirement_whose_calls_fail(where: Path, faults: Path, keyed: bool) -> None:
     """Each call fails once, in each way: no segment is deleted untold, nothing looks tampered with, the next goes on."""
     hows = [

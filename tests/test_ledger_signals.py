@@ -314,8 +314,15 @@ def scene(case):
 """
 
 
-@pytest.mark.parametrize("handler", ["interrupt", "spawns", "refuses", "is_in_vain", "closes"])
-@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+#: What comes into it, and whether the short form has keys then: with both each is the long form.
+LATE_HANDLERS = {"interrupt": True, "spawns": False, "refuses": False, "is_in_vain": True, "closes": True}
+
+
+@pytest.mark.parametrize(
+    ("handler", "keyed"),
+    [pytest.param(handler, keyed, id=f"{word}-{handler}", marks=() if keyed == short else pytest.mark.long)
+     for handler, short in LATE_HANDLERS.items() for word, keyed in (("plain", False), ("keys", True))],
+)  # fmt: skip
 def test_late_opening_that_a_handler_comes_into(tmp_path: Path, faults: Path, handler: str, keyed: bool) -> None:
     """The glass is broken, and the ledger is opened at last: no moment leaves the process without both."""
     mode = "durable" if keyed else "require"
@@ -477,7 +484,7 @@ sys.setprofile(At(number, come))
 """
 
 
-@pytest.mark.parametrize("mode", ["require", "durable"])
+@pytest.mark.parametrize("mode", [pytest.param("require", marks=pytest.mark.long), "durable"])
 def test_interrupted_at_the_end_of_the_interpreter(tmp_path: Path, mark: Path, mode: str) -> None:
     """A handler that raises while the interpreter ends, at every second moment: nothing hangs or starts unrecorded."""
     keys = tmp_path / "keys"

@@ -47,6 +47,7 @@ def search_path(version: str, python: str) -> str:
     The core is built against the stable ABI: one build in the tree serves all versions. Ours comes behind the
     interpreter's own, whose `site-packages` and `sys.executable` stay as its tests expect them.
     """
+    subprocess.run([python, "-m", "compileall", "-q", str(ROOT / "safespawn")], check=False)  # or each test does
     place = ROOT / "build" / "cpython" / version
     own = subprocess.run([python, "-c", "import _cffi_backend, prctl"], capture_output=True, check=False)
     if own.returncode == 0:
