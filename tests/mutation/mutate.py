@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import random
 import sys
@@ -37,9 +38,15 @@ RUN_SECONDS = 600
 WARM_FILES = TARGETS["verifier"].files
 
 
+@functools.cache
+def text_of(file: str) -> str:
+    """Return a file of the package as it is at first: somebody may edit it meanwhile."""
+    return (PACKAGE / file).read_text(encoding="utf-8")
+
+
 def mutants_of(file: str) -> list[Mutant]:
     """Return every mutant of a file of the package."""
-    text = (PACKAGE / file).read_text(encoding="utf-8")
+    text = text_of(file)
     operators = c_operators if file.endswith(".c") else python_operators
     return named(file, text, operators.edits(text))
 
@@ -106,7 +113,7 @@ class Bench:
             return
         with self._lock:
             workshop = self._free.pop()
-        text = (PACKAGE / mutant.file).read_text(encoding="utf-8")
+        text = text_of(mutant.file)
         try:
             workshop.write(mutant.file, applied(text, mutant.edit))
             self.keep(mutant, **self._judge(mutant, workshop, target, runs))
@@ -135,7 +142,7 @@ class Bench:
     def _judge_warm(self, mutant: Mutant, workshop: Workshop, target: Target) -> dict[str, Any]:
         path, lines, more = str(workshop.package / mutant.file), None, {}
         if not mutant.file.endswith(".c"):
-            lines = python_operators.lines_of((PACKAGE / mutant.file).read_text(encoding="utf-8"), mutant.edit.start)
+            lines = python_operators.lines_of(text_of(mutant.file), mutant.edit.start)
         elif target is TARGETS["child"]:
             built = workshop.launcher()
             if built is None or built == self._launcher:  # it has not all of the child's code
