@@ -166,6 +166,8 @@ class Walk:
         #: Chains that say they began with a fork: child, parent, number, place.
         self.claims: list[tuple[bytes, bytes, int, Place]] = []
         self.unkeyed: dict[int, Place] = {}
+        #: The same by id: whom they forked has no keys from them.
+        self.keyless: set[bytes] = set()
         self.boots: set[str] = set()
         self.has_keys = False
         self.descent = Descent(means.epochs, scanner, self._source_of) if means.epochs else None
@@ -465,6 +467,7 @@ class Walk:
         place = self.scanner.open(record.id, key or None)
         if not key and self.means.epochs is not None:
             self.unkeyed[place] = self._place(record)
+            self.keyless.add(record.id)
         if record.n:
             previous = line.partition(b'"p":"')[2][:64].decode("ascii")
             self.chains.setdefault(place, Seen(record.id)).start = record.n, previous, self._place(record)
@@ -542,7 +545,7 @@ class Walk:
             return Source(registry.chains[chain].epoch)
         if chain in self.sources:
             return self.sources[chain]
-        if chain in self.forks:
+        if chain in self.forks and self.forks[chain][0] not in self.keyless:
             return Source(0, *self.forks[chain])
         if chain in self.foretold:
             self.trusted.add(chain)

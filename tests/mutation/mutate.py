@@ -1,17 +1,20 @@
 """Mutation testing: changes the sources in small ways, one at a time, and looks which test notices.
 
     python tests/mutation/mutate.py [--group guards|child|verifier|verifier-core]... [--sample N] [--seconds N]
-                                 [--seed N] [--jobs N] [--wide] [--results FILE]
+                                 [--seed N] [--jobs N] [--quick | --wide] [--again] [--results FILE]
 
-Each mutant is built in a copy of the tree and the tests that are near to it run until one fails. ``--wide`` gives
-survivors of the results all other tests of their group. Results are added to a JSON file: by the id of a mutant its
-verdict, the test that killed it, and what was changed. A mutant that has a verdict there already is not tried again.
+Each mutant is built in a copy of the tree and the tests that are near to it run until one fails. ``--again`` tries
+only the survivors of the results, ``--wide`` gives them all other tests of their group; ``--quick`` leaves it at the tests
+that a warm process runs (warm.py). Results are added to a JSON
+file: by the id of a mutant its verdict, the test that killed it, and what was changed. A mutant that has a verdict
+there already is not tried again otherwise. TMPDIR=/dev/shm spares the disk, which else takes most of the time.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import functools
 import json
 import random
 import sys
@@ -25,16 +28,25 @@ import c_operators
 import python_operators
 from mutant import Mutant, applied, named
 from targets import TARGETS, Run, Target
+from warm import Warm
 from workshop import ROOT, Workshop
 
 PACKAGE = ROOT / "safespawn"
-#: Of one run of tests; the longest takes half of it on a busy machine.
+#: Of one run of tests whose usual time is not known.
 RUN_SECONDS = 600
+#: What it is known of which lines of it a test reaches.
+WARM_FILES = TARGETS["verifier"].files
+
+
+@functools.cache
+def text_of(file: str) -> str:
+    """Return a file of the package as it is at first: somebody may edit it meanwhile."""
+    return (PACKAGE / file).read_text(encoding="utf-8")
 
 
 def mutants_of(file: str) -> list[Mutant]:
     """Return every mutant of a file of the package."""
-    text = (PACKAGE / file).read_text(encoding="utf-8")
+    text = text_of(file)
     operators = c_operators if file.endswith(".c") else python_operators
     return named(file, text, operators.edits(text))
 
@@ -54,8 +66,8 @@ def chosen(group: str, sample: int | None, seed: int) -> list[Mutant]:
 class Bench:
     """Workshops for several at once, and what came of each mutant."""
 
-    def __init__(self, results: Path, jobs: int, end: float) -> None:
-        self.path, self.end = results, end
+    def __init__(self, results: Path, jobs: int, end: float, *, is_quick: bool) -> None:
+        self.path, self.end, self._is_quick = results, end, is_quick
         self.results: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
         self._lock = threading.Lock()
         self._places = [tempfile.TemporaryDirectory(prefix="safespawn-mutants-") for _ in range(jobs)]
@@ -64,6 +76,25 @@ class Bench:
         assert None not in built, "the original does not build"
         assert len(set(built)) == 1, "the same source gives the same code"
         self.original = built[0]
+        self._library, self._launcher = self._free[0].library(), self._free[0].launcher()
+        self._warm: dict[tuple[Path, Run], Warm] = {}
+        self._patience: dict[Run, float] = {}
+
+    def prepare(self, target: Target, runs: set[Run]) -> None:
+        """Run what will be run without any mutant: all of it must pass, and its time is known then."""
+        if target.warm and runs != set(target.wide):
+            for workshop in self._free:
+                self._warm[workshop.where, target.warm] = workshop.warm(target.warm, WARM_FILES)
+        for run in sorted(runs - {target.warm}) if not self._is_quick else ():
+            tried = self._free[0].test(run, RUN_SECONDS)
+            assert tried.failed is None, f"{run} fails without a mutant: {tried.failed}\n{tried.said}"
+            self._patience[run] = 5 * tried.seconds + 20
+
+    def close(self) -> None:
+        """End what was started."""
+        for warm in self._warm.values():
+            warm.close()
+        self._warm = {}
 
     def keep(self, mutant: Mutant, **said: Any) -> None:
         """Write down what came of one."""
@@ -77,12 +108,12 @@ class Bench:
                   f"{mutant.becomes!r}  {said.get('by') or ''}", flush=True)  # fmt: skip
 
     def try_one(self, mutant: Mutant, target: Target, runs: tuple[Run, ...]) -> None:
-        """Build a mutant, run tests, keep what came of it."""
+        """Build a mutant, run tests, keep what came of it: first those of a warm process, where there is one."""
         if time.monotonic() > self.end:
             return
         with self._lock:
             workshop = self._free.pop()
-        text = (PACKAGE / mutant.file).read_text(encoding="utf-8")
+        text = text_of(mutant.file)
         try:
             workshop.write(mutant.file, applied(text, mutant.edit))
             self.keep(mutant, **self._judge(mutant, workshop, target, runs))
@@ -92,26 +123,42 @@ class Bench:
                 self._free.append(workshop)
 
     def _judge(self, mutant: Mutant, workshop: Workshop, target: Target, runs: tuple[Run, ...]) -> dict[str, Any]:
-        if mutant.file.endswith(".c"):
-            built = workshop.build()
-            if built is None or built == self.original:
-                return {"verdict": "uncompiled" if built is None else "equivalent"}
-        else:
-            compile((workshop.package / mutant.file).read_text(), mutant.file, "exec")
+        if (workshop.where, target.warm) in self._warm:
+            said = self._judge_warm(mutant, workshop, target)
+            left = runs if said["verdict"] == "unplanted" else tuple(run for run in runs if run != target.warm)
+            if said["verdict"] not in ("unplanted", "survived") or self._is_quick or not left:
+                return said
+            runs = left
+        if mutant.file.endswith(".c") and workshop.build("-O0") is None:
+            return {"verdict": "uncompiled"}
         for run in runs:
-            tried = workshop.test(run, RUN_SECONDS)
+            tried = workshop.test(run, self._patience.get(run, RUN_SECONDS))
             if tried.failed:
                 return {"verdict": "killed", "by": tried.failed.removeprefix("tests/"), "seconds": round(tried.seconds, 1)}
+        if mutant.file.endswith(".c") and workshop.build() == self.original:
+            return {"verdict": "equivalent"}
         return {"verdict": "survived", "wide": runs == target.wide}
 
-
-def baseline(bench: Bench, group: str, mutants: list[Mutant], wide: bool) -> None:
-    """Run what will be run without any mutant: all of it must pass."""
-    target = TARGETS[group]
-    runs = set(target.wide) if wide else {run for mutant in mutants for run in target.near_to(mutant.function)}
-    for run in sorted(runs):
-        tried = bench._free[0].test(run, RUN_SECONDS)
-        assert tried.failed is None, f"{run} fails without a mutant: {tried.failed}\n{tried.said}"
+    def _judge_warm(self, mutant: Mutant, workshop: Workshop, target: Target) -> dict[str, Any]:
+        path, lines, more = str(workshop.package / mutant.file), None, {}
+        if not mutant.file.endswith(".c"):
+            lines = python_operators.lines_of(text_of(mutant.file), mutant.edit.start)
+        elif target is TARGETS["child"]:
+            built = workshop.launcher()
+            if built is None or built == self._launcher:  # it has not all of the child's code
+                return {"verdict": "uncompiled" if built is None else "unplanted"}
+            path, more = "", {"library": ""}
+        else:
+            built = workshop.library()
+            if built is None or built == self._library:
+                return {"verdict": "uncompiled" if built is None else "equivalent"}
+            # Its lines are not traced: what calls it is.
+            path, more = str(workshop.package / "audit" / "_verify_scan.py"), {"library": str(workshop.where / "verify.so")}
+        began = time.monotonic()
+        warm = self._warm[workshop.where, target.warm]
+        said = warm.judge(file=path, lines=lines, function=mutant.function, **more)
+        said.update({"by": said["by"].removeprefix("tests/")} if "by" in said else {"wide": False})
+        return {**said, "seconds": round(time.monotonic() - began, 1)}
 
 
 def main() -> None:
@@ -123,25 +170,30 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--wide", action="store_true")
-    parser.add_argument("--unchecked", action="store_true", help="the tests are known to pass without a mutant")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results.json"))
     asked = parser.parse_args()
-    bench = Bench(asked.results, asked.jobs, time.monotonic() + asked.seconds)
+    bench = Bench(asked.results, asked.jobs, time.monotonic() + asked.seconds, is_quick=asked.quick)
     for group in asked.group or TARGETS:
         target, verdicts = TARGETS[group], {key: one["verdict"] for key, one in bench.results.items()}
         mutants = chosen(group, asked.sample, asked.seed)
-        if asked.wide:
-            survived = {key for key, one in bench.results.items() if one["verdict"] == "survived" and not one["wide"]}
+        if asked.wide or asked.again:
+            survived = {
+                key for key, one in bench.results.items()
+                if one["verdict"] == "survived" and not (asked.wide and one["wide"])
+            }  # fmt: skip
             mutants = [mutant for mutant in all_mutants(group) if mutant.id in survived]
         else:
             mutants = [mutant for mutant in mutants if mutant.id not in verdicts]
-        if not asked.unchecked:
-            baseline(bench, group, mutants, asked.wide)
+        def runs_of(mutant: Mutant, target: Target = target) -> tuple[Run, ...]:
+            return target.wide if asked.wide else target.near_to(mutant.function)
+
+        bench.prepare(target, {run for mutant in mutants for run in runs_of(mutant)})
         with concurrent.futures.ThreadPoolExecutor(asked.jobs) as pool:
-            for future in [pool.submit(bench.try_one, mutant, target,
-                                       target.wide if asked.wide else target.near_to(mutant.function))
-                           for mutant in mutants]:
+            for future in [pool.submit(bench.try_one, mutant, target, runs_of(mutant)) for mutant in mutants]:
                 future.result()
+        bench.close()
     print(f"{len(bench.results)} mutants: " + ", ".join(
         f"{sum(one['verdict'] == word for one in bench.results.values())} {word}"
         for word in ("killed", "survived", "equivalent", "uncompiled")))  # fmt: skip

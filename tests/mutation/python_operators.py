@@ -134,3 +134,14 @@ def edits(text: str) -> Iterator[Edit]:
             for start, end, new, operator in (*_changes(places, node), *_dropped(places, node)):
                 yield Edit(start, end, new, operator, function)
         stack.extend((child, function) for child in ast.iter_child_nodes(node))
+
+
+def lines_of(text: str, at: int) -> list[int]:
+    """Return first and last line of the innermost statement around a position; of one with a body, of its head."""
+    line = text.count("\n", 0, at) + 1
+    heads = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.stmt) and node.lineno <= line <= node.end_lineno:  # type: ignore[operator]
+            body = getattr(node, "body", None)
+            heads.append([node.lineno, max(node.lineno, body[0].lineno - 1) if body else node.end_lineno])
+    return heads[-1]

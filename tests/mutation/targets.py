@@ -19,6 +19,8 @@ class Target(NamedTuple):
     files: tuple[str, ...]
     near: tuple[tuple[str, tuple[Run, ...]], ...]
     wide: tuple[Run, ...]
+    #: What a warm process runs (warm.py) in the place of what is near.
+    warm: Run = ()
 
     def near_to(self, function: str) -> tuple[Run, ...]:
         """Return the runs that are near to a function."""
@@ -31,6 +33,11 @@ _STAGES: Run = ("test_stages.py", "test_launch_stages.py", "-m", "not slow")
 _PAIRS: Run = ("test_exploits.py", "test_launch_exploits.py", "-m", "not slow")
 #: The code of the child is the same for all that share memory: one of them is enough at first.
 _DESCRIPTORS: Run = ("test_descriptors.py", "-k", "vfork and not bounded and not random and not devnull and not closed")
+#: The launcher has the code of the child too, and is built in a moment.
+_LAUNCHED: Run = (
+    "test_given.py", "test_given_namespaces.py", "test_landlock.py", "test_descriptors.py", "test_options.py",
+    "test_identity.py", "test_regain.py", "test_launch_stages.py", "-k", "launcher", "-m", "not slow",
+)  # fmt: skip
 
 CHILD = Target(
     ("_child.c", "_steps.c", "_drop.c", "_confine.c", "_spawned.c"),
@@ -52,6 +59,7 @@ CHILD = Target(
     ),
     (("test_options.py",), _DROPS, ("test_descriptors.py",), _STAGES, ("test_given_namespaces.py",),
      ("test_given.py", "-k", "not test_alone or not fork"), _PAIRS, ("test_helper_stages.py", "test_helper_exploits.py")),
+    _LAUNCHED,
 )  # fmt: skip
 
 GUARDS = Target(
@@ -63,20 +71,26 @@ GUARDS = Target(
     ),
 )
 
-_VERIFY: Run = ("test_audit_verify.py", "-m", "not slow")
+#: Those of the verifier's tests that take seconds: for who survives the others.
+_SLOW = ("between_any_two_reads or any_changed_byte or killed_w or killed_p or many_chains or no_bytes or every_byte or every_cut "
+         "or reference_agree or the_library or looked_through_by_halves or live_writer or shrinks or work_of_the_verifier")  # fmt: skip
+_VERIFY: Run = ("test_audit_verify.py", "test_hostile_ledgers.py", "-k", f"not ({_SLOW})", "-m", "not slow")
+_VERIFY_SLOW: Run = ("test_audit_verify.py", "test_hostile_ledgers.py", "-k", _SLOW, "-m", "not slow")
 
 VERIFIER = Target(
     ("audit/verifier.py", *(f"audit/_verify_{part}.py" for part in (
         "births", "descent", "done", "findings", "keys", "registry", "repeats", "retired", "scan", "segments", "state",
         "summary", "tails", "walk", "witness", "witnessed"))),
     ((r"", (_VERIFY,)),),
-    (("test_hostile_ledgers.py", "test_cli_audit.py", "test_ledger_segments.py", "-m", "not slow"),),
+    (_VERIFY_SLOW, ("test_cli_audit.py", "test_ledger_segments.py", "-m", "not slow")),
+    _VERIFY,
 )  # fmt: skip
 
 VERIFIER_CORE = Target(
     ("_verify.c",),
-    ((r"", (("test_fuzz_corpus.py", "-k", "test_verify_corpus_file"), _VERIFY)),),
-    (("test_hostile_ledgers.py", "-m", "not slow"), ("test_fuzz_corpus.py", "-k", "test_verify_mutations")),
-)  # fmt: skip
+    ((r"", (_VERIFY,)),),
+    (("test_fuzz_corpus.py", "-k", "judged_rightly and verify"), _VERIFY_SLOW),
+    _VERIFY,
+)
 
 TARGETS = {"guards": GUARDS, "child": CHILD, "verifier": VERIFIER, "verifier-core": VERIFIER_CORE}

@@ -15,7 +15,23 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import build
+from warm import Warm
+
 ROOT = Path(__file__).resolve().parents[2]
+
+_COMPARED = "_digest(held.fd) == _binding.launcher_digest()"
+#: What the verifier's part of the core needs, as in fuzz/fuzz_verify.c.
+_ALONE_IN_C = """\
+#define _GNU_SOURCE
+#define SS_API __attribute__((visibility("default")))
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include "_sha256.c"
+#include "_verify.c"
+"""
 
 _ALONE = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child=KILL"]
 #: The first process of its namespace must reap the orphans of others: a shell does.
@@ -46,6 +62,12 @@ class Workshop:
             shutil.copy(ROOT / name, where / name)
         where.chmod(0o755)  # tests become other users, who look for the launcher there
         self.package = where / "safespawn"
+        # A mutant of the launcher is not the one that the core was built with.
+        path = self.package / "_launcher.py"
+        text = path.read_text(encoding="utf-8")
+        assert text.count(_COMPARED) == 1
+        path.write_text(text.replace(_COMPARED, "True"), encoding="utf-8")
+        self._script = build.script_of(self.package)
 
     def write(self, file: str, text: str) -> None:
         """Put a mutant, or the original, in its place."""
@@ -54,20 +76,46 @@ class Workshop:
         for made in path.parent.glob(f"__pycache__/{path.stem}.*"):
             made.unlink()
 
-    def build(self) -> bytes | None:
+    def launcher(self) -> str | None:
+        """Build the launcher alone, which has the code of the child; return its digest, or None if it does not compile."""
+        try:
+            digest: str = self._script.build_program("launcher", self.package, "-O1", "-w")
+        except subprocess.CalledProcessError:
+            return None
+        return digest
+
+    def library(self) -> bytes | None:
+        """Build the verifier's part of the core alone; return its code, or None if it does not compile."""
+        source, made = self.where / "verify.c", self.where / "verify.o"
+        source.write_text(_ALONE_IN_C)
+        line = ["gcc", "-std=gnu11", "-O1", "-w", "-fPIC", "-I", str(self.package), "-c", str(source), "-o", str(made)]
+        if subprocess.run(line, stderr=subprocess.DEVNULL, check=False).returncode != 0:
+            return None
+        subprocess.run(["gcc", "-shared", str(made), "-o", str(self.where / "verify.so")], check=True)
+        return made.read_bytes()
+
+    def build(self, level: str = "-O1") -> bytes | None:
         """Build core and programs without much optimisation; return their code, or None if they do not compile."""
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("build.py")), str(self.package)], capture_output=True, check=False
-        )
+        line = [sys.executable, str(Path(__file__).with_name("build.py")), str(self.package), level]
+        done = subprocess.run(line, capture_output=True, check=False)
         return done.stdout.splitlines()[-1] if done.returncode == 0 else None
+
+    def _pytest(self, run: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+        """Return the command that runs tests until one fails, and its environment."""
+        files = [str(self.where / "tests" / one) if one.endswith(".py") or "::" in one else one for one in run]
+        line = [*_ALONE, *_REAPING, sys.executable, "-m", "pytest", "-q", "-x", "--tb=line"]
+        environment = {**os.environ, "PYTHONPATH": str(self.where)}
+        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # none of theirs is needed, and they take a second
+        return [*line, "--basetemp", str(self.where / "temporary"), *files], environment
+
+    def warm(self, run: tuple[str, ...], files: tuple[str, ...]) -> Warm:
+        """Return a process that has collected tests, and knows what they reach of files of the package."""
+        line, environment = self._pytest(run)
+        return Warm(line, self.where, environment, files)
 
     def test(self, run: tuple[str, ...], seconds: float) -> Tried:
         """Run tests until one fails."""
-        files = [str(self.where / "tests" / one) if one.endswith(".py") or "::" in one else one for one in run]
-        base = self.where / "temporary"
-        line = [*_ALONE, *_REAPING, sys.executable, "-m", "pytest", "-q", "-x", "--tb=line", "--basetemp", str(base), *files]
-        environment = {**os.environ, "PYTHONPATH": str(self.where), "PYTHONDONTWRITEBYTECODE": "1"}
-        environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # none of theirs is needed, and they take a second
+        line, environment = self._pytest(run)
         began = time.monotonic()
         try:
             done = subprocess.run(
