@@ -26,6 +26,10 @@
 #ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1ul << 5) /* Linux 5.19 */
 #endif
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64) /* Linux 6.6 */
+#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (1ul << 0)
+#endif
 #ifdef __x86_64__
 #define ARCH AUDIT_ARCH_X86_64
 #else
@@ -60,6 +64,7 @@ struct supervisor {
 	int32_t hold_role, hold_number; /* calls that are held as well; number -1 for none */
 	int32_t recording;
 	int32_t timeout_ms;
+	int32_t waits; /* the helper has nothing more to do: it waits for a request, without a time-out */
 	uint32_t ncalls, npids, nhelpers, programs;
 	uint64_t mark_id;
 	int32_t helpers[16];
@@ -244,6 +249,8 @@ judge(struct supervisor *s, const struct seccomp_notif *seen)
 		ordinal = ++s->ordinals[role][number];
 	if (s->recording && role >= 0)
 		record(s, seen, role, ordinal);
+	if (role == HELPER)
+		s->waits = number == SYS_ppoll && !seen->data.args[2];
 	if (s->at && role == s->role && number == s->number && ordinal == s->at) {
 		s->fired = 1;
 		if (number == SYS_close)
@@ -286,6 +293,13 @@ supervise(struct supervisor *s)
 		}
 		judge(s, &seen);
 	}
+}
+
+/* Of the two sides one waits for the other all the time: they need not be on two processors. Older kernels refuse. */
+void
+supervise_together(const struct supervisor *s)
+{
+	(void)ioctl(s->listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
 }
 
 /* Lets the worker go on from what it said. */
