@@ -91,6 +91,7 @@ static int
 ss_helper_tell(uint32_t op, const struct ss_message *m, int error, int32_t pid, int32_t pidfd)
 {
 	struct ss_told told;
+	int failed;
 
 	memset(&told, 0, sizeof(told));
 	told.magic = SS_HELPER_MAGIC;
@@ -99,7 +100,12 @@ ss_helper_tell(uint32_t op, const struct ss_message *m, int error, int32_t pid, 
 	told.error = error;
 	told.pid = pid;
 	told.idle = ss_helping.nparked;
-	return ss_message_send(ss_helping.socket, &told, sizeof(told), &pidfd, pidfd >= 0);
+	failed = ss_message_send(ss_helping.socket, &told, sizeof(told), &pidfd, pidfd >= 0);
+	if (!failed || pidfd < 0)
+		return failed;
+	/* A descriptor may be too much (ETOOMANYREFS, unix(7)). The daemon opens one itself, as where it has no room for ours. */
+	told.error = EMFILE;
+	return ss_message_send(ss_helping.socket, &told, sizeof(told), NULL, 0);
 }
 
 /* ------------------------------------------------------------- in the child */

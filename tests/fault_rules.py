@@ -143,7 +143,7 @@ ALLOWED: list[tuple[str, str, str]] = [
     ("parent mmap *", "clone prepare posix-spawn refused early early!ENOMEM ran audit", "the interpreter's own room"),
     ("parent clone3", "clone posix-spawn refused early lookup ran", "EPERM, EINVAL: clone; EBUSY: the proof does not hold, and a fork needs none"),
     ("parent clone", "clone posix-spawn refused early ran", ""),
-    ("parent pidfd_open", "clone early after!ECHILD ran", "libc has started it, and for want of memory there is no pidfd: it runs unwatched"),
+    ("parent pidfd_open", "clone early after!ECHILD early!ECHILD ran", "libc has started it, and for want of memory there is no pidfd: it runs unwatched, or is about to"),
     ("parent pidfd_send_signal", "refused after ran", "a probe of ours; what cannot be killed is left to be reaped"),
     ("parent rt_sigprocmask", "clone prepare refused early ran", "the second restores the mask; the kernel refuses none of ours"),
     ("parent waitid", "ran after after!ECHILD early early!ECHILD refused", "others may have reaped it; told as unconfirmed"),
@@ -183,7 +183,6 @@ EXCUSED: list[tuple[str, str, str, str]] = [
 LASTING: list[tuple[str, str, str]] = [
     ("*", "no launcher: ", "what will be so next time is remembered of the launcher"),
     ("helper *", "no helper: the helper is lost .it retired", "a helper that we may have outlived stays away"),
-    ("helper sendmsg", "^more: children$", "a child that we were not told of is killed by the helper, and nobody can reap it"),
     ("parent waitid", "^more: (anon_inode:.pidfd. )?children$", "what we are told is reaped, or not ours, is not reaped by us"),
     ("parent recvmsg", "^more: children$", "of a child that we were not told of, nobody can reap it"),
     ("parent pidfd_send_signal", "^more: anon_inode:.pidfd. children$", "what cannot be killed is reaped when it ends"),
@@ -240,7 +239,7 @@ def judge(scene: Scene, site: Site, name: str, came: Came, plain: str) -> str:
     if it == plain or outcome(came) == plain:
         first = site.ordinal == 1 and any(_fits(site, key) for key in NEVER_UNNOTICED)
         return "" if "ran" in words and not first else f"{it}, as if nothing had failed"
-    if it not in words:
+    if it not in words and f"{it}!{name}" not in words:  # "STAGE!EPERM" where the call's own errno is that one
         return f"{it}, not {words}: {came.said}"
     return _of_its_kind(scene, it, name, came)
 

@@ -240,6 +240,8 @@ class Worker:
             s.hold_role, s.hold_number = ROLES.index(self.scene.hold[0]), self.by_name[self.scene.hold[1]]
         self._go()
         end = self._until()
+        if end == faulted.END:
+            self._settle()  # what a helper does behind its answer belongs to the play
         s.at, s.hold_number, s.recording = 0, -1, 0
         fired, programs = bool(s.fired), s.programs
         if end != faulted.END:

@@ -69,6 +69,8 @@ MENDED = [
     ("posix_spawn", "parent mprotect", 2, "ENOMEM", "ran"),
     # A helper without a pool parked a child that nobody had asked for, each time one more.
     ("helper", "helper ppoll", 1, "ENOMEM", "ran"),
+    # A parked child that nobody could be told of with its pidfd was killed, and stayed a zombie.
+    ("pool", "helper sendmsg", 3, "ENOBUFS", "ran"),
     # No pipe, and no report of that.
     ("vfork-options", "parent pipe2", 1, "EMFILE", "prepare"),
     # The program ran on without its handle.

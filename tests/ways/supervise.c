@@ -39,6 +39,7 @@
 #define MARK 5000      /* no system call has this number: what the worker says to us */
 #define CALLS_MAX 20000
 #define PIDS_MAX 4096
+#define HELPERS_MAX 16
 #define TEXT 96
 
 /* Whose call it is, told by the program that its process runs. */
@@ -67,7 +68,7 @@ struct supervisor {
 	int32_t waits; /* the helper has nothing more to do: it waits for a request, without a time-out */
 	uint32_t ncalls, npids, nhelpers, programs;
 	uint64_t mark_id;
-	int32_t helpers[16];
+	int32_t helpers[HELPERS_MAX];
 	uint32_t ordinals[ROLES][512];
 	char python[256], launcher[256], helper[256], watched[256];
 	struct call calls[CALLS_MAX];
@@ -111,7 +112,7 @@ supervise_install(int control)
 static int
 is_helper(const struct supervisor *s, int32_t pid)
 {
-	for (uint32_t i = 0; i < s->nhelpers; i++)
+	for (uint32_t i = 0; i < s->nhelpers && i < HELPERS_MAX; i++)
 		if (s->helpers[i] == pid)
 			return 1;
 	return 0;
@@ -154,8 +155,8 @@ role_of(struct supervisor *s, int32_t pid)
 
 	if (role < 0)
 		return entry ? entry->role : -1;
-	if (role == HELPER && !is_helper(s, pid) && s->nhelpers < 16)
-		s->helpers[s->nhelpers++] = pid;
+	if (role == HELPER && !is_helper(s, pid)) /* one that was lost long ago is forgotten */
+		s->helpers[s->nhelpers++ % HELPERS_MAX] = pid;
 	if (role == PROGRAM && (entry == NULL || entry->role != PROGRAM))
 		s->programs++;
 	if (entry == NULL && s->npids < PIDS_MAX) {
