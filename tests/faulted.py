@@ -99,7 +99,7 @@ class Scenes:
         keys = f"{self.where}/keys" if self.settings["keyed"] else None
         with audit.open(path, mode=self.settings["mode"], keys=keys) as ledger:
             came = self.spawn()
-            ledger.rotate()
+            came["rotated"] = ledger.rotate()
             ledger.checkpoint()
         return came
 
