@@ -8,6 +8,7 @@
 #define SS_CAP_SETUID 7
 #define SS_CAP_SETPCAP 8
 #define SS_CAP_BITS 64
+#define SS_CAP_OLDEST 37 /* CAP_AUDIT_READ: the last that every kernel has on which we run */
 #define SS_CAP_AMBIENT 47 /* PR_CAP_AMBIENT of prctl(2), Linux 4.3, and what it takes */
 #define SS_CAP_AMBIENT_IS_SET 1
 #define SS_AMBIENT_RAISE 2
@@ -39,10 +40,14 @@ ss_child_kept(const struct ss_plan *plan)
 	return plan->want.flags & SS_SET_CAPS ? plan->want.caps : 0;
 }
 
-/*
- * Before the uid changes, while we may. What is no capability of this kernel (EINVAL) ends
- * the list.
- */
+/* What is no capability of this kernel (EINVAL) ends the list; of one that there must be, it is a refusal. */
+SS_INLINE int
+ss_child_caps_end(long cap, long answer)
+{
+	return answer == -EINVAL && cap > SS_CAP_OLDEST;
+}
+
+/* Before the uid changes, while we may. */
 static SS_CHILD int
 ss_child_bounding(const struct ss_plan *plan)
 {
@@ -52,7 +57,7 @@ ss_child_bounding(const struct ss_plan *plan)
 		return 0;
 	for (cap = 0; cap < SS_CAP_BITS; cap++) {
 		if ((held = ss_sys2(SYS_prctl, PR_CAPBSET_READ, cap)) < 0)
-			return held == -EINVAL ? 0 : ss_child_error(held);
+			return ss_child_caps_end(cap, held) ? 0 : ss_child_error(held);
 		if (!held || plan->want.caps >> cap & 1)
 			continue;
 		if ((answer = ss_gate2(SYS_prctl, PR_CAPBSET_DROP, cap)) < 0)
@@ -224,7 +229,7 @@ ss_child_ambient_agrees(uint64_t kept)
 
 	for (cap = 0; cap < SS_CAP_BITS; cap++) {
 		if ((bound = ss_sys2(SYS_prctl, PR_CAPBSET_READ, cap)) < 0)
-			return bound == -EINVAL ? 0 : ss_child_error(bound);
+			return ss_child_caps_end(cap, bound) ? 0 : ss_child_error(bound);
 		if (bound && !(kept >> cap & 1))
 			return EPERM;
 		if (ss_gate3(SYS_prctl, SS_CAP_AMBIENT, SS_CAP_AMBIENT_IS_SET, cap) != (long)(kept >> cap & 1))

@@ -91,6 +91,7 @@ static int
 ss_helper_tell(uint32_t op, const struct ss_message *m, int error, int32_t pid, int32_t pidfd)
 {
 	struct ss_told told;
+	int failed;
 
 	memset(&told, 0, sizeof(told));
 	told.magic = SS_HELPER_MAGIC;
@@ -99,7 +100,12 @@ ss_helper_tell(uint32_t op, const struct ss_message *m, int error, int32_t pid, 
 	told.error = error;
 	told.pid = pid;
 	told.idle = ss_helping.nparked;
-	return ss_message_send(ss_helping.socket, &told, sizeof(told), &pidfd, pidfd >= 0);
+	failed = ss_message_send(ss_helping.socket, &told, sizeof(told), &pidfd, pidfd >= 0);
+	if (!failed || pidfd < 0)
+		return failed;
+	/* A descriptor may be too much (ETOOMANYREFS, unix(7)). The daemon opens one itself, as where it has no room for ours. */
+	told.error = EMFILE;
+	return ss_message_send(ss_helping.socket, &told, sizeof(told), NULL, 0);
 }
 
 /* ------------------------------------------------------------- in the child */
@@ -542,13 +548,12 @@ ss_helper_main(const uintptr_t *start)
 {
 	char *const *argv = (char *const *)(const void *)(start + 1);
 	int32_t policy_fd;
-	int error;
+	int error = ss_child_error(ss_sys2(SYS_prctl, PR_SET_DUMPABLE, 0));
 
-	(void)ss_sys2(SYS_prctl, PR_SET_DUMPABLE, 0); /* good arguments */
 	if (ss_start_is_set_id(start) || start[0] != 4 || !ss_child_digits(argv[1], &ss_helping.socket) ||
 	    !ss_child_digits(argv[2], &policy_fd) || !ss_child_digits(argv[3], &ss_helping.parent_fd))
 		ss_child_exit(); /* not started by us: there is nobody to tell */
-	error = ss_helper_begin(policy_fd);
+	error = error ? error : ss_helper_begin(policy_fd);
 	(void)ss_helper_tell(error ? SS_TOLD_FAILED : SS_TOLD_READY, NULL, error, 0, -1);
 	if (!error)
 		ss_helper_loop();

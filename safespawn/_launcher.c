@@ -101,14 +101,14 @@ ss_launcher_main(const uintptr_t *start)
 	unsigned char nonce[SS_NONCE_BYTES];
 	static struct ss_plan plan;
 	int32_t plan_fd, report_fd;
+	const int error = ss_child_error(ss_sys2(SYS_prctl, PR_SET_DUMPABLE, 0));
 
-	(void)ss_sys2(SYS_prctl, PR_SET_DUMPABLE, 0); /* good arguments */
 	if (ss_start_is_set_id(start) || start[0] != 4 || !ss_child_digits(argv[1], &plan_fd) ||
 	    !ss_child_digits(argv[2], &report_fd) || !ss_launcher_hex(argv[3], nonce))
 		ss_child_exit(); /* not started by us: there is nobody to tell */
 	if (!(plan.report = ss_report_mapped(report_fd)))
 		ss_child_exit();
-	plan.report->error = ss_launcher_run(plan_fd, nonce, &plan);
+	plan.report->error = error ? error : ss_launcher_run(plan_fd, nonce, &plan);
 	ss_child_exit();
 	__builtin_unreachable();
 }

@@ -926,13 +926,16 @@ ss_left_our_memory(const struct ss_window *w)
 	return ss_sys6(SYS_move_pages, w->pid, 1, &page, NULL, &status, 0) == 0 && status == -EFAULT;
 }
 
-/* Whether it is ours to reap still; if it has ended, ret_info says how. */
+/*
+ * Whether it is ours to reap still: 0, and if it has ended ret_info says how. ECHILD: somebody has reaped it.
+ * Any other errno says nothing: a sandbox refuses the call, or somebody has closed the pidfd.
+ */
 static int
-ss_is_unreaped(const struct ss_window *w, siginfo_t *ret_info)
+ss_unreaped(const struct ss_window *w, siginfo_t *ret_info)
 {
 	memset(ret_info, 0, sizeof(*ret_info));
-	return ss_sys5(SYS_waitid, SS_P_PIDFD, w->pidfd, ret_info,
-		       WEXITED | WNOHANG | WNOWAIT | __WALL, NULL) == 0;
+	return ss_child_error(ss_sys5(SYS_waitid, SS_P_PIDFD, w->pidfd, ret_info,
+				      WEXITED | WNOHANG | WNOWAIT | __WALL, NULL));
 }
 
 /*
@@ -952,6 +955,7 @@ ss_went_through(const struct ss_window *w, uint32_t *ret_flags)
 	const int has_left = ss_left_our_memory(w);
 	siginfo_t info;
 	uint32_t flags;
+	int error;
 
 	if (!SS_GUARDED(OUTCOME_TOLD))
 		return 1;
@@ -959,13 +963,13 @@ ss_went_through(const struct ss_window *w, uint32_t *ret_flags)
 	 * Somebody else reaped it. That takes a program that ran (ss_clone_fill): ours, or the
 	 * launcher, and then nobody can tell any more; nor of a child that libc has made.
 	 */
-	if (!ss_is_unreaped(w, &info)) {
+	if ((error = ss_unreaped(w, &info)) == ECHILD) {
 		*ret_flags |= w->launcher || w->by_libc ? SS_UNCONFIRMED : 0;
 		return 1;
 	}
 	if (has_left || (info.si_pid && info.si_code == CLD_EXITED))
 		return 1;
-	if (ss_read_task_flags(w->pid, &flags) == 0 && ss_is_unreaped(w, &info) &&
+	if (!error && ss_read_task_flags(w->pid, &flags) == 0 && !ss_unreaped(w, &info) &&
 	    (!w->launcher || !(flags & SS_EXITING)))
 		return !(flags & SS_EXITING) || !(flags & SS_FORKNOEXEC);
 	*ret_flags |= SS_UNCONFIRMED;

@@ -282,7 +282,7 @@ class Helper(HelperBase):
         Children that were parked under more are ended, and others made. Raises what the constructor
         raises, RuntimeError if it does not run for this process or was shrunk seven times, and OSError:
         the helper is lost then, because it must not go on with more than was wanted. One that is started in
-        its place obeys.
+        its place obeys, also one that is being started meanwhile: that is no error.
         """
         allowed = _allow.allowed(allow, keeps=self.keeps)
         if self._closed or self._process is None or not self._is_ours():
@@ -291,7 +291,9 @@ class Helper(HelperBase):
             if len(self._allowed) == _binding.POLICIES_MAX:
                 raise RuntimeError(f"a helper obeys {_binding.POLICIES_MAX} policies at most")
             self._allowed.append(allowed)  # first: whatever happens now, the next one obeys it
-            self._shrink(self.end, allowed)
+            # One that is being started in the place of a lost one obeys it before it is shown.
+            if self._starter is None or not self._is_lost(self.end.look()):
+                self._shrink(self.end, allowed)
         _helpers.tell("helper.shrunk", {"pid": self.pid, "policies": len(self._allowed)})
 
     def _shrink(self, end: _binding.HelperEnd, allowed: _binding.Allowed) -> None:

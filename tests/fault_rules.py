@@ -21,6 +21,8 @@ from injecting import Came, Scene, Site
 #: * after: the program runs, and what fails is how we wait for it or read from it.
 #: * race, timed-out, killed: RaceDetected, SpawnTimeout, KilledBeforeExec.
 #: * STAGE!ERRNO: another errno than the one of the call.
+#: * unrotated: the ledger has kept its segment, and its rotate() says so.
+#: * ran:ERRNO,ERRNO: ran, of these alone.
 
 #: Whose calls are those of a ``step``: it is the same code in all of them.
 STEPPERS = ("child", "launcher", "helper-child")
@@ -30,9 +32,9 @@ ALLOWED: list[tuple[str, str, str]] = [
     # ---- the steps of a child, a launcher and a child of a helper: the same code
     ("child set_robust_list", "birth lookup", ""),
     ("step set_robust_list", "refused", ""),
-    ("launcher capget", "verify-drop credentials caps ran", "the first is a look at who it was, for the regain"),
+    ("launcher capget", "verify-drop credentials caps ran", "the first: then its capabilities are set to what they must be, and looked at again"),
     ("step capget", "birth credentials lookup verify-drop caps", ""),
-    ("launcher getres[ug]id", "verify-drop credentials caps ran", "the first is a look at who it was, for the regain"),
+    ("launcher getres[ug]id", "verify-drop credentials caps ran", "the first: as above"),
     ("step getres[ug]id", "birth credentials lookup verify-drop caps", ""),
     ("helper-child rt_sigpending", "mask refused ran", "of one that is parked meanwhile: another is made"),
     ("step rt_sigpending", "mask", ""),
@@ -56,8 +58,8 @@ ALLOWED: list[tuple[str, str, str]] = [
     ("step prctl 28", "securebits", ""),
     ("step prctl 8", "uid", ""),
     ("child prctl 4", "uid", ""),
-    ("step prctl 4", "uid ran early", "the program's own dumpable flag is the kernel's at its exec"),
-    ("step prctl 23", "bounding verify-drop!EPERM verify-drop credentials ran", "a capability that is no more is dropped"),
+    ("step prctl 4", "uid refused", ""),
+    ("step prctl 23", "bounding verify-drop credentials ran:EINVAL", "what is no capability of this kernel ends the list"),
     ("step prctl 27", "verify-drop verify-drop!EPERM credentials!EPERM refused early!EXDEV", ""),
     ("step prctl 47", "caps verify-drop!EPERM credentials!EPERM", ""),
     ("step prctl 38", "no-new-privs", ""),
@@ -104,8 +106,9 @@ ALLOWED: list[tuple[str, str, str]] = [
     ("helper clone", "refused ran", "one that is to be parked: later"),
     ("helper recvmsg", "refused ran", "EAGAIN: it waits again"),
     ("helper sendmsg", "refused early early!ETIMEDOUT ran", "what it says of parked ones; lost: another helper"),
-    ("helper capget", "refused ran", "it retires when it does not know who we are"),
-    ("helper getres[ug]id", "refused ran", "it retires when it does not know who we are"),
+    ("helper capget", "refused ran", "it retires when it does not know who we are; at its start as the launcher"),
+    ("helper getres[ug]id", "refused ran", "at its start, as the launcher"),
+    ("helper prctl 4", "early", ""),
     ("helper fcntl 1034", "early!EPROTO", ""),
     ("helper mmap 2", "early!ENOMEM", ""),
     ("helper newfstatat", "early", ""),
@@ -143,7 +146,7 @@ ALLOWED: list[tuple[str, str, str]] = [
     ("parent mmap *", "clone prepare posix-spawn refused early early!ENOMEM ran audit", "the interpreter's own room"),
     ("parent clone3", "clone posix-spawn refused early lookup ran", "EPERM, EINVAL: clone; EBUSY: the proof does not hold, and a fork needs none"),
     ("parent clone", "clone posix-spawn refused early ran", ""),
-    ("parent pidfd_open", "clone early after!ECHILD ran", "libc has started it, and for want of memory there is no pidfd: it runs unwatched"),
+    ("parent pidfd_open", "clone early after!ECHILD early!ECHILD ran", "libc has started it, and for want of memory there is no pidfd: it runs unwatched, or is about to"),
     ("parent pidfd_send_signal", "refused after ran", "a probe of ours; what cannot be killed is left to be reaped"),
     ("parent rt_sigprocmask", "clone prepare refused early ran", "the second restores the mask; the kernel refuses none of ours"),
     ("parent waitid", "ran after after!ECHILD early early!ECHILD refused", "others may have reaped it; told as unconfirmed"),
@@ -158,6 +161,7 @@ ALLOWED: list[tuple[str, str, str]] = [
     ("parent write", "audit namespaces prepare refused early ran", "EINTR: again; what becomes of a program that runs is told as lost"),
     ("parent getpgid", "process-group process-group!EINVAL refused ran", "a group that cannot be told is our own"),
     ("parent memfd_create *", "refused early ran", "EINVAL: without MFD_NOEXEC_SEAL"),
+    ("parent newfstatat /var/lib/safespawn/audit/*", "audit!ENOENT ran:ENOENT,ENOTDIR,EACCES", "there are no keys, or none for us"),
     ("parent newfstatat*", "audit landlock early lookup prepare refused ran", "what a record would say beside; the ledger's file"),
     ("parent readlinkat*", "refused early early!EXDEV ran", "what a record would say beside"),
     ("parent openat *", "audit early lookup prepare refused early!EXDEV ran", "what a record would say beside"),
@@ -173,17 +177,17 @@ EXCUSED: list[tuple[str, str, str, str]] = [
     ("parent munmap", "", "^mappings: ", "what is not unmapped stays"),
     ("parent waitid", "", "^(zombie|descriptors): ", "what we are told is reaped, or not ours, is not reaped by us"),
     ("parent pidfd_open", "", "^zombie: ", "libc has started it, and there is no pidfd to wait with (docs/limits.md)"),
+    ("parent ppoll", "ENOMEM EFAULT EINVAL", "^(descriptors|mappings): ", "of whom we cannot wait for the end it is not known: reaped on a later spawn, and its memory is given up"),
     ("parent pidfd_send_signal", "", "^(descriptors|zombie): ", "what cannot be killed is reaped on a later spawn"),
     ("parent newfstatat", "EBADF", "^descriptors: ", "the interpreter takes it for closed"),
     ("parent newfstatat", "", "^(descriptors: .[0-9]+: 'socket:|zombie: )", "the helper's socket is not known again: its number may be another's"),
-    ("parent getsockname", "EBADF", "^descriptors: ", "the interpreter takes it for closed"),
+    ("parent getsockname", "EBADF ENOTSOCK", "^descriptors: ", "the interpreter raises, and what it was given stays open"),
 ]
 
 #: What does not come back, or go away: key, what is said afterwards of it, why.
 LASTING: list[tuple[str, str, str]] = [
     ("*", "no launcher: ", "what will be so next time is remembered of the launcher"),
     ("helper *", "no helper: the helper is lost .it retired", "a helper that we may have outlived stays away"),
-    ("helper sendmsg", "^more: children$", "a child that we were not told of is killed by the helper, and nobody can reap it"),
     ("parent waitid", "^more: (anon_inode:.pidfd. )?children$", "what we are told is reaped, or not ours, is not reaped by us"),
     ("parent recvmsg", "^more: children$", "of a child that we were not told of, nobody can reap it"),
     ("parent pidfd_send_signal", "^more: anon_inode:.pidfd. children$", "what cannot be killed is reaped when it ends"),
@@ -199,12 +203,12 @@ def outcome(came: Came, name: str = "") -> str:
     if "lost" in said:
         return "lost"
     if "raised" not in said:
-        return "ran"
+        return "ran" if said.get("rotated", True) else "unrotated"
     kind = _KINDS.get(said["raised"])
     if kind is not None:
         return kind
     number = getattr(errno, name, None)
-    where = said["stage"] or ("audit" if said["raised"] == "AuditError" else "after" if came.programs else "early")
+    where = said["stage"] or ("audit" if said["raised"] == "AuditError" else "after" if came.programs > said.get("others", 0) else "early")
     if said["errno"] == number:
         return where
     return f"{where}!{errno.errorcode.get(said['errno'], said['raised'])}"
@@ -234,15 +238,19 @@ def judge(scene: Scene, site: Site, name: str, came: Came, plain: str) -> str:
         return "" if it == plain else f"{it} without a fault"
     words = next((words.split() for key, words, _ in ALLOWED if _fits(site, key)), [])
     if scene.play == "ledger_life" and site.role == "parent":
-        words.append("audit")  # what a record needs cannot be had: also that of the opening and of the end
+        words += ["audit", "unrotated"]  # what a record needs cannot be had: also that of the opening and of the end
     if scene.pool and site.role == "helper-child":
         words += ["ran", "refused"]  # of one that is parked meanwhile: another is made
     if it == plain or outcome(came) == plain:
         first = site.ordinal == 1 and any(_fits(site, key) for key in NEVER_UNNOTICED)
-        return "" if "ran" in words and not first else f"{it}, as if nothing had failed"
-    if it not in words:
+        return "" if _may_run(words, name) and not first else f"{it}, as if nothing had failed"
+    if it not in words and f"{it}!{name}" not in words:  # "STAGE!EPERM" where the call's own errno is that one
         return f"{it}, not {words}: {came.said}"
-    return _of_its_kind(scene, it, name, came)
+    return "" if it == "unrotated" else _of_its_kind(scene, it, name, came)
+
+
+def _may_run(words: list[str], name: str) -> bool:
+    return any(word == "ran" or (word.startswith("ran:") and name in word[4:].split(",")) for word in words)
 
 
 def _of_its_kind(scene: Scene, it: str, name: str, came: Came) -> str:

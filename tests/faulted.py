@@ -99,7 +99,7 @@ class Scenes:
         keys = f"{self.where}/keys" if self.settings["keyed"] else None
         with audit.open(path, mode=self.settings["mode"], keys=keys) as ledger:
             came = self.spawn()
-            ledger.rotate()
+            came["rotated"] = ledger.rotate()
             ledger.checkpoint()
         return came
 
@@ -159,6 +159,7 @@ def serve(control: int, settings: dict[str, Any]) -> None:
     """Play as we are asked: ``close`` names a descriptor whose close was made to fail."""
     scenes = Scenes(settings)
     scene = getattr(scenes, settings["scene"])
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with standing(settings):
         gc.collect()
         gc.freeze()  # what is here now needs no look later
@@ -167,6 +168,7 @@ def serve(control: int, settings: dict[str, Any]) -> None:
             if asked.get("close") is not None:
                 with contextlib.suppress(OSError):
                     os.close(asked["close"])
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # what gives it back may have been made to fail
             if settings["scene"] == "ledger_life":
                 scenes.prepare()
             before = state()

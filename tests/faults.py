@@ -109,7 +109,7 @@ class Play:
         said = fault_rules.judge(self.scene, site, name, came, self.plain)
         if not worker.broken and not came.unclean:
             said = said or self._afterwards(site)
-        row = {"scene": self.scene.name, "key": site.key, "at": site.ordinal, "errno": name, "fired": came.fired}
+        row = {"scene": self.scene.name, "key": site.key, "at": site.ordinal, "errno": name, "fired": came.fired, "plain": self.plain}
         self.result.rows.append({**row, "came": came.said, "programs": came.programs, "wrong": came.wrong, "judged": said})
         if said:
             self.result.problems.append(f"{self.scene.name}: {site.key} ({site.ordinal}) {name}: {said}")

@@ -48,7 +48,7 @@ class _Supervisor(ctypes.Structure):
         ("role", ctypes.c_int32), ("number", ctypes.c_int32), ("error", ctypes.c_int32),
         ("at", ctypes.c_uint32), ("fired", ctypes.c_uint32),
         ("hold_role", ctypes.c_int32), ("hold_number", ctypes.c_int32),
-        ("recording", ctypes.c_int32), ("timeout_ms", ctypes.c_int32),
+        ("recording", ctypes.c_int32), ("timeout_ms", ctypes.c_int32), ("waits", ctypes.c_int32),
         ("ncalls", ctypes.c_uint32), ("npids", ctypes.c_uint32), ("nhelpers", ctypes.c_uint32),
         ("programs", ctypes.c_uint32), ("mark_id", ctypes.c_uint64), ("helpers", ctypes.c_int32 * 16),
         ("ordinals", ctypes.c_uint32 * 512 * len(ROLES)),
@@ -132,8 +132,8 @@ class Came:
 
     @property
     def unclean(self) -> bool:
-        """Whether something is left: the process is of no use for the next play."""
-        return bool(self.wrong)
+        """Whether something is left: the process is of no use for the next play. Its signal mask it sets anew."""
+        return not all(one.startswith("mask: ") for one in self.wrong)
 
     @property
     def short(self) -> str:
@@ -200,6 +200,7 @@ class Worker:
         s = self.supervisor
         s.listener, s.worker, s.control = self.listener, self.process.pid, self.ours.fileno()
         s.timeout_ms, s.hold_number = self.TIMEOUT_MS, -1
+        self.library.supervise_together(ctypes.byref(s))
         s.python = os.path.realpath(sys.executable).encode()
         s.launcher, s.helper = os.path.realpath(_launcher.PATH).encode(), os.path.realpath(_helpers.PATH).encode()
         s.watched = str(self.ledger).encode() if self.scene.ledger else b""
@@ -239,6 +240,8 @@ class Worker:
             s.hold_role, s.hold_number = ROLES.index(self.scene.hold[0]), self.by_name[self.scene.hold[1]]
         self._go()
         end = self._until()
+        if end == faulted.END:
+            self._settle()  # what a helper does behind its answer belongs to the play
         s.at, s.hold_number, s.recording = 0, -1, 0
         fired, programs = bool(s.fired), s.programs
         if end != faulted.END:
@@ -260,14 +263,13 @@ class Worker:
         return [f"{name}: {before[name]}, then {after[name]}" for name in before if before[name] != after[name]]
 
     def _settle(self) -> None:
-        """Wait until a helper, if one is there still, has made its children again."""
+        """Wait until a helper, if one is there still, has made its children again, or cannot."""
         if not self.scene.is_helped:
             return
         self.supervisor.timeout_ms = 1
         end = time.monotonic() + 10
-        while time.monotonic() < end:
-            there = children(self.process.pid)
-            if len(there) > self.scene.pool or not any(map(self._is_helper, there)):
+        while not self.supervisor.waits and time.monotonic() < end:
+            if not any(map(self._is_helper, children(self.process.pid))):
                 break
             self._until()
         self.supervisor.timeout_ms = self.TIMEOUT_MS
@@ -410,6 +412,17 @@ class Worker:
 
 def children(parent: int) -> list[int]:
     """Return the children of a process, zombies too."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{parent}/task"):
+            text = Path(f"/proc/{parent}/task/{task}/children").read_text(encoding="ascii")
+            found += map(int, text.split())
+    except (FileNotFoundError, ProcessLookupError):  # it ends, or a kernel without this list: it is made from that of all processes
+        return _children_of_all(parent)
+    return found
+
+
+def _children_of_all(parent: int) -> list[int]:
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:

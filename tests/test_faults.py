@@ -69,6 +69,13 @@ MENDED = [
     ("posix_spawn", "parent mprotect", 2, "ENOMEM", "ran"),
     # A helper without a pool parked a child that nobody had asked for, each time one more.
     ("helper", "helper ppoll", 1, "ENOMEM", "ran"),
+    # A parked child that nobody could be told of with its pidfd was killed, and stayed a zombie.
+    ("pool", "helper sendmsg", 3, "ENOBUFS", "ran"),
+    # Who can trace the launcher or the helper is it: they went on without what keeps others out.
+    ("launcher-drop", "launcher prctl 4", 1, "EPERM", "refused"),
+    ("helper-life", "helper prctl 4", 1, "EPERM", "early"),
+    # A sandbox that says EINVAL of all capabilities: the bounding set was left as it was.
+    ("launcher-drop", "launcher prctl 23", 2, "EINVAL", "bounding"),
     # No pipe, and no report of that.
     ("vfork-options", "parent pipe2", 1, "EMFILE", "prepare"),
     # The program ran on without its handle.

@@ -290,6 +290,29 @@ with safespawn.Helper(allow=["/bin/true", "/bin/echo"]) as helper:
     assert out["after"] == ["fork", "helper", ["UnsafeSpawn", "helper-obeys"]]
 
 
+def test_shrinking_while_another_is_started():
+    """Another thread has found it lost, and is starting one in its place: that one obeys, and nothing is raised."""
+    out = in_process(
+        """
+from safespawn import helper as module
+module.RESTART_PAUSE = 0
+helper = safespawn.Helper(allow=["/bin/true", "/bin/echo"]).start()
+os.kill(helper.pid, signal.SIGKILL)
+until(lambda: mine()[helper.pid] == "Z")
+real = module.Helper._start
+def meanwhile(self):
+    thread = threading.Thread(target=lambda: out.update(shrunk=self.shrink(["/bin/true"])))
+    thread.start()
+    thread.join()
+    real(self)
+module.Helper._start = meanwhile
+out["came"] = [runs(strategy="helper")[0], runs(["/bin/echo"], strategy="helper")[:2]]
+helper.close()
+"""
+    )
+    assert out == {"shrunk": None, "came": ["helper", ["UnsafeSpawn", "helper-obeys"]]}
+
+
 def test_kept_helper_serves_who_has_dropped():
     """It starts who is listed, as us or as itself, nothing of the environment but what is harmless, no option."""
     out = helpers.run_snippet(

@@ -119,6 +119,22 @@ def test_launcher_that_others_reap_is_not_said_to_have_run(in_hooks, how, at):
     assert out["unconfirmed"] == 0 or at == "exec"
 
 
+@pytest.mark.parametrize("strategy", ["vfork", "clone", "fork"])
+@pytest.mark.threat("T-10")
+def test_killed_where_the_kernel_is_not_asked_is_unconfirmed(in_hooks, strategy):
+    """A sandbox refuses waitid(2): that says nothing, so a child that was killed at its exec is not told as one that ran."""
+    out = in_hooks(
+        """
+import errno, sandbox
+hooks.signal_stage, hooks.signal = stage("exec"), signal.SIGKILL
+sandbox.answer({"waitid": errno.EPERM})
+out["reasons"] = safespawn.spawn(["/bin/true"], strategy=strategy).report.reasons
+""",
+        strategy=strategy,
+    )
+    assert out["reasons"][-1] == "outcome-told: nobody could confirm that the program was reached"
+
+
 def test_no_sigchld_for_a_spawn_that_failed():
     """A child that ran no program is nobody's business: no SIGCHLD comes of it; of a program, one does."""
     out = helpers.run_snippet(

@@ -415,6 +415,27 @@ def test_missing_keys_of_the_default_are_none(tmp_path: Path, path: Path, monkey
     assert [r["keys"] for r in helpers.records(path) if r["ev"] == "chain.open"] == [None, {"epoch": 1}]
 
 
+def test_keys_that_nobody_can_look_for_are_not_none(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host whose keys may be there has no ledger without keys: a look that fails says nothing."""
+    monkeypatch.delenv("SAFESPAWN_AUDIT_KEYS")
+    monkeypatch.setattr(audit.keys, "DIRECTORY", str(tmp_path / "keys"))
+    audit.keys.initialise()
+    (tmp_path / "keys" / "epoch").unlink()
+    look = os.lstat
+
+    def looks(name: str, **how: Any) -> os.stat_result:
+        if str(name).endswith("registry.jsonl"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+        return look(name, **how)
+
+    monkeypatch.setattr(os, "lstat", looks)
+    with pytest.raises(AuditError, match="cannot open the keys"):
+        audit.open(path)
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("named", ["argument", "environment"])
 def test_no_keys_can_be_asked_for(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch, named: str

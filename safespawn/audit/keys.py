@@ -103,8 +103,16 @@ def find(directory: str | os.PathLike[str] | None) -> Keys | None:
 
 
 def _is_part(where: str) -> bool:
-    """Whether some of the files are there: then the others are missing."""
-    return any(os.path.lexists(os.path.join(where, name)) for name in (_EPOCH, _REGISTRY))
+    """Whether some of the files are there, or nobody can say: then the others are missing."""
+    return any(_may_be_there(os.path.join(where, name)) for name in (_EPOCH, _REGISTRY))
+
+
+def _may_be_there(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except OSError as problem:
+        return problem.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+    return True
 
 
 class Keys:

@@ -26,6 +26,10 @@
 #ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1ul << 5) /* Linux 5.19 */
 #endif
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64) /* Linux 6.6 */
+#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (1ul << 0)
+#endif
 #ifdef __x86_64__
 #define ARCH AUDIT_ARCH_X86_64
 #else
@@ -35,6 +39,7 @@
 #define MARK 5000      /* no system call has this number: what the worker says to us */
 #define CALLS_MAX 20000
 #define PIDS_MAX 4096
+#define HELPERS_MAX 16
 #define TEXT 96
 
 /* Whose call it is, told by the program that its process runs. */
@@ -60,9 +65,10 @@ struct supervisor {
 	int32_t hold_role, hold_number; /* calls that are held as well; number -1 for none */
 	int32_t recording;
 	int32_t timeout_ms;
+	int32_t waits; /* the helper has nothing more to do: it waits for a request, without a time-out */
 	uint32_t ncalls, npids, nhelpers, programs;
 	uint64_t mark_id;
-	int32_t helpers[16];
+	int32_t helpers[HELPERS_MAX];
 	uint32_t ordinals[ROLES][512];
 	char python[256], launcher[256], helper[256], watched[256];
 	struct call calls[CALLS_MAX];
@@ -106,7 +112,7 @@ supervise_install(int control)
 static int
 is_helper(const struct supervisor *s, int32_t pid)
 {
-	for (uint32_t i = 0; i < s->nhelpers; i++)
+	for (uint32_t i = 0; i < s->nhelpers && i < HELPERS_MAX; i++)
 		if (s->helpers[i] == pid)
 			return 1;
 	return 0;
@@ -149,8 +155,8 @@ role_of(struct supervisor *s, int32_t pid)
 
 	if (role < 0)
 		return entry ? entry->role : -1;
-	if (role == HELPER && !is_helper(s, pid) && s->nhelpers < 16)
-		s->helpers[s->nhelpers++] = pid;
+	if (role == HELPER && !is_helper(s, pid)) /* one that was lost long ago is forgotten */
+		s->helpers[s->nhelpers++ % HELPERS_MAX] = pid;
 	if (role == PROGRAM && (entry == NULL || entry->role != PROGRAM))
 		s->programs++;
 	if (entry == NULL && s->npids < PIDS_MAX) {
@@ -244,6 +250,8 @@ judge(struct supervisor *s, const struct seccomp_notif *seen)
 		ordinal = ++s->ordinals[role][number];
 	if (s->recording && role >= 0)
 		record(s, seen, role, ordinal);
+	if (role == HELPER)
+		s->waits = number == SYS_ppoll && !seen->data.args[2];
 	if (s->at && role == s->role && number == s->number && ordinal == s->at) {
 		s->fired = 1;
 		if (number == SYS_close)
@@ -286,6 +294,13 @@ supervise(struct supervisor *s)
 		}
 		judge(s, &seen);
 	}
+}
+
+/* Of the two sides one waits for the other all the time: they need not be on two processors. Older kernels refuse. */
+void
+supervise_together(const struct supervisor *s)
+{
+	(void)ioctl(s->listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
 }
 
 /* Lets the worker go on from what it said. */
