@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from safespawn._cli_exit import discard_output, output
 from safespawn.audit import reader
 from safespawn.audit.exporters import FORMATS, Joined
 
@@ -45,21 +45,15 @@ def export(given: argparse.Namespace) -> int:
     """Export and return the exit code."""
     source = _Source(given.file)
     try:
+        stream = output()
         for made in source.converted(given.format, given.host):
-            sys.stdout.write(made + "\n")
-        sys.stdout.flush()
+            stream.write(f"{made}\n")
+        stream.flush()
     except OSError as problem:
         _say(f"stopped after line {source.read}: {problem}")
-        _discard_output()
+        discard_output()
         return FAILED
     return source.summary()
-
-
-def _discard_output() -> None:
-    """What cannot be written must not make the interpreter complain at its end either."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
 
 
 @dataclass

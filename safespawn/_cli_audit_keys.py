@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from safespawn import AuditError, audit
+from safespawn._cli_exit import show
 
 #: Exit codes beside 0, as of `safespawn audit verify`.
 CANNOT = 2
@@ -43,7 +44,7 @@ def _keep(text: str) -> int:
 def _init(given: argparse.Namespace) -> int:
     where = given.dir or audit.keys.default_directory()
     try:
-        audit.keys.initialise(where, show=_show)
+        audit.keys.initialise(where, show=show)
     except (AuditError, OSError) as problem:
         return _fail(problem)
     print(
@@ -54,17 +55,13 @@ def _init(given: argparse.Namespace) -> int:
     return 0
 
 
-def _show(key: str) -> None:
-    print(key, flush=True)
-
-
 def _retire(given: argparse.Namespace) -> int:
     try:
         gone = audit.retention.retire(given.ledger, keep=given.keep, keys=given.keys)
+        if gone:
+            show("\n".join(gone))
     except OSError as problem:
         return _fail(problem)
-    for name in gone:
-        print(name)
     return 0
 
 

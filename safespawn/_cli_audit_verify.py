@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from safespawn._cli_exit import show
 from safespawn._cli_progress import Progress
 from safespawn.audit import keys, verifier
 
@@ -74,7 +75,8 @@ def run(given: argparse.Namespace) -> int:
                 progress=progress,
             )
         progress.clear()
-        _say(_as_json(made) if given.json else "\n".join(_lines(made)))
+        with contextlib.suppress(BrokenPipeError):  # the reader has seen enough
+            show(_as_json(made) if given.json else "\n".join(_lines(made)))
     except (OSError, ValueError) as problem:
         progress.clear()
         sys.stderr.write(f"safespawn audit verify: {verifier.plain(_words(problem))}\n")
@@ -98,15 +100,6 @@ def _registry_here(given: argparse.Namespace) -> str | None:
     where = keys.default_directory()
     is_ours = given.key_file is not None and not given.no_state and os.path.isdir(where)
     return where if is_ours else None
-
-
-def _say(text: str) -> None:
-    try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has seen enough; the interpreter must not complain at its end either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _words(problem: Exception) -> str:

@@ -14,9 +14,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TextIO
+from typing import Any
 
 from safespawn import _cli_types as types
+from safespawn._cli_exit import discard_output, output
 from safespawn._cli_progress import Progress
 from safespawn.audit import filters, html_report, reader, spawns, table
 
@@ -135,12 +136,12 @@ def _ended_well(call: Callable[[argparse.Namespace], int]) -> Callable[[argparse
             if sys.stdout is not None:
                 sys.stdout.flush()
         except BrokenPipeError:
-            # The reader has seen enough; the interpreter must not complain at its end either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_output()  # the reader has seen enough
             return OK
         except KeyboardInterrupt:
             return INTERRUPTED
         except OSError as problem:
+            discard_output()
             where = os.fsdecode(problem.filename) if problem.filename is not None else "output"
             _say(f"{given.prog}: {where}: {problem.strerror or problem}")
             return UNREADABLE
@@ -207,7 +208,7 @@ class _Output:
         self.progress = progress
         self.wanted = _wanted(given)
         self.all = given.all or bool(given.event)
-        self.stream = _stdout()
+        self.stream = output()
         if isinstance(self.stream, io.TextIOWrapper):
             self.stream.reconfigure(errors="backslashreplace")
         names = table.numbers_only if given.numeric else table.name_of
@@ -238,12 +239,6 @@ class _Output:
         self.progress.clear()
         for line in lines:
             self.stream.write(f"{line}\n")
-
-
-def _stdout() -> TextIO:
-    if sys.stdout is None:  # descriptor 1 was closed when we began
-        raise OSError(errno.EBADF, "there is no standard output")
-    return sys.stdout
 
 
 def _terminal_width() -> int | None:
@@ -327,7 +322,7 @@ def _overwritable(path: str) -> None:
 def _write(path: str, data: bytes) -> None:
     """Write a file whole or not at all. It is for its owner only, as the ledger is."""
     if path == "-":
-        _stdout().buffer.write(data)
+        output().buffer.write(data)
         return
     fd, name = tempfile.mkstemp(prefix=".safespawn-report-", dir=os.path.dirname(path) or ".")
     try:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
-from ._cli_exit import BY_SIGNAL, OURS, say
+from ._cli_exit import BY_SIGNAL, OURS, say, show
 from .bench import AXES
 
 
@@ -44,7 +43,7 @@ def _bench(given: argparse.Namespace) -> int:
     try:
         if given.list:
             for line in command.listing():
-                print(line, flush=True)
+                show(line)
             return 0
         if given.kept:
             results = command.load(given.kept)
@@ -59,17 +58,16 @@ def _bench(given: argparse.Namespace) -> int:
             results = command.run(asked)
         if given.json:
             command.save(results, given.json)
-        print(command.report(results), flush=True)
+        show(command.report(results))
         if given.page:
             command.fill(results, given.page)
         if given.plots:
             for path in command.draw(results, given.plots):
-                print(path)
+                show(str(path))
     except (OSError, ValueError, ImportError) as problem:
         say(f"safespawn: bench: {problem}")
         return OURS
     except KeyboardInterrupt:
         say("safespawn: bench: interrupted")
         return BY_SIGNAL + signal.SIGINT
-    sys.stdout.flush()
     return 0

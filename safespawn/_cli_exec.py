@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from safespawn import policy
 
 from . import _cli_options, _cli_python
-from ._cli_exit import NOT_EXECUTABLE, NOT_FOUND, OURS, complain
+from ._cli_exit import NOT_EXECUTABLE, NOT_FOUND, OURS, complain, show
 
 #: Taken without being named. Not what lies in the working directory, nor what the environment names:
 #: of a daemon of root those are others' to choose.
@@ -58,13 +58,13 @@ def _exec(given: argparse.Namespace) -> int:
         config = _config(given)
         loaded = policy.Policy() if config is None else policy.load(config)
         ledger = _ledger(given, loaded)
+        if given.check:
+            show("\n".join(_told(loaded, ledger)))
     except (OSError, ValueError) as problem:
         complain("exec", problem)
         return OURS
-    if given.check:
-        _show(loaded, ledger)
-        if not given.program:
-            return 0
+    if given.check and not given.program:
+        return 0
     return _become(given, _handed_over(loaded, config, ledger))
 
 
@@ -91,12 +91,11 @@ def _ledger(given: argparse.Namespace, loaded: policy.Policy) -> dict[str, Any]:
     return told
 
 
-def _show(loaded: policy.Policy, ledger: dict[str, Any]) -> None:
+def _told(loaded: policy.Policy, ledger: dict[str, Any]) -> list[str]:
     rows = {**dict(loaded.told), **{f"audit.{key}": json.dumps(value) for key, value in ledger.items()}}
     width = max(map(len, rows), default=0)
-    print(f"policy  {loaded.path or f'none: no --config, and no {DEFAULT}'}")
-    for key, value in rows.items():
-        print(f"  {key:{width}}  {value}")
+    first = f"policy  {loaded.path or f'none: no --config, and no {DEFAULT}'}"
+    return [first, *(f"  {key:{width}}  {value}" for key, value in rows.items())]
 
 
 def _handed_over(loaded: policy.Policy, config: str | None, ledger: dict[str, Any]) -> dict[str, str]:

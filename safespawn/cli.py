@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import signal
-import sys
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -15,7 +13,7 @@ from typing import Any, NoReturn
 import safespawn
 from safespawn import _cli_audit, _cli_bench, _cli_exec, _cli_keywords, _cli_options, audit, doctor
 
-from ._cli_exit import BY_SIGNAL, NOT_EXECUTABLE, NOT_FOUND, OURS, complain, say
+from ._cli_exit import BY_SIGNAL, NOT_EXECUTABLE, NOT_FOUND, OURS, complain, say, show
 
 USAGE = "safespawn run [options] -- PROGRAM [ARG ...]"
 EPILOG = """\
@@ -142,10 +140,12 @@ def _run(given: argparse.Namespace) -> int:
 def _doctor(given: argparse.Namespace) -> int:
     seen = doctor.examine()
     try:
-        print(json.dumps(seen, indent=2) if given.json else doctor.table(seen), flush=True)
+        show(json.dumps(seen, indent=2) if given.json else doctor.table(seen))
     except BrokenPipeError:
-        # The reader has seen enough; the interpreter must not complain at its end either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0  # the reader has seen enough
+    except OSError as problem:
+        complain("doctor", problem)
+        return OURS
     return 0
 
 

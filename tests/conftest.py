@@ -26,6 +26,8 @@ from safespawn import _launcher  # noqa: E402 - as above
 
 #: The keys of the machine that runs the tests are not ours to use up.
 os.environ["SAFESPAWN_AUDIT_KEYS"] = ""
+#: Commands of ours buffer their output as they do for a person; what is in a buffer can fail at the very end.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 #: With SAFESPAWN_MUST_RUN=1 (CI) a test that would skip fails: nothing goes untested unseen.
 MUST_RUN = os.environ.get("SAFESPAWN_MUST_RUN") == "1"

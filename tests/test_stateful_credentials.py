@@ -22,6 +22,28 @@ def test_credentials_agree_with_the_model() -> None:
     modelled.run(Credentials, 8)
 
 
+def test_fork_beside_threads_proves_nothing_by_the_lock() -> None:
+    """The model knows of forks beside threads, and of their forks: with a thread of its own, only the seal proves anything."""
+    with modelled.driven(Credentials) as made:
+        machine = made()
+        machine.threads(0, 1)
+        machine.fork(0)
+        for sealed in (False, True):
+            if sealed:
+                machine.seal(1)
+            machine.threads(1, 1)
+            for strategy in ("auto", "vfork", "clone", "fork"):
+                machine.spawn(1, strategy)
+            for strategy in ("auto", "vfork", "launcher", "fork"):
+                machine.spawn_as(1, strategy)
+            machine.everybody_is_as_they_should()
+            machine.threads(1, 0)
+        machine.fork(1)
+        machine.threads(2, 1)
+        machine.spawn(2, "auto")
+        machine.teardown()
+
+
 @pytest.mark.parametrize(
     ("plant", "words"),
     [

@@ -21,6 +21,24 @@ def test_processes_agree_with_the_model() -> None:
     modelled.run(Processes, 8)
 
 
+def test_fork_beside_threads_starts_by_fork() -> None:
+    """The model knows what a fork beside threads does: what would share its memory is refused, and the rest goes on."""
+    with modelled.driven(Processes) as made:
+        machine = made()
+        machine.first(False)
+        machine.threads(0, 1)
+        machine.fork(0)
+        machine.threads(1, 1)
+        machine.spawn(1, "Popen", "auto")
+        machine.drop(1, 2)
+        machine.end_dropped(1, 0)
+        for face in ("spawn", "Popen"):
+            for strategy in ("auto", "vfork", "clone", "fork", "launcher", "posix_spawn"):
+                machine.spawn(1, face, strategy)
+                machine.children_are_as_they_should()
+        machine.teardown()
+
+
 @pytest.mark.parametrize(
     ("plant", "words"),
     [

@@ -115,11 +115,13 @@ class Credentials(Machine):
         """A child that stays what we are shares our memory: one thread, the seal, or the lock proves that it may."""
         side = self.any_side(on)
         token = self.token(strategy)
+        if side.proof is None and strategy in ("vfork", "clone"):
+            side.refuses("alone-or-apart", "ids", token=token, strategy=strategy)
+            self.told(token, "nothing:refused")
+            return
         seen = side.ask("ids", token=token, strategy=strategy)
-        proof = "single-threaded" if not side.threads else "sealed" if side.more["sealed"] else "locked"
-        assert (seen["strategy"], seen["proof"]) == (
-            ("vfork", proof) if strategy == "auto" else (strategy, None if strategy == "fork" else proof)
-        )
+        used = strategy if strategy != "auto" else "fork" if side.proof is None else "vfork"
+        assert (seen["strategy"], seen["proof"]) == (used, None if used == "fork" else side.proof)
         uids, gids = side.more["uids"], side.more["gids"]
         assert seen["ids"] == [uids[1], uids[0], gids[1], gids[0]]
         self.told(token, "code:0")
@@ -141,8 +143,10 @@ class Credentials(Machine):
             side.more["uids"][1] == side.more["uids"][2] and side.more["gids"][1] == side.more["gids"][2]
         )
         if strategy == "vfork" or (strategy == "launcher" and (is_sealed or not outlives)):
-            problem = side.raises("ids", **asked)
-            assert (problem.name, problem.guard, problem.outcome) == ("UnsafeSpawn", "drop-apart", "refused")
+            side.refuses("drop-apart", "ids", **asked)
+            self.told(token, "nothing:refused")
+        elif strategy == "launcher" and side.proof is None:
+            side.refuses("alone-or-apart", "ids", **asked)
             self.told(token, "nothing:refused")
         elif not is_root:
             problem = side.raises("ids", **asked)
@@ -151,9 +155,8 @@ class Credentials(Machine):
         else:
             seen = side.ask("ids", **asked)
             assert seen["ids"] == [SOMEBODY] * 4
-            assert seen["strategy"] == (
-                "fork" if is_sealed or not outlives or strategy == "fork" else "launcher"
-            )
+            is_fork = strategy == "fork" or is_sealed or not outlives or side.proof is None
+            assert seen["strategy"] == ("fork" if is_fork else "launcher")
             self.told(token, "code:0")
 
     # ------------------------------------------------------------------ what holds

@@ -103,20 +103,10 @@ class Helpers(Machine):
         if is_ours and helper.is_asked and helper.state == "killed":
             helper.state, helper.is_told = "alive", False  # another was started
         if not is_ours or not helper.is_asked or (strategy == "pool" and not helper.pool):
-            problem = side.raises("spawn", **asked)
-            assert (problem.name, problem.guard, problem.outcome) == (
-                "UnsafeSpawn",
-                "alone-or-apart",
-                "refused",
-            )
+            side.refuses("alone-or-apart", "spawn", **asked)
             self.told(token, "nothing:refused")
         elif "other" in helper.allowed:
-            problem = side.raises("spawn", **asked)
-            assert (problem.name, problem.guard, problem.outcome) == (
-                "UnsafeSpawn",
-                "helper-obeys",
-                "refused",
-            )
+            side.refuses("helper-obeys", "spawn", **asked)
             self.told(token, "nothing:refused")
         else:
             seen = side.ask("spawn", **asked)

@@ -36,6 +36,8 @@ class Side:
     link: Link
     parent: Side | None = None
     threads: int = 0
+    #: Forked beside other threads, one of which may have held the loader's lock; or by one that was.
+    is_unsure: bool = False
     is_over: bool = False
     #: What machines keep of it.
     more: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +53,20 @@ class Side:
         except Raised as problem:
             return problem
         raise AssertionError(f"{do} {arguments} was to raise, and returned {value!r}")
+
+    @property
+    def proof(self) -> str | None:
+        """What proves that its children may share its memory."""
+        if not self.threads:
+            return "single-threaded"
+        if self.more.get("sealed"):
+            return "sealed"
+        return None if self.is_unsure else "locked"
+
+    def refuses(self, guard: str, do: str, **arguments: Any) -> None:
+        """Have it do something that a guard must refuse."""
+        problem = self.raises(do, **arguments)
+        assert (problem.name, problem.guard, problem.outcome) == ("UnsafeSpawn", guard, "refused")
 
 
 class Machine(RuleBasedStateMachine):
@@ -99,7 +115,8 @@ class Machine(RuleBasedStateMachine):
         """Fork one, unless there are enough."""
         if len(self.sides) == self.most_sides:
             return None
-        child = Side(side.link.fork(), side, more={})
+        is_unsure = side.is_unsure or side.threads > 0
+        child = Side(side.link.fork(), side, is_unsure=is_unsure, more={})
         self.sides.append(child)
         return child
 

@@ -79,11 +79,15 @@ class Processes(Machine):
         """Start one that waits."""
         side = self.any_side(on)
         token = self.token(f"{face} {strategy}")
-        seen = side.ask("spawn", name=token, face=face, token=token, strategy=strategy)
-        assert seen["strategy"] == ("vfork" if strategy == "auto" else strategy)
-        assert seen["proof"] == (
-            None if strategy == "fork" else "locked" if side.threads else "single-threaded"
-        )
+        asked = {"name": token, "face": face, "token": token, "strategy": strategy}
+        if side.proof is None and strategy not in ("auto", "fork"):
+            side.refuses("alone-or-apart", "spawn", **asked)
+            self.told(token, "nothing:refused")
+            self.look_after(side, popen=face == "Popen")
+            return
+        seen = side.ask("spawn", **asked)
+        used = strategy if strategy != "auto" else "fork" if side.proof is None else "vfork"
+        assert (seen["strategy"], seen["proof"]) == (used, None if used == "fork" else side.proof)
         self.look_after(side, popen=face == "Popen")
         self.programs[token] = Program(token, seen["pid"], token, face, side)
         side.more["codes"][token] = None
