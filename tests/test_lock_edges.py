@@ -217,7 +217,7 @@ FOREIGN = """
 #include <stdio.h>
 
 static char stack[65536] __attribute__((aligned(16)));
-static int32_t mother, sharer, go[2];
+static int32_t mother, sharer, born[2], done[2];
 
 static int
 rest(void *unused)
@@ -263,11 +263,12 @@ spawn(void *unused)
 	enter(0);
 	pid = vfork();
 	if (!pid) {
-		(void)syscall(SYS_write, go[1], ".", 1);
+		(void)syscall(SYS_write, born[1], ".", 1);
 		for (;;)
 			syscall(SYS_pause);
 	}
 	waitpid(pid, NULL, 0);
+	(void)!read(done[0], &dot, 1); /* as ss_slot_leave: not while somebody deals with it */
 	enter(pid);
 	preempt("after");
 	kill(sharer, SIGKILL);
@@ -281,11 +282,13 @@ main(void)
 	pthread_t thread;
 	char dot;
 
-	if (ss_lock_map() || pipe(go) || pthread_create(&thread, NULL, spawn, NULL) || read(go[0], &dot, 1) != 1)
+	if (ss_lock_map() || pipe(born) || pipe(done) || pthread_create(&thread, NULL, spawn, NULL) ||
+	    read(born[0], &dot, 1) != 1)
 		return 1;
 	while (!ss_foreign_sleeps(mother))
 		;
 	printf("asleep %u\\n", ss_preempt(ss_lock, 0));
+	(void)!write(done[1], ".", 1);
 	return pthread_join(thread, NULL);
 }
 """
