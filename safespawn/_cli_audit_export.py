@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from safespawn._cli_exit import discard_output, output
+from safespawn._cli_exit import leave_output, output
 from safespawn.audit import reader
 from safespawn.audit.exporters import FORMATS, Joined
 
@@ -51,7 +51,7 @@ def export(given: argparse.Namespace) -> int:
         stream.flush()
     except OSError as problem:
         _say(f"stopped after line {source.read}: {problem}")
-        discard_output()
+        leave_output()
         return FAILED
     return source.summary()
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from safespawn import _cli_types as types
-from safespawn._cli_exit import discard_output, output
+from safespawn._cli_exit import discard_output, leave_output, output
 from safespawn._cli_progress import Progress
 from safespawn.audit import filters, html_report, reader, spawns, table
 
@@ -141,7 +141,7 @@ def _ended_well(call: Callable[[argparse.Namespace], int]) -> Callable[[argparse
         except KeyboardInterrupt:
             return INTERRUPTED
         except OSError as problem:
-            discard_output()
+            leave_output()
             where = os.fsdecode(problem.filename) if problem.filename is not None else "output"
             _say(f"{given.prog}: {where}: {problem.strerror or problem}")
             return UNREADABLE

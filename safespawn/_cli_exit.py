@@ -45,6 +45,15 @@ def show(text: str) -> None:
         raise
 
 
+def leave_output() -> None:
+    """End after an error: what was printed before is written, or forgotten where it cannot be."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        discard_output()
+
+
 def discard_output() -> None:
     """Forget what cannot be written: the interpreter would try it again at its end, and exit with 120."""
     if sys.stdout is not None:

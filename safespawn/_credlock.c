@@ -402,6 +402,39 @@ ss_foreign_look(struct ss_foreign *f, int32_t pid, long *none)
 	return !f->is_there;
 }
 
+/* A file of a thread of ours in /proc, to read: its descriptor or -errno. */
+static long
+ss_foreign_open(int32_t tid, const char *name)
+{
+	char path[64], *at = path;
+
+	ss_child_number(path + ss_child_copy_text(path, 32, "/proc/self/task/"), tid);
+	while (*at)
+		at++;
+	(void)ss_child_copy_text(at, 16, name);
+	return ss_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+}
+
+/*
+ * Whether the thread tid may sleep in vfork: then its state is D, the third field of proc_pid_stat(5). The child that it
+ * waits for wakes it before giving up our memory. In doubt it does sleep: our wait has its bound.
+ */
+static int
+ss_foreign_sleeps(int32_t tid)
+{
+	char text[128]; /* a number, and a name in brackets that may hold anything: behind it are only numbers */
+	const long fd = ss_foreign_open(tid, "/stat");
+	long bytes, at;
+
+	if (fd < 0)
+		return 1;
+	bytes = ss_sys3(SYS_read, fd, text, sizeof(text));
+	(void)ss_sys1(SYS_close, fd); /* read only */
+	for (at = bytes - 3; at > 0 && text[at] != ')'; at--)
+		;
+	return at <= 0 || text[at + 2] == 'D';
+}
+
 /*
  * The child that a libc function has in vfork for the thread tid, as a pidfd or -errno: ESRCH when there is none,
  * EXDEV when there are some that we may not compare (kcmp(2)). The list is in the order of birth: others that share
@@ -411,16 +444,12 @@ ss_foreign_look(struct ss_foreign *f, int32_t pid, long *none)
 static long
 ss_foreign_child(int32_t tid, struct ss_foreign *f)
 {
-	char path[64], text[1024], *at = path;
+	char text[1024], *at;
 	long fd, bytes = 0, none = -ESRCH;
 	int32_t pid = 0;
 	int goes_on = 1;
 
-	ss_child_number(path + ss_child_copy_text(path, 32, "/proc/self/task/"), tid);
-	while (*at)
-		at++;
-	(void)ss_child_copy_text(at, 16, "/children");
-	if ((fd = ss_sys4(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0)) < 0)
+	if ((fd = ss_foreign_open(tid, "/children")) < 0)
 		return fd;
 	while (goes_on && (bytes = ss_sys3(SYS_read, fd, text, sizeof(text))) > 0) {
 		for (at = text; goes_on && at < text + bytes; at++) {
@@ -498,22 +527,22 @@ ss_slot_shoot(struct ss_slot *slot, int32_t pidfd, int32_t pid, int may_drop, ui
 }
 
 /*
- * ss_slot_preempt for a thread in libc, whose child is looked for. Without one it is before its clone, or back from it
- * and about to leave the lock. If others share our memory when the one that was killed is gone, and the thread still
- * waits, that was not the one it waits for: they are next.
+ * ss_slot_preempt for a thread in libc, whose child is looked for, and then whether it sleeps: awake it is before its
+ * clone, or back from it and about to leave the lock, and whatever else is on our memory is not what it waits for. If
+ * others are when the one that was killed had its grace, and the thread still sleeps, that was another: they are next.
  */
 static uint32_t
 ss_foreign_preempt(struct ss_slot *slot, int may_drop, uint32_t *ret_overlaps)
 {
 	struct ss_foreign found = { slot->killed ? slot->killed_pid : 0, 0, 0 };
 	const long pidfd = ss_foreign_child(slot->tid, &found);
-	const int dies = found.is_there && !ss_slot_is_gone(slot);
+	const int waits = (slot->killed && !ss_slot_is_gone(slot)) || !ss_foreign_sleeps(slot->tid);
 
-	if (pidfd == -ESRCH)
-		return found.is_there && !dies ? SS_SLOT_DROPPED : SS_SLOT_HELD;
+	if (pidfd == -ESRCH) /* none, or the one that was found has ended since: then there may be others */
+		return found.is_there && !found.pid && !waits ? SS_SLOT_DROPPED : SS_SLOT_HELD;
 	if (pidfd < 0)
-		*ret_overlaps = may_drop && !dies;
-	else if (!dies)
+		*ret_overlaps = may_drop && !waits;
+	else if (!waits)
 		(void)ss_slot_shoot(slot, (int32_t)pidfd, found.pid, may_drop, ret_overlaps);
 	if (pidfd >= 0)
 		(void)ss_sys1(SYS_close, pidfd); /* a pidfd: nothing to lose */

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import signal
 import socket
@@ -192,7 +193,8 @@ class Helper(HelperBase):
     def _show(self, end: _binding.HelperEnd, process: Process) -> None:
         """Let spawns see it, with every policy that there is by then."""
         with self._lock:
-            for allowed in self._allowed[1:]:
+            # Of the list, no copy, and no call between its end and the showing: a handler may add to it.
+            for allowed in itertools.islice(self._allowed, 1, None):
                 self._shrink(end, allowed)
             if self._closed:  # last: the lock does not keep out a signal handler of this thread
                 raise OSError(errno.ESHUTDOWN, "the helper was closed while it was started")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -64,3 +66,19 @@ def test_keys_that_nobody_sees_are_not_made(ledger: Path) -> None:
     """Without descriptor 1 no verification key is shown, and so there are no keys."""
     run("audit keys init --dir {keys}", ledger, ">&-")
     assert list((ledger.parent / "keys").iterdir()) == []
+
+
+def test_what_was_printed_before_an_error_of_reading_is_written(ledger: Path) -> None:
+    """A ledger that breaks off does not take along what stands before that."""
+    ours, its = socket.socketpair()
+    lines = (ledger.parent / "ledger.1").read_bytes()
+    its.sendall(lines)
+    ours.sendall(b"unread")  # so the other end does not merely end: ECONNRESET
+    its.close()
+    argv = [sys.executable, "-m", "safespawn", "audit", "export", "--format", "ecs", "-"]
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with ours:
+        done = subprocess.run(argv, stdin=ours, capture_output=True, text=True, timeout=60, check=False, env=buffered)
+
+    assert (done.returncode, done.stdout.count("\n")) == (2, lines.count(b"\n")), done.stderr
+    assert "Connection reset by peer" in done.stderr

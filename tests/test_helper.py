@@ -313,6 +313,30 @@ helper.close()
     assert out == {"shrunk": None, "came": ["helper", ["UnsafeSpawn", "helper-obeys"]]}
 
 
+def test_shrinking_in_a_handler_while_it_is_told_of_others():
+    """The new one is just being told what the lost one obeyed: what a signal handler adds then, it obeys too."""
+    out = in_process(
+        """
+from safespawn import helper as module
+module.RESTART_PAUSE = 0
+helper = safespawn.Helper(allow=["/bin/true", "/bin/echo", "/bin/false"]).start()
+helper.shrink(["/bin/true", "/bin/echo"])
+os.kill(helper.pid, signal.SIGKILL)
+until(lambda: mine()[helper.pid] == "Z")
+real = module.Helper._shrink
+def interrupted(self, end, allowed):
+    real(self, end, allowed)
+    module.Helper._shrink = real
+    signal.raise_signal(signal.SIGUSR1)
+module.Helper._shrink = interrupted
+signal.signal(signal.SIGUSR1, lambda *_: out.update(shrunk=helper.shrink(["/bin/true"])))
+out["came"] = [runs(strategy="helper")[0], runs(["/bin/echo"], strategy="helper")[:2]]
+helper.close()
+"""
+    )
+    assert out == {"shrunk": None, "came": ["helper", ["UnsafeSpawn", "helper-obeys"]]}
+
+
 def test_kept_helper_serves_who_has_dropped():
     """It starts who is listed, as us or as itself, nothing of the environment but what is harmless, no option."""
     out = helpers.run_snippet(

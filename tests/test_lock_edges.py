@@ -210,6 +210,89 @@ main(void)
 }
 """
 
+#: The core alone, with a slot of a thread in libc's posix_spawn, and a child of its that shares our memory for good.
+FOREIGN = """
+#define _GNU_SOURCE
+#include "_native.c"
+#include <stdio.h>
+
+static char stack[65536] __attribute__((aligned(16)));
+static int32_t mother, sharer, born[2], done[2];
+
+static int
+rest(void *unused)
+{
+	for (;;)
+		pause();
+}
+
+static void
+enter(int32_t killed)
+{
+	memset(&ss_lock->slots[0], 0, sizeof(ss_lock->slots[0]));
+	ss_lock->slots[0].tid = mother;
+	ss_lock->slots[0].killed = killed != 0;
+	ss_lock->slots[0].killed_pid = killed;
+	ss_lock->slots[0].state = SS_SLOT_HELD;
+	ss_lock->word = SS_SPAWNER;
+}
+
+/* How many were killed, whether it was the sharer, spawners left. */
+static void
+preempt(const char *name)
+{
+	const unsigned killed = ss_preempt(ss_lock, 1);
+
+	printf("%s %u %d %u\\n", name, killed, waitpid(sharer, NULL, WNOHANG | __WNOTHREAD) != 0, ss_lock->word & SS_SPAWNERS);
+}
+
+static void *
+spawn(void *unused)
+{
+	char dot;
+	pid_t pid;
+
+	mother = (int32_t)syscall(SYS_gettid);
+	sharer = clone(rest, stack + sizeof(stack), CLONE_VM | SIGCHLD, NULL);
+	enter(0);
+	preempt("before");
+	enter(mother); /* no child: one that has ended */
+	preempt("back");
+	enter(sharer); /* it does not die */
+	preempt("stuck");
+	enter(0);
+	pid = vfork();
+	if (!pid) {
+		(void)syscall(SYS_write, born[1], ".", 1);
+		for (;;)
+			syscall(SYS_pause);
+	}
+	waitpid(pid, NULL, 0);
+	(void)!read(done[0], &dot, 1); /* as ss_slot_leave: not while somebody deals with it */
+	enter(pid);
+	preempt("after");
+	kill(sharer, SIGKILL);
+	waitpid(sharer, NULL, 0);
+	return NULL;
+}
+
+int
+main(void)
+{
+	pthread_t thread;
+	char dot;
+
+	if (ss_lock_map() || pipe(born) || pipe(done) || pthread_create(&thread, NULL, spawn, NULL) ||
+	    read(born[0], &dot, 1) != 1)
+		return 1;
+	while (!ss_foreign_sleeps(mother))
+		;
+	printf("asleep %u\\n", ss_preempt(ss_lock, 0));
+	(void)!write(done[1], ".", 1);
+	return pthread_join(thread, NULL);
+}
+"""
+
 #: In front of snippets that fork: `child` runs in a forked process and its answer is returned.
 #: Whoever hangs is killed by its own alarm, and then there is no answer.
 FORKED = """
@@ -909,6 +992,14 @@ out["lock"], out["overlaps"] = lock(), lock("overlaps")
         fifo=str(fifo),
     )
     assert out == {"error": 0, "codes": [-9, -9], "killed": [2], "lock": [0, 0, False], "overlaps": 0}
+
+
+def test_foreign_thread_that_is_awake_waits_for_nobody(tmp_path):
+    """Before its clone, and back from it, what else shares our memory is let be: what was killed had been all."""
+    program = _build(tmp_path, "foreign", FOREIGN, f"-I{helpers.ROOT / 'safespawn'}")
+    done = subprocess.run([program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["before 0 0 1", "back 0 0 1", "stuck 0 0 1", "asleep 1", "after 0 0 1"]
 
 
 def test_library_that_starts_programs_when_loaded(others):
