@@ -5,7 +5,6 @@ They were found as changes of single lines (tests/mutation) that nothing else no
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,14 @@ import pytest
 
 import reference_ledger as form
 from reference_ledger import Chain, Ledger
-from safespawn.audit import _verify_scan, _verify_state, _verify_walk
-from safespawn.audit._verify_descent import Source
+from safespawn import AuditError, _probe
+from safespawn.audit import _verify_keys, _verify_scan, _verify_segments, _verify_state, _verify_walk
+from safespawn.audit._verify_descent import Descent, Source
 from safespawn.audit._verify_findings import Collector, Finding
-from test_audit_verify import edited, ledger, lines_of, look, noticed, offsets, reasons, told
+from safespawn.audit._verify_keys import Epochs
+from safespawn.audit._verify_walk import Means
+from safespawn.audit.verifier import Verification, verify
+from test_audit_verify import KEY, edited, ledger, lines_of, look, noticed, offsets, reasons, told
 
 __all__ = ["ledger"]  # a fixture
 
@@ -328,3 +331,360 @@ def test_what_was_checked_is_said_in_these_words(ledger: tuple[Ledger, Chain], t
     ]
     unkeyed(made)
     assert "1 of the chains have no keys: only the hash chain" in look(made).checked
+
+
+# ------------------------------------------------------------------ segments and retirements
+
+
+@pytest.mark.parametrize("with_registry", [True, False])
+def test_child_that_was_retired_whole_needs_no_registration(tmp_path: Path, with_registry: bool) -> None:
+    """Chains that a fork began are in no registry, also where only a head tells of them."""
+    made = Ledger(tmp_path)
+    parent = made.chain()
+    child = made.open_fork(made.fork(parent), parent)
+    made.close(child)
+    segment = made.rotate()
+    made.checkpoint(parent)
+    made.rotate()
+    made.retire(segment)
+
+    result = look(made) if with_registry else look(made, registry=None)
+    assert result.ok, result.findings
+    assert noticed(result) == {"retired"}
+
+
+@pytest.mark.parametrize("with_registry", [True, False])
+def test_seal_of_a_chain_that_was_retired_whole(tmp_path: Path, with_registry: bool) -> None:
+    """The head tells where its keys come from, and the registry where it does not: the slot is held against them."""
+    made = Ledger(tmp_path)
+    gone, chain = made.chain(), made.chain()
+    made.spawn(gone)
+    segment = made.rotate()
+    made.checkpoint(chain)
+    made.rotate()
+    made.retire(segment, with_keys=not with_registry)
+    more: dict[str, Any] = {} if with_registry else {"registry": None}
+    assert look(made, **more).ok
+    assert "aggregate-unchecked" not in noticed(look(made, **more))
+
+    assert made.state is not None
+    made.state.store(gone.slot, gone.n, b"\xee" * 32)
+    assert [(f.chain, f.reason) for f in look(made, **more).findings] == [(gone.chain, "aggregate-mismatch")]
+
+
+def test_keys_that_a_second_retirement_tells(tmp_path: Path) -> None:
+    """Of two records about one segment, the deletion was interrupted, one may know more than the other."""
+    made = Ledger(tmp_path)
+    parent = made.chain()
+    child = made.open_fork(made.fork(parent), parent)
+    segment = made.rotate()
+    made.spawn(child)
+    made.checkpoint(parent)
+    made.rotate()
+    data = segment.read_bytes()
+    made.retire(segment, with_keys=False)
+    segment.write_bytes(data)
+    made.retire(segment)
+
+    result = look(made)
+    assert result.ok, result.findings
+
+
+def test_retirement_of_the_segment_in_which_it_stands(tmp_path: Path) -> None:
+    """No segment tells of its own retirement, though it is the oldest one."""
+    made = Ledger(tmp_path)
+    own = made.retiring()
+    made.append(own, "segment.retired", {"segment": "ledger.jsonl.1", "heads": {}})
+    made.close(own)
+    made.rotate()
+
+    assert [(f.chain, f.reason) for f in look(made).findings] == [(own.chain, "retirement-unproven")]
+
+
+@pytest.mark.parametrize("segment", ["ledger.jsonl.1", "nothing", "ledger.jsonl"])
+def test_retirement_in_a_copy_of_a_ledger_with_a_long_path(tmp_path: Path, segment: str) -> None:
+    """The path is told by its digest there, from which no name can be read: any will do, with a number."""
+    made = Ledger(tmp_path)
+    chain = made.chain()
+    made.spawn(chain)
+    older = made.rotate()
+    made.checkpoint(chain)
+    made.rotate()
+    own = made.chain(more={"retires": {"cut": "/long", "sha256": "0" * 64}})
+    made.retire(older, own, segment=segment)
+    made.close(own)
+    copy = tmp_path / "copy"
+    for number in ("", ".2"):
+        Path(f"{copy}{number}").write_bytes(Path(f"{made.path}{number}").read_bytes())
+
+    result = verify(copy, key=KEY, state=False)
+    assert ("retired" in noticed(result), "retirement-unproven" in reasons(result)) == (
+        (True, False) if segment.endswith(".1") else (False, True)
+    )
+    assert result.ok == segment.endswith(".1")
+
+
+@pytest.mark.parametrize("how", ["replaced", "made"])
+def test_file_that_comes_while_the_others_are_opened(
+    ledger: tuple[Ledger, Chain], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Another file under the same name, or one where there was none: all are opened once more."""
+    made, _ = ledger
+    whole = made.path.read_bytes()
+    if how == "made":
+        made.path.rename(f"{made.path}.1")
+    real, left = _verify_segments.open_file, [1]
+
+    def opening(path: str) -> int:
+        try:
+            return real(path)
+        finally:
+            if left[0] and path == str(made.path):
+                left[0] = 0
+                made.path.unlink(missing_ok=True)
+                made.path.write_bytes(whole if how == "replaced" else b"")
+
+    monkeypatch.setattr(_verify_segments, "open_file", opening)
+    result = look(made)
+    assert result.ok, result.findings
+    assert result.counts["segments"] == (2 if how == "made" else 1)
+    assert "ledger-absent" not in noticed(result)
+
+
+def test_fifo_is_no_ledger(tmp_path: Path) -> None:
+    """Nor does it hold us up that nobody writes to it."""
+    os.mkfifo(tmp_path / "ledger.jsonl")
+    with pytest.raises(AuditError, match="not a regular file"):
+        verify(tmp_path / "ledger.jsonl", key=KEY)
+
+
+def test_garbage_is_told_of_each_file(tmp_path: Path) -> None:
+    """Also where its line has the number of another file."""
+    made = Ledger(tmp_path)
+    chain = made.chain()
+    made.rotate()
+    made.checkpoint(chain)
+    made.checkpoint(chain)
+    made.write(b"x\n")
+    made.rotate()
+    made.write(b"x\nx\n")
+    made.checkpoint(chain)
+
+    result = look(made)
+    assert told(result) == [("ledger.jsonl.2", 3, "torn-or-garbage"), ("ledger.jsonl", 1, "torn-or-garbage")]
+    assert [found.more for found in result.findings] == [0, 1]
+
+
+def went(made: Ledger, *, boot: str, mono: int, **more: Any) -> Verification:
+    """Verify a ledger, of which the older segment goes meanwhile, with a chain in it that has no slot."""
+    assert made.keys
+    other = made.chain()
+    made.keys.clock.mono = mono
+    chain = made.keys.open_chain(next(made.ids), str(made.path), boot=boot)
+    process = {"pid": 4_000_000, "start": 1, "pid_ns": form.PID_NS}
+    put(made, chain, "chain.open", {"who": process, "keys": chain.keys})
+    segment = made.rotate()
+    made.checkpoint(other)
+    return look(made, progress=lambda _done, _total: segment.unlink(missing_ok=True), **more)
+
+
+@pytest.mark.parametrize(("boot", "mono", "is_right"), [
+    ("", 0, True), ("", 1, True), ("", -1, False), (form.BOOT, 1, False), (form.BOOT, -1, False),
+])  # fmt: skip
+def test_chain_without_a_slot_whose_file_goes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boot: str, mono: int, is_right: bool
+) -> None:
+    """It was retired, if it is younger than our look at the state file: of this boot, by the clock of this boot."""
+    monkeypatch.setattr(_verify_state.time, "monotonic_ns", lambda: 10_000_000)
+    # The registry is written first, and each record is later by a millisecond.
+    result = went(Ledger(tmp_path), boot=boot or _probe.boot_id(), mono=10_000_000 - 2_000_000 + mono)
+    assert reasons(result) == ([] if is_right else ["state-missing"])
+
+
+@pytest.mark.parametrize("gives_back", [True, False])
+def test_chain_whose_file_goes_meanwhile(ledger: tuple[Ledger, Chain], gives_back: bool) -> None:
+    """What was compared before is retired, if its slot goes too. One that stays may not be behind."""
+    made, chain = ledger
+    assert made.state is not None
+    state = made.state.path
+    at = state.read_bytes().index(_verify_scan.id_of(chain.chain) or b"") - 8
+    older = state.read_bytes()[at : at + 128]
+    made.spawn(chain)
+    segment = made.rotate()
+    made.chain()
+
+    def put_slot(unit: bytes) -> None:
+        data = state.read_bytes()
+        state.write_bytes(data[:at] + unit + data[at + 128 :])
+
+    def go(_done: int, _total: int) -> None:
+        segment.unlink(missing_ok=True)
+        if gives_back:
+            put_slot(bytes(128))
+
+    if not gives_back:
+        put_slot(older)
+    assert reasons(look(made, progress=go)) == ([] if gives_back else ["state-behind"])
+
+
+# ------------------------------------------------------------------ the rest
+
+
+def test_records_in_a_wrong_order_are_no_equal_lines(ledger: tuple[Ledger, Chain]) -> None:
+    """``dedupe`` takes what comes again, and nothing that comes too late."""
+    made, _ = ledger
+    lines = lines_of(made.path)
+    made.path.write_bytes(b"".join([*lines[:20], lines[21], lines[20], *lines[22:]]))
+
+    result = look(made, dedupe=True)
+    assert told(result) == [("ledger.jsonl", 21, "gap")]
+    assert "1 replay/reorder" in result.findings[0].text
+    assert result.counts["repeats"] == 0
+
+
+def test_records_without_keys_that_come_again_after_a_retirement(tmp_path: Path) -> None:
+    """There is no MAC that they could have."""
+    made = Ledger(tmp_path, None)
+    chain = made.chain()
+    made.spawn(chain)
+    older = made.rotate()
+    again = lines_of(older)[-2:]
+    made.append(chain, "audit.degraded", {"lost": 0, "why": "EIO", "resent": [2, 3]})
+    made.write(b"".join(again))
+    made.checkpoint(chain)
+    made.rotate()
+    made.retire(older)
+
+    result = look(made, key=None, state=False)
+    assert result.ok, result.findings
+    assert result.counts["repeats"] == 2
+
+
+def test_beginning_of_the_record_before_the_first_that_is_here(tmp_path: Path) -> None:
+    """It was whole once, and is not gone: the finding is at the beginning, and there is no gap."""
+    made = Ledger(tmp_path)
+    chain = made.chain()
+    made.spawn(chain)
+    lines = lines_of(made.path)
+    made.path.write_bytes(b"".join([lines[0][:300] + b"\n", *lines[1:]]))
+
+    result = look(made)
+    assert told(result) == [("ledger.jsonl", 1, "torn-or-garbage")]
+    assert result.findings[0].more == 0
+
+
+def test_aggregate_that_a_record_tells_is_that_of_those_before(ledger: tuple[Ledger, Chain]) -> None:
+    """Who took over the process may write any, and it is told."""
+    made, chain = ledger
+    made.append(chain, "checkpoint", {"why": "count", "counts": {}, "lost": 0, "mirrors": {}, "agg": "1" * 64})
+
+    result = look(made)
+    assert told(result) == [("ledger.jsonl", 51, "aggregate-mismatch")]
+    assert result.findings[0].more == 0
+
+
+def test_gap_in_a_chain_without_keys_needs_no_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no keys to follow, however far the next record is."""
+    made = Ledger(tmp_path, None)
+    chain = made.chain()
+    chain.n = 1 << 40
+    put(made, chain, "cred.change", {})
+    monkeypatch.setattr(_verify_scan, "STEPS_MAX", 1000)
+
+    (found,) = look(made, key=None, state=False).findings
+    assert found.reason == "gap"
+    assert "too many" not in found.text
+
+
+def test_origin_that_is_told_later_than_those_of_its_descendants() -> None:
+    """What led nowhere is looked for again when its end is told, over any number of forks."""
+    ids = [bytes(15) + bytes([number]) for number in range(1, 4)]
+    sources = {ids[2]: Source(0, ids[1], 0), ids[1]: Source(0, ids[0], 0)}
+    with _verify_scan.Scanner() as scanner:
+        descent = Descent(Epochs(KEY), scanner, sources.get)
+        assert descent.key(ids[2], sources[ids[2]]) is None
+        sources[ids[0]] = Source(0)
+        descent.learned(ids[0])
+        assert descent.key(ids[2], sources[ids[2]]) is not None
+
+
+def test_epochs_are_not_followed_from_the_first_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some are kept on the way."""
+    steps = []
+    real = _verify_keys.mac
+    epochs = Epochs(KEY)
+    monkeypatch.setattr(_verify_keys, "mac", lambda key, data: steps.append(data) or real(key, data))
+    first = epochs.key(640)
+    assert len(steps) == 640
+    for _ in range(3):
+        assert epochs.key(500) == form.epoch_key(KEY, 500)
+        assert epochs.key(640) == first
+    assert len(steps) < 640 + 6 * _verify_keys.ANCHOR
+
+
+def test_record_key_of_a_chain_of_which_nothing_is_told() -> None:
+    """There is none."""
+    with _verify_scan.Scanner() as scanner:
+        means = Means(Epochs(KEY), False, None, None, None)
+        walk = _verify_walk.Walk([], scanner, means, Collector(""), Collector(""))
+        assert walk.record_key(bytes(16), 3) is None
+
+
+def test_what_is_foretold_is_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of heads that tell where keys come from; those that do not need no room."""
+    monkeypatch.setattr(_verify_walk, "HELD_MAX", 1)
+    with _verify_scan.Scanner() as scanner:
+        means = Means(Epochs(KEY), False, None, None, None)
+        walk = _verify_walk.Walk([], scanner, means, Collector(""), Collector(""))
+        heads = {NAME[:-1] + digit: [1, "", keys] for digit, keys in (("0", None), ("1", {"epoch": 1}), ("2", {"epoch": 2}))}
+        walk._take_sources({"heads": heads}, (0, 1, 0))
+        assert list(walk.foretold.values()) == [(Source(1), (0, 1, 0))]
+
+
+def test_state_file_is_named_where_a_chain_is_missing(ledger: tuple[Ledger, Chain]) -> None:
+    """The finding has the place of its slot."""
+    made, _ = ledger
+    os.truncate(made.path, 0)
+    (found,) = look(made).findings
+    assert (found.file, found.byte) == (f"{made.path}.state", 128)
+
+
+@pytest.mark.parametrize(("boot", "says"), [("", "its process is gone"), (form.BOOT, "its process is not known: of another boot")])
+def test_end_of_a_process_is_known_on_its_boot_only(tmp_path: Path, boot: str, says: str) -> None:
+    """That is said of a chain without a last record."""
+    made = Ledger(tmp_path, None)
+    chain = Chain(NAME, None, None, boot=boot or _probe.boot_id())
+    put(made, chain, "chain.open", {"who": {"pid": 4_000_000, "start": 1, "pid_ns": form.PID_NS}, "keys": None})
+
+    (found,) = look(made, key=None, state=False).notices
+    assert found.reason == "crashed"
+    assert says in found.text
+
+
+def test_witness_of_what_was_retired_says_nothing(ledger: tuple[Ledger, Chain], tmp_path: Path) -> None:
+    """Its records are not here, and may not be."""
+    made, chain = ledger
+    witness = tmp_path / "witness"
+    witness.write_bytes(b"".join(lines_of(made.path)[10:20]))
+    segment = made.rotate()
+    made.checkpoint(chain)
+    made.rotate()
+    made.retire(segment)
+
+    result = look(made, witness=[witness])
+    assert result.ok, result.findings
+    assert noticed(result) == {"retired"}
+
+
+@pytest.mark.parametrize("boot", ["00000000-0000-4000-8000-00000000beef", ""])
+@pytest.mark.parametrize("ours", [form.BOOT, ""])
+def test_witness_of_another_boot(tmp_path: Path, boot: str, ours: str) -> None:
+    """Its chains need not be here; no boot at all is not the same boot."""
+    made = Ledger(tmp_path, None)
+    put(made, Chain(NAME, None, None, boot=ours), "chain.open", {"who": {}, "keys": None})
+    witness = tmp_path / "witness"
+    witness.write_bytes(Chain(NAME[:-1] + "e", None, None, boot=boot).line("chain.open", {"who": {}, "keys": None}))
+
+    result = look(made, key=None, state=False, witness=[witness])
+    assert result.ok, result.findings
+    assert "witness-other" in noticed(result)
