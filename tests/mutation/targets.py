@@ -35,7 +35,7 @@ _PAIRS: Run = ("test_exploits.py", "test_launch_exploits.py", "-m", "not slow")
 #: The code of the child is the same for all that share memory: one of them is enough at first.
 _DESCRIPTORS: Run = ("test_descriptors.py", "-k", "vfork and not bounded and not random and not devnull and not closed and not every_map")
 #: The launcher has the code of the child too, and is built in a moment.
-_LAUNCHED: Run = ("test_given.py", "test_given_namespaces.py", "-k", "launcher", "-m", "not slow")
+_LAUNCHED: Run = ("test_given.py", "test_given_namespaces.py", "-k", "launcher and not beside and not exactly", "-m", "not slow")
 
 CHILD = Target(
     ("_child.c", "_steps.c", "_drop.c", "_confine.c", "_spawned.c"),
