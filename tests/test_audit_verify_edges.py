@@ -693,3 +693,116 @@ def test_witness_of_another_boot(tmp_path: Path, boot: str, ours: str) -> None:
     result = look(made, key=None, state=False, witness=[witness])
     assert result.ok, result.findings
     assert "witness-other" in noticed(result)
+
+
+# ------------------------------------------------------------------ the form of a line
+
+
+#: A record of which only the form is right, by its parts.
+PARTS = {
+    "start": '{"v":1,"c":"', "id": NAME, "n": "7", "p": "0" * 64, "ev": "spawn.exit", "sid": "null", "t": "1", "mono": "1",
+    "boot": "", "mode": "require", "more": "",
+}  # fmt: skip
+
+
+def record(**parts: str) -> bytes:
+    """Return a line with some of the parts in the place of those, without its newline."""
+    one = {**PARTS, **parts}
+    return (
+        f'{one["start"]}{one["id"]}","n":{one["n"]},"p":"{one["p"]}","ev":"{one["ev"]}","sid":{one["sid"]},"t":{one["t"]},'
+        f'"mono":{one["mono"]},"boot":"{one["boot"]}","mode":"{one["mode"]}"{one["more"]}}}'
+    ).encode("latin-1")
+
+
+def judged(path: Path, data: bytes) -> list[_verify_scan.Record]:
+    """Return what the verifier says of bytes, where chains do not matter."""
+    path.write_bytes(data)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return [one for one, _ in _verify_scan.parts(fd, len(data))]
+    finally:
+        os.close(fd)
+
+
+LEFT_BEFORE_MORE = len(record()) + len(',"a":""')
+RIGHT: list[dict[str, str]] = [
+    {}, {"n": "0"}, {"n": str(2**64 - 2)}, {"t": str(2**63 - 1)}, {"mono": str(2**63 - 1)}, {"p": "0123456789abcdef" * 4},
+    {"ev": "a"}, {"ev": "z" * 32}, {"sid": f'"{NAME}"'}, {"boot": "0" * 36}, {"boot": "-"}, {"mode": "durable"},
+    {"mode": "best_effort"}, {"more": ',"a":"' + "x" * (7999 - LEFT_BEFORE_MORE) + '"'}, {"more": ',"a":true,"b":false,"c":null'},
+    {"more": ',"a":-0,"b":-18446744073709551615,"c":18446744073709551615'}, {"more": ',"a":" ~\\"\\\\\\/\\b\\f\\n\\r\\t\\u00ff"'},
+    {"more": ',"a":[],"b":{},"c":[{}],"d":[[],1]'}, {"more": ',"a":' + "[" * 62 + "]" * 62}, {"more": ',"a":' + '{"a":' * 61 + "{}" + "}" * 61},
+    {"more": ',"a":{"b":1,"c":[1,"]}"]}'}, {"more": ',"":0'},
+]  # fmt: skip
+WRONG: list[dict[str, str]] = [
+    {"start": '{"v":2,"c":"'}, {"id": NAME.upper()}, {"id": NAME.replace("-", "x")}, {"id": NAME.replace("b", "g")}, {"id": NAME.replace("b", "`")},
+    {"n": "07"}, {"n": "00"}, {"n": ""}, {"n": "-1"}, {"n": "1:"}, {"n": "/"}, {"n": str(2**64 - 1)}, {"n": str(2**64)}, {"n": "9" * 30},
+    {"t": str(2**63)}, {"t": "-1"}, {"mono": str(2**63)}, {"p": "0" * 63}, {"p": "0" * 65}, {"p": "0" * 63 + "/"},
+    {"p": "0" * 63 + ":"}, {"p": "0" * 63 + "G"}, {"p": "0" * 63 + "g"}, {"ev": ""}, {"ev": "z" * 33}, {"ev": "spawn exit"}, {"ev": "\0"},
+    {"sid": "nul"}, {"sid": f'"{NAME}'}, {"sid": NAME}, {"sid": "1"}, {"boot": "0" * 37}, {"boot": "g"}, {"mode": "requir"},
+    {"mode": "required"}, {"mode": "REQUIRE"}, {"mode": "durabla"}, {"mode": ""}, {"more": ' ,"a":1'}, {"more": ',"a":"\x1f"'},
+    {"more": ',"a":"\x7f"'}, {"more": ',"a":"\\x"'}, {"more": ',"a":"\\u00g0"'}, {"more": ',"a":"\\\0"'}, {"more": ',"a":tru'}, {"more": ',"a":falsy'},
+    {"more": ',"a":nul'}, {"more": ',"a":1.5'}, {"more": ',"a":-'}, {"more": ',"a":18446744073709551616'}, {"more": ',"a":01'},
+    {"more": ',"a":'}, {"more": ","}, {"more": ',"a"'}, {"more": ',1:1'}, {"more": ',"a":[1,]'}, {"more": ',"a":[}'}, {"more": ',"a":{]'},
+    {"more": ',"a":{"b"}'}, {"more": ',"a":' + "[" * 63 + "]" * 63}, {"more": "}"}, {"more": "]"}, {"more": ',"a":1}x{"a":1'},
+    {"more": ',"a":"' + "x" * (8000 - LEFT_BEFORE_MORE) + '"'},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(RIGHT)))
+def test_form_of_a_record(tmp_path: Path, number: int) -> None:
+    """Each of these is one, up to the longest and the largest; and one that is cut anywhere is a beginning."""
+    line = record(**RIGHT[number])
+    (made,) = judged(tmp_path / "x", line + b"\n")
+    assert (made.verdict, made.size, made.flags) == (_verify_scan.FITS, len(line), _verify_scan.HAS_NUMBER)
+    assert made.chain == NAME
+    assert (str(made.n), str(made.t)) == ({**PARTS, **RIGHT[number]}["n"], {**PARTS, **RIGHT[number]}["t"])
+    assert made.sid == ((_verify_scan.id_of(NAME) or b"") if "sid" in RIGHT[number] else bytes(16))
+    assert made.hash == form.sha256(line)
+    for size in (len(line) - 1, len(line) // 2, 1):
+        (made,) = judged(tmp_path / "x", line[:size])
+        assert (made.verdict, made.size) == (_verify_scan.TORN, size)
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_form_of_no_record(tmp_path: Path, number: int) -> None:
+    """None of these is one, and none is the beginning of one: what a killed writer leaves is told apart from them."""
+    line = record(**WRONG[number])
+    assert _verify_scan.GARBAGE in [one.verdict for one in judged(tmp_path / "x", line + b"\n")]
+    assert _verify_scan.FITS not in [one.verdict for one in judged(tmp_path / "x", line + b"\n")]
+
+
+@pytest.mark.parametrize("mac", ["0" * 64, "0123456789abcdef" * 4])
+def test_form_of_a_mac(tmp_path: Path, mac: str) -> None:
+    """64 digits at the very end."""
+    (made,) = judged(tmp_path / "x", record(more=f',"m":"{mac}"') + b"\n")
+    assert (made.verdict, made.flags) == (_verify_scan.FITS, _verify_scan.HAS_NUMBER | _verify_scan.HAS_MAC)
+    for none in (f',"m":"{mac[1:]}"', f',"m":"{mac[1:]}G"', f',"n":"{mac}"', f',"m":"{mac}","a":1', f',"m":["{mac}"]'):
+        (made,) = judged(tmp_path / "x", record(more=none) + b"\n")
+        assert not made.flags & _verify_scan.HAS_MAC
+
+
+def test_numbers_of_events() -> None:
+    """Those that somebody asks for have one each, from 1 on; no other has."""
+    assert list(_verify_scan.EVENTS.values()) == list(range(1, 16))
+    assert _verify_scan.lib.ss_verify_event(-1) == _verify_scan.ffi.NULL
+    assert _verify_scan.lib.ss_verify_event(16) == _verify_scan.ffi.NULL
+
+
+@pytest.mark.parametrize("name", [*_verify_scan.EVENTS, "spawn.exits", "xpawn.exit"])
+def test_event_of_a_record(tmp_path: Path, name: str) -> None:
+    """It is told by its number."""
+    (made,) = judged(tmp_path / "x", record(ev=name) + b"\n")
+    assert made.event == _verify_scan.EVENTS.get(name, 0)
+
+
+def test_records_that_go_on_in_one_line(tmp_path: Path) -> None:
+    """A record behind a beginning is found where it begins, also where that is at the end of what a line may have."""
+    line = record()
+    for before in (b"x", line[:1], line[:40], line[:-1], b"x" * 7999, b"x" * 8000, b"x" * 8001, b"x" * 7995 + line[:11], b"x" * 20_000):
+        made = judged(tmp_path / "x", before + line + b"\n" + line + b"\n")
+        assert [one.verdict for one in made][-2:] == [_verify_scan.FITS, _verify_scan.FITS], before
+        assert sum(one.size for one in made[:-2]) == len(before)
+        assert [(one.line, one.at) for one in made[-2:]] == [(1, len(before)), (2, len(before) + len(line) + 1)]
+        assert made[0].flags & _verify_scan.NO_NEWLINE
+        assert not made[-1].flags & _verify_scan.NO_NEWLINE
+        assert [bool(one.flags & _verify_scan.TOO_LONG) for one in made] == [one.size >= 8000 for one in made]
