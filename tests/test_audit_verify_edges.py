@@ -806,3 +806,33 @@ def test_records_that_go_on_in_one_line(tmp_path: Path) -> None:
         assert made[0].flags & _verify_scan.NO_NEWLINE
         assert not made[-1].flags & _verify_scan.NO_NEWLINE
         assert [bool(one.flags & _verify_scan.TOO_LONG) for one in made] == [one.size >= 8000 for one in made]
+
+
+# ------------------------------------------------------------------ chains in the core
+
+
+def test_beginning_of_a_chain_of_which_nothing_else_is_left(tmp_path: Path) -> None:
+    """A killed writer left it behind the segment that was retired: its chain is in the state file, and not open yet."""
+    made = Ledger(tmp_path)
+    gone, chain = made.chain(), made.chain()
+    segment = made.rotate()
+    made.write(gone.line("cred.change", {})[:200] + b"\n")
+    made.checkpoint(chain)
+    made.rotate()
+    made.retire(segment)
+
+    result = look(made)
+    assert result.ok, result.findings
+    assert noticed(result) == {"retired", "uncommitted"}
+
+
+@pytest.mark.parametrize(("ns", "is_told"), [(1_000_000_000, False), (1_000_000_001, True)])
+def test_clock_is_set_back_by_more_than_a_second(ledger: tuple[Ledger, Chain], ns: int, is_told: bool) -> None:
+    """Less than that is how a clock is kept right."""
+    made, chain = ledger
+    chain.clock.t -= ns + 1_000_000  # the next record is later by a millisecond
+    made.append(chain, "cred.change", {})
+
+    result = look(made)
+    assert result.ok, result.findings
+    assert noticed(result) == ({"clock-back"} if is_told else set())

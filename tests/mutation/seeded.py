@@ -16,6 +16,8 @@ from seeded_faults import FAULTS, Fault
 from workshop import Workshop
 
 SECONDS = 600
+#: Their tests build the whole core with hooks, from the sources as they are.
+HOOKED = ("test_exploits.py", "test_launch_exploits.py", "test_helper_exploits.py")
 
 
 def is_noticed(workshop: Workshop, fault: Fault) -> bool:
@@ -25,8 +27,8 @@ def is_noticed(workshop: Workshop, fault: Fault) -> bool:
     assert text.count(fault.was) == 1, fault
     workshop.write(fault.file, text.replace(fault.was, fault.becomes))
     try:
-        # A test with hooks builds its own; the core is needed all the same, and the launcher is its.
-        assert not fault.file.endswith(".c") or workshop.build("-O0") is not None, f"{fault.file} does not compile"
+        is_built = fault.test.partition("::")[0] in HOOKED or not fault.file.endswith(".c")
+        assert is_built or workshop.build("-O0") is not None, f"{fault.file} does not compile"
         return workshop.test((fault.test,), SECONDS).failed is not None
     finally:
         workshop.write(fault.file, text)
