@@ -18,7 +18,7 @@ from workshop import Workshop
 SECONDS = 600
 #: What a build makes.
 BUILT = ("_native_ffi.abi3.so", "launcher", "helper")
-#: Their tests build the whole core with hooks, from the sources as they are.
+#: Most of their tests build the whole core with hooks, from the sources as they are.
 HOOKED = ("test_exploits.py", "test_launch_exploits.py", "test_helper_exploits.py")
 
 
@@ -29,8 +29,11 @@ def is_noticed(workshop: Workshop, fault: Fault, built: dict[Path, bytes]) -> bo
     assert text.count(fault.was) == 1, fault
     workshop.write(fault.file, text.replace(fault.was, fault.becomes))
     try:
-        is_built = fault.test.partition("::")[0] in HOOKED or not fault.file.endswith(".c")
-        assert is_built or workshop.build("-O0") is not None, f"{fault.file} does not compile"
+        needs_build = fault.file.endswith(".c")
+        if needs_build and fault.test.partition("::")[0] in HOOKED:
+            if workshop.test((fault.test,), SECONDS).failed is not None:
+                return True  # else it is a pair that needs no hooks
+        assert not needs_build or workshop.build("-O0") is not None, f"{fault.file} does not compile"
         return workshop.test((fault.test,), SECONDS).failed is not None
     finally:
         workshop.write(fault.file, text)
