@@ -118,6 +118,8 @@ valgrind: $(VENV)/.built
 	tests/valgrind.sh
 
 # Every fault by name, then SAMPLE changes of each group of sources, for SECONDS at most: none may go unnoticed, or unexplained.
+# The copies are built in memory: what is written to a disk takes most of the time else.
+mutants: export TMPDIR := $(or $(TMPDIR),$(wildcard /dev/shm),/tmp)
 mutants: $(VENV)/.built
 	$(BIN)/python tests/mutation/seeded.py
 	$(BIN)/python tests/mutation/mutate.py --sample $(or $(SAMPLE),100) --seconds $(or $(SECONDS),3600) --seed $(or $(SEED),1)

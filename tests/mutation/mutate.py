@@ -4,10 +4,10 @@
                                  [--seed N] [--jobs N] [--quick | --wide] [--again] [--results FILE]
 
 Each mutant is built in a copy of the tree and the tests that are near to it run until one fails. ``--again`` tries
-only the survivors of the results, ``--wide`` gives them all other tests of their group; ``--quick`` leaves it at the tests
-that a warm process runs (warm.py). Results are added to a JSON
-file: by the id of a mutant its verdict, the test that killed it, and what was changed. A mutant that has a verdict
-there already is not tried again otherwise. TMPDIR=/dev/shm spares the disk, which else takes most of the time.
+only the survivors of the results that are not explained, ``--wide`` gives them all other tests of their group;
+``--quick`` leaves it at the tests that a warm process runs (warm.py). Results are added to a JSON file: by the id of
+a mutant its verdict, the test that killed it, and what was changed. A mutant that has a verdict there already is not
+tried again otherwise. TMPDIR=/dev/shm spares the disk, which else takes most of the time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ import python_operators
 from mutant import Mutant, applied, named
 from targets import TARGETS, Run, Target
 from warm import Warm
-from workshop import ROOT, Workshop
+from workshop import FUZZ_TEST, ROOT, Workshop
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 PACKAGE = ROOT / "safespawn"
 #: Of one run of tests whose usual time is not known.
@@ -157,6 +162,8 @@ class Bench:
         began = time.monotonic()
         warm = self._warm[workshop.where, target.warm]
         said = warm.judge(file=path, lines=lines, function=mutant.function, **more)
+        if said["verdict"] == "survived" and target is TARGETS["verifier-core"] and not workshop.fuzz():
+            said = {"verdict": "killed", "by": FUZZ_TEST}
         said.update({"by": said["by"].removeprefix("tests/")} if "by" in said else {"wide": False})
         return {**said, "seconds": round(time.monotonic() - began, 1)}
 
@@ -175,13 +182,14 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results.json"))
     asked = parser.parse_args()
     bench = Bench(asked.results, asked.jobs, time.monotonic() + asked.seconds, is_quick=asked.quick)
+    known = tomllib.loads(Path(__file__).with_name("explained.toml").read_text(encoding="utf-8"))
     for group in asked.group or TARGETS:
         target, verdicts = TARGETS[group], {key: one["verdict"] for key, one in bench.results.items()}
         mutants = chosen(group, asked.sample, asked.seed)
         if asked.wide or asked.again:
             survived = {
                 key for key, one in bench.results.items()
-                if one["verdict"] == "survived" and not (asked.wide and one["wide"])
+                if one["verdict"] == "survived" and not (asked.wide and one["wide"]) and key not in known
             }  # fmt: skip
             mutants = [mutant for mutant in all_mutants(group) if mutant.id in survived]
         else:

@@ -29,23 +29,21 @@ class Target(NamedTuple):
 
 _GIVEN: Run = ("test_given.py", "-k", "test_alone and fork")
 _DROPS: Run = ("test_identity.py", "test_regain.py")
+_DROPS_ONCE: Run = (*_DROPS, "-k", "fork or launcher and setgroups")
 _STAGES: Run = ("test_stages.py", "test_launch_stages.py", "-m", "not slow")
 _PAIRS: Run = ("test_exploits.py", "test_launch_exploits.py", "-m", "not slow")
 #: The code of the child is the same for all that share memory: one of them is enough at first.
-_DESCRIPTORS: Run = ("test_descriptors.py", "-k", "vfork and not bounded and not random and not devnull and not closed")
+_DESCRIPTORS: Run = ("test_descriptors.py", "-k", "vfork and not bounded and not random and not devnull and not closed and not every_map")
 #: The launcher has the code of the child too, and is built in a moment.
-_LAUNCHED: Run = (
-    "test_given.py", "test_given_namespaces.py", "test_landlock.py", "test_descriptors.py", "test_options.py",
-    "test_identity.py", "test_regain.py", "test_launch_stages.py", "-k", "launcher", "-m", "not slow",
-)  # fmt: skip
+_LAUNCHED: Run = ("test_given.py", "test_given_namespaces.py", "-k", "launcher and not beside and not exactly", "-m", "not slow")
 
 CHILD = Target(
     ("_child.c", "_steps.c", "_drop.c", "_confine.c", "_spawned.c"),
     (
         (r"fds|place|lift|spare|is_target", (_GIVEN, _DESCRIPTORS)),
         (r"cloexec|digits", (("test_fallbacks.py", "-k", "close_range and vfork or listed or without_proc"), _DESCRIPTORS)),
-        (r"signals|dispose|default|mask|stops", (_GIVEN, ("test_options.py", "-k", "sig or mask or stop"))),
-        (r"arm$|exit|spawned|born|spawn$", (_GIVEN, ("test_bounds.py", "-m", "not slow"))),
+        (r"signals|dispose|default|mask|stops", (_GIVEN, ("test_options.py", "-k", "(sig or mask or stop) and fork"))),
+        (r"arm$|exit|spawned|born|spawn$", (_GIVEN, ("test_bounds.py", "-k", "clone or fork", "-m", "not slow"))),
         (r"pdeathsig|has_parent", (_GIVEN, ("test_options.py", "-k", "pdeath"), ("test_given.py", "-k", "ends_with"))),
         (r"pin$|_ns$|launcher", (_GIVEN, ("test_report.py", "-k", "pin"), ("test_launch_stages.py", "-k", "launcher"))),
         (r"epoch|creds|birth", (_GIVEN, ("test_exploits.py", "-k", "credentials_change or ids_do_not_show"))),
@@ -54,7 +52,7 @@ CHILD = Target(
         (r"root|inside", (_GIVEN, ("test_given.py", "-k", "root or jail or cwd"))),
         (r"cgroup", (("test_given.py", "-k", "cgroup"),)),
         (r"landlock", (("test_landlock.py",),)),
-        (r"regain|verify|agree|caps|uid|gid|groups|ambient|bounding|securebits|kept|has", (_GIVEN, _DROPS)),
+        (r"regain|verify|agree|caps|uid|gid|groups|ambient|bounding|securebits|kept|has", (_GIVEN, _DROPS_ONCE)),
         (r"", (_GIVEN, _DESCRIPTORS)),
     ),
     (("test_options.py",), _DROPS, ("test_descriptors.py",), _STAGES, ("test_given_namespaces.py",),
@@ -74,7 +72,7 @@ GUARDS = Target(
 #: Those of the verifier's tests that take seconds: for who survives the others.
 _SLOW = ("between_any_two_reads or any_changed_byte or killed_w or killed_p or many_chains or no_bytes or every_byte or every_cut "
          "or reference_agree or the_library or looked_through_by_halves or live_writer or shrinks or work_of_the_verifier")  # fmt: skip
-_VERIFY: Run = ("test_audit_verify.py", "test_hostile_ledgers.py", "-k", f"not ({_SLOW})", "-m", "not slow")
+_VERIFY: Run = ("test_audit_verify.py", "test_audit_verify_edges.py", "test_hostile_ledgers.py", "-k", f"not ({_SLOW})", "-m", "not slow")
 _VERIFY_SLOW: Run = ("test_audit_verify.py", "test_hostile_ledgers.py", "-k", _SLOW, "-m", "not slow")
 
 VERIFIER = Target(

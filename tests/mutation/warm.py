@@ -172,9 +172,11 @@ def known(session: pytest.Session, files: set[str]) -> list[Known]:
     told = list(_forked(session, act))
     assert len(told) == len(items) + 1, f"{told[-1]} after {told[-2][0]}"
     failed = [one[0] for one in told[:-1] if not one[1]]
-    assert not failed, failed
+    assert len(failed) <= len(items) // 100, failed  # a limit of time, which a busy machine may miss
+    print(f"left out, because they fail without a mutant: {failed}" if failed else "every test passes without a mutant")
     print(f"{len(items)} tests in {time.monotonic() - began:.0f} s")
-    return sorted((Known(items[name], seconds, reached) for name, _, seconds, reached, _ in told[:-1]), key=lambda one: one.seconds)
+    tests = (Known(items[name], seconds, reached) for name, passed, seconds, reached, _ in told[:-1] if passed)
+    return sorted(tests, key=lambda one: one.seconds)
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

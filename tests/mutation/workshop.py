@@ -20,6 +20,9 @@ from warm import Warm
 
 ROOT = Path(__file__).resolve().parents[2]
 
+#: As tests/test_fuzz_corpus.py has it; a second or two.
+FUZZ_TEST = "test_fuzz_corpus.py::test_mutations_are_judged_rightly[verify]"
+FUZZ_OPTIONS, FUZZ_SECONDS = ("-runs=3000", "-max_len=20000", "-seed=20240607"), 120
 _COMPARED = "_digest(held.fd) == _binding.launcher_digest()"
 #: What the verifier's part of the core needs, as in fuzz/fuzz_verify.c.
 _ALONE_IN_C = """\
@@ -93,6 +96,19 @@ class Workshop:
             return None
         subprocess.run(["gcc", "-shared", str(made), "-o", str(self.where / "verify.so")], check=True)
         return made.read_bytes()
+
+    def fuzz(self) -> bool:
+        """Whether the fuzz target of the verifier's part still says of its inputs what is right, without sanitizers."""
+        fuzz, made = self.where / "fuzz", str(self.where / "fuzz_verify")
+        line = ["gcc", "-std=gnu11", "-g0", "-O0", "-w", str(fuzz / "fuzz_verify.c"), str(fuzz / "driver.c"), "-o", made]
+        subprocess.run(line, check=True)
+        inputs = sorted(map(str, (fuzz / "corpus" / "verify").iterdir()))
+        line = [made, *FUZZ_OPTIONS, f"-dict={fuzz / 'verify.dict'}", *inputs]
+        try:
+            done = subprocess.run(line, cwd=self.where, capture_output=True, timeout=FUZZ_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
 
     def build(self, level: str = "-O1") -> bytes | None:
         """Build core and programs without much optimisation; return their code, or None if they do not compile."""
