@@ -151,7 +151,7 @@ ALLOWED: list[tuple[str, str, str]] = [
     ("parent rt_sigprocmask", "clone prepare refused early ran", "the second restores the mask; the kernel refuses none of ours"),
     ("parent waitid", "ran after after!ECHILD early early!ECHILD refused", "others may have reaped it; told as unconfirmed"),
     ("parent close", "after ran", "it is closed whatever close(2) says"),
-    ("parent ppoll", "refused killed early ran", "whoever waits looks again; the helper may be lost"),
+    ("parent ppoll", "refused early ran", "whoever waits looks again; the helper may be lost"),
     ("parent poll", "after early ran", "whoever waits looks again"),
     ("parent read", "after early refused ran", "nobody can say: told as unconfirmed"),
     ("parent socketpair", "clone early", ""),

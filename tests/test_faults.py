@@ -76,6 +76,11 @@ MENDED = [
     ("helper-life", "helper prctl 4", 1, "EPERM", "early"),
     # A sandbox that says EINVAL of all capabilities: the bounding set was left as it was.
     ("launcher-drop", "launcher prctl 23", 2, "EINVAL", "bounding"),
+    # What a record tells beside could not be seen: that came in the place of what had failed, without a report.
+    ("fork-missing", "parent getgroups", 1, "EINVAL", "lookup!ENOENT"),
+    ("vfork-late", "parent getgroups", 2, "EINVAL", "timed-out"),
+    # A program that could not be read to be hashed: no report, and no record.
+    ("vfork-pinned", "parent pread64", 2, "EIO", "lookup"),
     # No pipe, and no report of that.
     ("vfork-options", "parent pipe2", 1, "EMFILE", "prepare"),
     # The program ran on without its handle.
