@@ -285,7 +285,12 @@ def _fits(site: Site, key: str) -> bool:
     return any(fnmatch.fnmatchcase(name, key) for name in names)
 
 
-def _is_excused(scene: Scene, site: Site, name: str, wrong: str) -> bool:
+def _is_left_to_itself(scene: Scene, wrong: str) -> bool:
+    """Whether it may be a parked child whose helper was killed before it could tell of it (R-56)."""
+    return scene.play == "helper_life" and scene.pool > 0 and wrong.startswith("zombie: ")
+
+
+def _is_excused(site: Site, name: str, wrong: str) -> bool:
     return any(
         _fits(site, key) and name in (names.split() or [name]) and re.search(what, wrong)
         for key, names, what, _ in EXCUSED
@@ -294,7 +299,7 @@ def _is_excused(scene: Scene, site: Site, name: str, wrong: str) -> bool:
 
 def judge(scene: Scene, site: Site, name: str, came: Came, plain: str) -> str:
     """Return what is wrong with what came of it; ``plain`` is what comes without a fault."""
-    wrong = [one for one in came.wrong if not _is_excused(scene, site, name, one)]
+    wrong = [one for one in came.wrong if not _is_excused(site, name, one) and not _is_left_to_itself(scene, one)]
     if wrong:
         return "; ".join(wrong)
     it = outcome(came, name)
