@@ -27,7 +27,7 @@ from injecting import Came, Scene, Site
 #: Whose calls are those of a ``step``: it is the same code in all of them.
 STEPPERS = ("child", "launcher", "helper-child")
 
-#: First match wins. Keys are as in Site.key; the paths of a run are ~. Behind: why it may be "ran".
+#: First match wins. Keys are as in Site.key, of one play alone with that before it; the paths of a run are ~. Behind: why it may be "ran".
 ALLOWED: list[tuple[str, str, str]] = [
     # ---- the steps of a child, a launcher and a child of a helper: the same code
     ("child set_robust_list", "birth lookup", ""),
@@ -133,6 +133,7 @@ ALLOWED: list[tuple[str, str, str]] = [
     ("parent newfstatat ~/life-N", "ran", "as above"),
     ("parent newfstatat ~/life-N/ledger", "ran", "as above"),
     ("parent openat ~/life-N/ledger", "ran:EINTR,ENOENT", "again; there is none yet"),
+    ("ledger_life: parent openat /", "ran:EINTR,ENOENT,ENOTDIR,EACCES", "again; there are no keys, or none for us"),
     ("parent openat var", "ran:EINTR,ENOENT,ENOTDIR,EACCES", "again; there are no keys, or none for us"),
     ("parent openat lib", "ran:EINTR,ENOENT,ENOTDIR,EACCES", "as above"),
     ("parent newfstatat var", "ran:ENOENT,ENOTDIR,EACCES", "as above"),
@@ -226,7 +227,7 @@ ALLOWED: list[tuple[str, str, str]] = [
     ("parent fcntl 1030", "ran", "the copy of a pidfd for a wait: without it by looking again and again"),
     ("parent waitid", "ran after after!ECHILD early!ECHILD", "others may have reaped it; told as unconfirmed"),
     ("parent poll", "after ran", "whoever waits looks again"),
-    ("parent read", "after refused early!TypeError ran", "nobody can say: told as unconfirmed; EAGAIN of a file is no bytes, but None, to the interpreter"),
+    ("parent read", "after refused early!TypeError early!AttributeError ran", "nobody can say: told as unconfirmed; EAGAIN of a file is no bytes, but None, to the interpreter"),
     ("parent close", "ran", "it is closed whatever close(2) says"),
     ("parent write", "audit namespaces prepare refused ran", "EINTR: again; what becomes of a program that runs is told as lost"),
     ("parent openat *", "ran:EINTR", "again"),
@@ -305,7 +306,7 @@ def judge(scene: Scene, site: Site, name: str, came: Came, plain: str) -> str:
     it = outcome(came, name)
     if not came.fired:
         return "" if it == plain else f"{it} without a fault"
-    words = next((words.split() for key, words, _ in ALLOWED if _fits(site, key)), [])
+    words = next((words.split() for key, words, _ in ALLOWED if _fits(site, key.removeprefix(f"{scene.play}: "))), [])
     if scene.play == "ledger_life" and site.role == "parent":
         words += ["audit", "unrotated"]  # what a record needs cannot be had: also that of the opening and of the end
     if scene.play == "helper_life" and site.role == "parent":
