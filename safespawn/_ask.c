@@ -885,14 +885,17 @@ ss_ask_await(struct ss_asking *a, const struct ss_request *r, struct ss_result *
 {
 	struct ss_arena page = {NULL, NULL, (unsigned char *)a->launch.told, NULL, 0, 0, 0};
 	struct ss_window w;
-	int withdrawn;
+	int was_killed, withdrawn;
 
 	ss_launch_window(&w, &page, r, result);
 	w.awake = 1;
 	ss_bound(&w);
+	was_killed = w.timed_out;
 	withdrawn = ss_ask_overdue(&w, a->launch.told);
 	w.ns = ss_now() - start;
 	ss_conclude(&w, result);
+	if (was_killed && result->outcome == SS_KILLED_BEFORE_EXEC) /* by us, and it was long in dying */
+		result->outcome = SS_TIMED_OUT;
 	if (withdrawn && result->outcome == SS_FAILED && result->error == ECANCELED) { /* it has seen that */
 		result->outcome = SS_TIMED_OUT;
 		result->error = 0;

@@ -169,7 +169,12 @@ def _pin(request: Request, program: Program, deadline_ns: int) -> None:
     if not found.readable and found.copy_fd < 0:
         raise LookupProblem("lookup", errno.EACCES)
     fd = found.copy_fd if found.copy_fd >= 0 else found.exe_fd
-    program.sha256 = _sha256(fd, found.content["size"], deadline_ns)
+    try:
+        program.sha256 = _sha256(fd, found.content["size"], deadline_ns)
+    except OSError as problem:
+        if problem.errno in (None, errno.ETIMEDOUT):  # a handler's, and that of the deadline
+            raise
+        raise LookupProblem("lookup", problem.errno) from problem
     program.verdicts += (_same(request.digest, program.sha256),)
 
 

@@ -200,12 +200,13 @@ ss_standing_plain(struct ss_standing *s)
 {
 	struct stat here;
 	unsigned i;
+	long priority;
 	int error;
 
-	s->nice = 20 - (int32_t)ss_sys2(SYS_getpriority, PRIO_PROCESS, 0); /* of the kernel: never negative */
-	s->session = (int32_t)getsid(0);
-	s->group = (int32_t)getpgid(0);
-	if (stat(".", &here))
+	if ((priority = ss_sys2(SYS_getpriority, PRIO_PROCESS, 0)) < 0) /* of the kernel: 1 to 40 */
+		return (int)-priority;
+	s->nice = 20 - (int32_t)priority;
+	if ((s->session = (int32_t)getsid(0)) < 0 || (s->group = (int32_t)getpgid(0)) < 0 || stat(".", &here))
 		return errno;
 	s->cwd_device = here.st_dev;
 	s->cwd_inode = here.st_ino;

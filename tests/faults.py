@@ -102,6 +102,7 @@ class Play:
         worker = self.worker
         assert worker is not None
         came = worker.play(site, getattr(errno, name))
+        site = worker.met(site)
         self.result.injections += 1
         self.result.missed += not came.fired
         self.result.calls.add(site.call)

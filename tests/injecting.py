@@ -384,6 +384,11 @@ class Worker:
                 found.append(Site(role, name, call.ordinal, self._detail(name, call)))
         return found
 
+    def met(self, site: Site) -> Site:
+        """Return what was at that place in the last play: one that went another way had another call there."""
+        call = next((c for c in self.calls() if (c.role, c.number) == self._id(site) and c.ordinal == site.ordinal), None)
+        return site if call is None else Site(site.role, site.call, site.ordinal, self._detail(site.call, call))
+
     def _detail(self, name: str, call: _Call) -> str:
         """Return what tells calls of one name apart: a command's number, or the path; ~ is the place of files."""
         if name in _COMMANDS:

@@ -47,6 +47,12 @@ def test_table_has_every_call_of_the_sources() -> None:
     assert manual_errnos.named() <= ERRNOS.keys()
 
 
+def test_what_goes_on_has_a_reason() -> None:
+    """Where a call may fail and all go on as if it had not, the rule says why."""
+    words = [(key, {word.partition(":")[0] for word in words.split()}, why) for key, words, why in faults.fault_rules.ALLOWED]
+    assert [key for key, those, why in words if "ran" in those and not why] == []
+
+
 @pytest.mark.parametrize("name", FAST)
 def test_a_fault_for_each_kind_of_call(place: Path, name: str) -> None:
     """Right exception, right stage, nothing left, no exec without an intent; and it works again."""
@@ -76,6 +82,14 @@ MENDED = [
     ("helper-life", "helper prctl 4", 1, "EPERM", "early"),
     # A sandbox that says EINVAL of all capabilities: the bounding set was left as it was.
     ("launcher-drop", "launcher prctl 23", 2, "EINVAL", "bounding"),
+    # What a record tells beside could not be seen: that came in the place of what had failed, without a report.
+    ("fork-missing", "parent getgroups", 1, "EINVAL", "lookup!ENOENT"),
+    ("vfork-late", "parent getgroups", 2, "EINVAL", "timed-out"),
+    # A program that could not be read to be hashed: no report, and no record.
+    ("vfork-pinned", "parent pread64", 2, "EIO", "lookup"),
+    # A look that was refused counted as what it said: the program was as nice as can be, or in a group that there is not.
+    ("helper", "parent getpriority", 1, "EPERM", "refused"),
+    ("helper", "parent getpgid", 1, "EPERM", "refused"),
     # No pipe, and no report of that.
     ("vfork-options", "parent pipe2", 1, "EMFILE", "prepare"),
     # The program ran on without its handle.

@@ -497,7 +497,14 @@ class Ledger:
         """Write what C has not, for that error: as Python has it, in another file or chain. Answers as C."""
         for left in (3, 2, 1, 0):  # each of the remedies helps once
             if error == -errno.EMSGSIZE:
-                error = self._core.append(event, sid, _record.members(make()), flags, kept)
+                try:
+                    told = _record.members(make())
+                except OSError as problem:
+                    if problem.errno is None:
+                        raise  # a handler's
+                    error = -problem.errno  # what it is to tell cannot be seen
+                    break
+                error = self._core.append(event, sid, told, flags, kept)
             if error and kept.flags & _core.UNFLUSHED:
                 error = self._flush_elsewhere(error)
                 return error if flags & _core.BOOKS else 0  # only that must be on the disk by now
