@@ -28,13 +28,12 @@ declare -A because=(
 )
 declare -A without_asan=(
 	[lock]="catch_matrix credlock lock_edges lock_faces many_lock posix_strategy seal storm takeover_coverage"
-	[own]="exploits fuzz_corpus helper_emulated helper_exploits helper_stages launch_exploits launch_stages
+	[own]="elsewhere exploits fuzz_corpus helper_emulated helper_exploits helper_stages launch_exploits launch_stages
 		launcher_emulated launcher_program native_section seeded_faults stages thread_sanitizer"
-	[other]="audit_page cli cli_audit cli_audit_export cli_exec client_comparison cpython_comparison examples
-		exporters_valid migrating mirror_journald mirror_linux_audit mirror_syslog shipping subprocess_same
-		takeover takeover_edges takeover_others takeover_table"
-	[text]="decisions docs layers public_api skips threat_model"
-	[memory]="bench bypass hostile_ledgers ledger_kills prepare_fork"
+	[other]="audit_page cli cli_audit cli_audit_export cli_exec cli_output client_comparison cpython_comparison
+		interpreters migrating soak subprocess_same takeover_edges takeover_table"
+	[text]="decisions docs layers model mutation public_api skips threat_model"
+	[memory]="bench ledger_kills mirror_linux_audit prepare_fork"
 )
 lock=(test_catch_matrix.py test_seal.py test_lock_faces.py)
 

@@ -151,11 +151,16 @@ def test_program_on_a_hung_fuse_mount(tmp_path, strategy, hang):
         pytest.skip("no /dev/fuse")
     where = tmp_path / "mount"
     where.mkdir()
+    stage = "exec" if hang in ("open", "read") else "lookup"
     out = helpers.run_snippet(
         FUSE
         + """
 from safespawn import _child
-bounded(where + "/program", 0.3)
+deadline = 0.3
+bounded(where + "/program", deadline)
+while out.get("stage") != stage and deadline < 10:  # it was over before the child came to what hangs
+    deadline *= 2
+    bounded(where + "/program", deadline)
 out["left"] = len(_child._abandoned)
 daemon.kill()
 daemon.wait()
@@ -172,12 +177,13 @@ except ChildProcessError:
         probe=str(helpers.PROBES / "hung_fuse.py"),
         hang=hang,
         strategy=strategy,
+        stage=stage,
     )
     stuck = hang != "silent"
     assert out.pop("no fd left") is not stuck, "the pidfd of a child that is left stays open, no other"
     assert out == {
         "raised": "SpawnTimeout",
-        "stage": "exec" if hang in ("open", "read") else "lookup",
+        "stage": stage,
         "outcome": "timed-out",
         "in time": True,
         "left": int(stuck),

@@ -1264,14 +1264,15 @@ if not child:
         os.write(told, json.dumps(runs(["/usr/bin/nice"])).encode())
     os._exit(0)
 out["before"] = json.loads(os.read(asks, 4096))
-os.setpriority(os.PRIO_PROCESS, child, -5)
+out["ours"] = os.getpriority(os.PRIO_PROCESS, 0)
+os.setpriority(os.PRIO_PROCESS, child, out["ours"] - 5)
 os.write(goes, b".")
 out["after"] = json.loads(os.read(asks, 4096))
 os.waitpid(child, 0)
 """
     )
-    assert out["before"] == ["helper", 0, "0\n"]
-    assert out["after"] == ["fork", 0, "-5\n"]
+    assert out["before"] == ["helper", 0, f"{out['ours']}\n"]
+    assert out["after"] == ["fork", 0, f"{out['ours'] - 5}\n"]
 
 
 @pytest.mark.parametrize(

@@ -71,5 +71,5 @@ def test_make_has_what_the_page_names() -> None:
     """Every command of make that the page names is a target."""
     targets = set(re.findall(r"^([\w-]+)(?:-%)?:", (helpers.ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`make ([\w-]+)", PAGE.read_text(encoding="utf-8"))) <= targets
-    found = subprocess.run(["bash", "-n", str(helpers.TESTS / "pythons" / "debian.sh")], check=False)
-    assert found.returncode == 0
+    for name in ("pythons/sid.sh", "pythons/debian.sh", "cpython/newest.sh"):
+        assert subprocess.run(["bash", "-n", str(helpers.TESTS / name)], check=False).returncode == 0

@@ -27,6 +27,8 @@ def test_foreign_posix_spawn_waits_without_the_gil() -> None:
     out = helpers.run_snippet(
         COMPANY
         + """
+from safespawn import _lock
+_lock.FOREIGN_WAIT = 30.0  # not to be over before we are, on whatever machine
 guards.arm(guard_foreign=True)
 entered, leave = threading.Event(), threading.Event()
 
@@ -46,7 +48,7 @@ def start():
 
 starter = threading.Thread(target=start)
 starter.start()
-for _ in range(2000):  # if the starter held the GIL we would not come to the end in its second
+for _ in range(2000):  # if the starter held the GIL we would not come to the end before it gives up
     time.sleep(0)
 out["too early"] = list(done)
 leave.set()
