@@ -21,15 +21,17 @@ hold = threading.Event()
 threading.Thread(target=hold.wait, daemon=True).start()
 """
 
+#: Armed for others too, before there are threads: beside some, nobody may start anything for a tenth of a second.
+ARMED = "from safespawn import guards\nguards.arm(guard_foreign=True)\n" + COMPANY
+
 
 def test_foreign_posix_spawn_waits_without_the_gil() -> None:
     """os.posix_spawn beside a change in Python waits for it, and all other Python threads go on."""
     out = helpers.run_snippet(
-        COMPANY
+        ARMED
         + """
 from safespawn import _lock
 _lock.FOREIGN_WAIT = 30.0  # not to be over before we are, on whatever machine
-guards.arm(guard_foreign=True)
 entered, leave = threading.Event(), threading.Event()
 
 def change():
@@ -63,11 +65,10 @@ out["done"] = done
 def test_foreign_posix_spawn_gives_up() -> None:
     """It is refused after its second, with EAGAIN, when the change does not end; nothing was started."""
     out = helpers.run_snippet(
-        COMPANY
+        ARMED
         + """
 from safespawn import _lock
 _lock.FOREIGN_WAIT = 0.05
-guards.arm(guard_foreign=True)
 with guards.credential_change():
     try:
         os.posix_spawn("/bin/true", ["true"], os.environ)
