@@ -76,7 +76,7 @@ POLICIES: dict[str, tuple[str | bytes, str]] = {
     "good-root": ('[spawn]\nroot = "/srv"\ncwd = "/"\n', "policy"),
     "evil-table": ("[spwan]\n", "1: spwan"),
     "evil-no-table": ("spawn = 3\n", "1: spawn"),
-    "evil-tables": ("[[spawn]]\nnice = 1\n", "2: spawn"),
+    "evil-tables": ("[[spawn]]\nnice = 1\n", "1: spawn"),
     "evil-key": ('[spawn]\n\n\numsk = "022"\n', "4: spawn.umsk"),
     "evil-key-with-escapes": ('[spawn]\n"ni\\u0063e" = 99\n', "2: spawn.nice"),
     "evil-type": ("[spawn]\numask = 22\n", "2: spawn.umask"),

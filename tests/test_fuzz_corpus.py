@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 
 import fuzzing
 from fuzzing import FUZZ, SEED
-from safespawn import _binding, _policy_lines, _policy_values, _spec
+from safespawn import _binding, _policy_file, _policy_lines, _policy_values, _spec
 from safespawn.audit import _record, _redact
 
 sys.path.insert(0, str(FUZZ))
@@ -210,6 +210,7 @@ def _sorted_strings(items: Any) -> tuple[bytes, int]:
 IN_PYTHON_PLANTED: dict[str, tuple[str, Any, str, Any]] = {
     "toml-any-exception": ("toml", _policy_values, "_octal", None),
     "toml-line-of-the-first": ("toml", _policy_lines, "of_fault", _first_line),
+    "toml-line-of-a-value-that-grew": ("toml", _policy_file, "_complaint", lambda problem: (problem.key, problem.why)),
     "toml-line-of-syntax": ("toml", _policy_lines, "of_syntax", lambda text, message: 10**6),
     "encode-lossy": ("encode", _record, "text", lambda value: value.decode("utf-8", "replace")),
     "encode-secret-shown": ("encode", _redact, "_without", lambda argument, spans: argument),
