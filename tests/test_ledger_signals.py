@@ -20,6 +20,9 @@ from safespawn import audit
 
 #: A signal at a moment that is chosen.
 AT = """
+#: In _tree.py, once for each process that there is.
+LOOKS = ("_look_around", "_look", "_fields", "_runs", "<genexpr>", "_find")
+
 class At:
     '''Calls `handler` at the moment with that number, of those in our package.'''
     package = os.path.dirname(safespawn.__file__)
@@ -33,6 +36,8 @@ class At:
             return
         if frame.f_code.co_filename.endswith("/_segments.py"):
             return  # a look at each segment: there are more of them each time
+        if frame.f_code.co_filename.endswith("/_tree.py") and frame.f_code.co_name in LOOKS:
+            return  # a look at each process of the machine: as many as it has
         if event == "call" and frame.f_code.co_name == "__del__":
             return  # what is raised at its first step Python ignores, and all that it was to do
         self.count += 1
