@@ -517,27 +517,12 @@ ss_asking_sources(struct ss_asking *a, const struct ss_request *r)
 static int
 ss_asking_places(struct ss_asking *a, const struct ss_request *r)
 {
-	struct ss_request *w = &a->launch.want;
-	int32_t none = -1, plan_at = a->launch.plan_fd, report_at = a->launch.told_fd;
-	int32_t *const own[] = {
-	    &plan_at,
-	    &report_at,
-	    r->flags & SS_EXEC_TARGET ? &none : &w->exec_fd,
-	    &w->cwd_fd,
-	    &w->terminal_fd,
-	    &w->root_fd,
-	    &w->cgroup_fd,
-	    &w->landlock_fd,
-	    &w->parent_fd,
-#ifdef SS_TEST_HOOKS
-	    &a->launch.hooks.ready_fd,
-	    &a->launch.hooks.go_fd,
-#endif
-	};
+	int32_t *own[SS_LAUNCH_OWN];
+	const unsigned count = ss_launch_own(&a->launch, r, own);
 	unsigned i;
 	int error;
 
-	for (i = 0; i < sizeof(own) / sizeof(*own); i++)
+	for (i = 0; i < count; i++)
 		if ((error = ss_asking_add(a, own[i])))
 			return error;
 	return ss_asking_sources(a, r);

@@ -23,6 +23,9 @@ ss_launcher_digest(void)
 	return SS_LAUNCHER_SHA256;
 }
 
+/* What goes along beside the targets: the descriptors of ss_launch_own. */
+#define SS_LAUNCH_OWN 11u
+
 /* One launch, from its first descriptor to its last. */
 struct ss_launch {
 	struct ss_request want; /* for the launcher: by the numbers that things have there */
@@ -31,7 +34,7 @@ struct ss_launch {
 	int32_t *places; /* of the sources in a message to the helper; the launcher gets none */
 	struct ss_report *told;
 	int32_t plan_fd, told_fd;
-	int32_t plan_at, told_at; /* their numbers there */
+	int32_t plan_at, told_at; /* their numbers there, or their places in the message */
 	unsigned char nonce[SS_NONCE_BYTES];
 	char words[64 + 2 * SS_NONCE_BYTES]; /* its arguments, end to end */
 #ifdef SS_TEST_HOOKS
@@ -128,31 +131,38 @@ ss_launch_map(struct ss_launch *l, const struct ss_request *r, int32_t *const ow
 	return 0;
 }
 
-static int
-ss_launch_descriptors(struct ss_launch *l, const struct ss_request *r)
+/* Where each of them is noted; -1 for what is not there. Returns how many. */
+static unsigned
+ss_launch_own(struct ss_launch *l, const struct ss_request *r, int32_t *own[])
 {
 	struct ss_request *w = &l->want;
-	int32_t none = -1;
-	/* One that the program keeps is a target already, and has its number. */
-	int32_t *const own[] = {
-	    r->flags & SS_EXEC_TARGET ? &none : &w->exec_fd,
-	    &w->cwd_fd,
-	    &w->terminal_fd,
-	    &w->root_fd,
-	    &w->cgroup_fd,
-	    &w->landlock_fd,
-	    &w->parent_fd,
-	    &l->plan_at,
-	    &l->told_at,
-#ifdef SS_TEST_HOOKS
-	    &l->hooks.ready_fd,
-	    &l->hooks.go_fd,
-#endif
-	};
+	unsigned n = 0;
 
 	l->plan_at = l->plan_fd;
 	l->told_at = l->told_fd;
-	return ss_launch_map(l, r, own, sizeof(own) / sizeof(*own));
+	own[n++] = &l->plan_at;
+	own[n++] = &l->told_at;
+	if (!(r->flags & SS_EXEC_TARGET)) /* one that the program keeps is a target already, and has its number */
+		own[n++] = &w->exec_fd;
+	own[n++] = &w->cwd_fd;
+	own[n++] = &w->terminal_fd;
+	own[n++] = &w->root_fd;
+	own[n++] = &w->cgroup_fd;
+	own[n++] = &w->landlock_fd;
+	own[n++] = &w->parent_fd;
+#ifdef SS_TEST_HOOKS
+	own[n++] = &l->hooks.ready_fd;
+	own[n++] = &l->hooks.go_fd;
+#endif
+	return n;
+}
+
+static int
+ss_launch_descriptors(struct ss_launch *l, const struct ss_request *r)
+{
+	int32_t *own[SS_LAUNCH_OWN];
+
+	return ss_launch_map(l, r, own, ss_launch_own(l, r, own));
 }
 
 /* The place and the length of a part, counted as it is written. */

@@ -418,13 +418,16 @@ def test_other_interpreter_is_not_seen() -> None:
 # ------------------------------------------------------------------------------- the price
 
 
-def test_other_events_cost_what_any_hook_costs() -> None:
-    """An event that is not ours takes at most twice the time that a hook without anything in it takes."""
-    measure = """
-import timeit
-def cost():
-    return min(timeit.repeat(lambda: sys.audit("some.event", 1, 2), number=20000, repeat=9))
-"""
-    empty = helpers.run_snippet(measure + "sys.addaudithook(lambda event, args: None)\nout['cost'] = cost()")
-    ours = watched(measure + "out['cost'] = cost()")
-    assert ours["cost"] < 2 * empty["cost"]
+def test_other_events_cost_one_comparison() -> None:
+    """Of an event that is not ours the hook runs one line, and calls nothing: every import and open raises some."""
+    out = watched("""
+seen = []
+def trace(frame, event, arg):
+    seen.append(event)
+    return trace
+sys.settrace(trace)
+_bypass._hook("some.event", (1, 2))
+sys.settrace(None)
+out["seen"] = seen
+""")
+    assert out["seen"] == ["call", "line", "return"]
