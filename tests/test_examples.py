@@ -74,7 +74,11 @@ def fds(pid: int) -> int:
 
 def children(pid: int) -> list[str]:
     """Return the children of a process, zombies among them."""
-    return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    found: list[str] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since
+            found += (task / "children").read_text().split()
+    return found
 
 
 def left_in(where: Path) -> list[str]:

@@ -69,8 +69,20 @@ def ended(results):
 def ways(results):
     return [one.report.strategy for one in results]
 
+def shares(pid):
+    try:
+        return credchanges.raw("kcmp", os.getpid(), pid, 1) == 0
+    except ProcessLookupError:  # it has ended since it was listed
+        return False
+
 def sharing(batch):
-    return [pid for pid in batch.children() if credchanges.raw("kcmp", os.getpid(), pid, 1) == 0]
+    return list(filter(shares, batch.children()))
+
+def stopped(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "T"
+    except (FileNotFoundError, ProcessLookupError):  # as above
+        return False
 
 def parked_pid(batch):
     until(batch.sleeps)
@@ -246,7 +258,7 @@ commands = [["/bin/true"]] * 3 if how == "batch" else [Command(["/bin/true"], de
 # Each is prepared first, and comes here too.
 hooks.signal_stage, hooks.signal = stage("prepare"), signal.SIGSTOP
 batch = Batch(commands, nth=len(commands) + 1, at="none")
-child = until(lambda: [pid for pid in sharing(batch) if open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] == "T"])[0]
+child = until(lambda: list(filter(stopped, sharing(batch))))[0]
 hooks.signal_stage = 0
 changed = threading.Event()
 changer = threading.Thread(target=lambda: (os.setgroups([1234]), changed.set()), daemon=True)
