@@ -199,4 +199,4 @@ class Running:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self.runner.stop(5)
+        self.runner.stop(30)
