@@ -136,14 +136,14 @@ def test_sid_joins_the_records(path: Path) -> None:
 def test_no_floats(path: Path) -> None:
     """Numbers in records are integers, deadlines included: floats differ from parser to parser."""
     with audit.open(path):
-        run(["/bin/true"], deadline=1.5, timeout=20.25)
+        run(["/bin/true"], deadline=60.5, timeout=60.25)
 
     def fail(text: str) -> None:
         pytest.fail(f"a float in a record: {text}")
 
     for line in path.read_text(encoding="ascii").splitlines():
         json.loads(line, parse_float=fail)
-    assert only(path, "spawn.intent")["want"]["deadline"] == "1.5"
+    assert only(path, "spawn.intent")["want"]["deadline"] == "60.5"
 
 
 # ------------------------------------------------------------------ contents
