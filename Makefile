@@ -40,7 +40,8 @@ test: $(VENV)/.built
 
 # The test files from one letter to another: all but the sanitizer builds and the packages. With a directory of its
 # own: a run that begins beside another takes back the rights that tests have given to the one they share.
-suite-%: $(VENV)/.built
+suite-%: export SAFESPAWN_TEST_HOOKS := $(CURDIR)/build/hooks
+suite-%: build/hooks/.built
 	where=$$(mktemp -d); trap 'rm -rf "$$where"' EXIT; \
 	SAFESPAWN_MUST_RUN=1 timeout 2400 $(BIN)/python -m pytest --durations=25 --basetemp="$$where" tests/test_[$*]*.py
 
@@ -129,13 +130,20 @@ mutants: $(VENV)/.built
 packages: $(VENV)/.built
 	tests/packages.sh $(BIN)/python
 
+# The core that has switches for its guards: once for all parts of the tests.
+build/hooks/.built: $(VENV)/.built $(wildcard tests/hooks/*) tests/build_variant.py
+	@mkdir -p $(@D)
+	@$(BIN)/python tests/build_variant.py hooks $(@D)
+	@touch $@
+
 $(VENV)/.ready: pyproject.toml tools/setup.sh
 	tools/setup.sh $(PYTHON) $(VENV)
 	touch $@
 
 $(VENV)/.built: $(VENV)/.ready $(SOURCES)
 	@echo "set-up: compiling the core"
-	@$(BIN)/python -m pip install --no-build-isolation --no-deps --editable . > $(VENV)/install.log 2>&1 \
+	@$(BIN)/python -m pip install --no-build-isolation --no-deps --editable . \
+		--config-settings editable_mode=compat > $(VENV)/install.log 2>&1 \
 		|| { cat $(VENV)/install.log; exit 1; }
 	@# Tests start thousands of interpreters. Each would compile all of us where the environment forbids to keep that.
 	@$(BIN)/python -m compileall -q safespawn tests
