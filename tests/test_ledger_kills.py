@@ -139,9 +139,10 @@ def scene(case):
 """
 
 
-def test_killed_at_random(where: Path, faults: Path) -> None:
-    """Writers with threads and records of any size, killed 160 times: what was kept is there, in whole chains."""
-    case = {"where": str(where), "kills": 160, "seed": 20_261_129, "most": 7400}
+@pytest.mark.parametrize("kills", [60, pytest.param(160, marks=pytest.mark.long)])
+def test_killed_at_random(where: Path, faults: Path, kills: int) -> None:
+    """Writers with threads and records of any size, killed so many times: what was kept is there, in whole chains."""
+    case = {"where": str(where), "kills": kills, "seed": 20_261_129, "most": 7400}
     (out,) = faulting.run(WRITERS, [case], where, faults)
     ledger = ledger_check.check(where / "ledger", out["key"], where / "keys")
     ledger_check.verified(where / "ledger", out["key"], where / "keys")
@@ -153,7 +154,7 @@ def test_killed_at_random(where: Path, faults: Path) -> None:
     # What came to the file and was not known to be kept is what each thread was at.
     assert len(there - kept) <= 2 * case["kills"]
     assert len(ledger.chains) == case["kills"] + 1
-    assert len(ledger_check.segments(ledger.path)) > 3
+    assert len(ledger_check.segments(ledger.path)) > kills // 40
 
 
 #: A ledger that others write to and rotate; each retirement is killed at its next call, or that fails, until one
