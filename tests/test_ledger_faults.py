@@ -193,8 +193,15 @@ def scene(case):
 """
 
 
-@KEYED
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "keyed"),
+    [
+        # With keys there are more calls: all other combinations are the long form.
+        pytest.param(mode, keyed, id=f"{mode}-{word}", marks=() if keyed == (mode != "best_effort") else pytest.mark.long)
+        for mode in MODES
+        for word, keyed in (("plain", False), ("keys", True))
+    ],
+)
 @pytest.mark.threat("T-11")
 def test_each_call_fails(tmp_path: Path, mark: Path, faults: Path, mode: str, keyed: bool) -> None:
     """Whatever call fails: no program without its intent, whole chains, all losses told, nothing left over."""

@@ -12,14 +12,22 @@ import faulting
 import ledger_check
 
 
-#: Where, and with keys or without: both of each, and all four in the long form.
-_LONG = pytest.mark.long
-PLACES = pytest.mark.parametrize(
-    ("where", "keyed"),
-    [pytest.param("disk", True), pytest.param("memory", False),
-     pytest.param("disk", False, marks=_LONG), pytest.param("memory", True, marks=_LONG)],
-    ids=["disk-keys", "memory-plain", "disk-plain", "memory-keys"], indirect=["where"],
-)  # fmt: skip
+def _places(*ordinary: tuple[str, bool]) -> pytest.MarkDecorator:
+    """Have a test run on a disk and in memory, with keys and without: what is not ordinary is the long form."""
+    return pytest.mark.parametrize(
+        ("where", "keyed"),
+        [
+            pytest.param(where, keyed, id=f"{where}-{word}", marks=() if (where, keyed) in ordinary else pytest.mark.long)
+            for where in ("disk", "memory")
+            for word, keyed in (("keys", True), ("plain", False))
+        ],
+        indirect=["where"],
+    )
+
+
+PLACES = _places(("disk", True), ("memory", False))
+#: With keys there is much more to write and to delete.
+RETIREMENT_PLACES = _places(("memory", False))
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -243,7 +251,7 @@ def scene(case):
 """
 
 
-@PLACES
+@RETIREMENT_PLACES
 def test_retirement_killed_at_each_call(where: Path, faults: Path, keyed: bool) -> None:
     """Killed before and after each call, between deletions and slots too: nothing looks tampered with, the next goes on.
 
@@ -269,7 +277,7 @@ def test_retirement_killed_at_each_call(where: Path, faults: Path, keyed: bool) 
     assert sum(killed[1:]) > (40 if keyed else 20)
 
 
-@PLACES
+@RETIREMENT_PLACES
 def test_retirement_whose_calls_fail(where: Path, faults: Path, keyed: bool) -> None:
     """Each call fails once, in each way: no segment is deleted untold, nothing looks tampered with, the next goes on."""
     hows = [
