@@ -40,7 +40,7 @@ test: $(VENV)/.built
 
 # The test files from one letter to another: all but the sanitizer builds and the packages. With a directory of its
 # own: a run that begins beside another takes back the rights that tests have given to the one they share.
-suite-%: export SAFESPAWN_TEST_HOOKS := $(CURDIR)/build/hooks
+suite-% check: export SAFESPAWN_TEST_HOOKS := $(CURDIR)/build/hooks
 suite-%: build/hooks/.built
 	where=$$(mktemp -d); trap 'rm -rf "$$where"' EXIT; \
 	SAFESPAWN_MUST_RUN=1 timeout 2400 $(BIN)/python -m pytest --durations=25 --basetemp="$$where" tests/test_[$*]*.py
@@ -80,7 +80,7 @@ environments: $(VENV)/.built
 stateful: $(VENV)/.built
 	SAFESPAWN_STATEFUL=$(or $(EXAMPLES),300) $(BIN)/python -m pytest -q -k agree tests/test_stateful_*.py
 
-check: $(VENV)/.built
+check: build/hooks/.built
 	$(BIN)/mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --diff safespawn bench examples fuzz tools
