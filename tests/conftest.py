@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import helpers
@@ -28,6 +29,10 @@ from safespawn import _launcher  # noqa: E402 - as above
 os.environ["SAFESPAWN_AUDIT_KEYS"] = ""
 #: Commands of ours buffer their output as they do for a person; what is in a buffer can fail at the very end.
 os.environ.pop("PYTHONUNBUFFERED", None)
+
+#: How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("unhurried")
 
 #: With SAFESPAWN_MUST_RUN=1 (CI) a test that would skip fails: nothing goes untested unseen.
 MUST_RUN = os.environ.get("SAFESPAWN_MUST_RUN") == "1"

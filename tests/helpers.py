@@ -152,10 +152,16 @@ class Parked:
             os.kill(child, signal.SIGKILL)
 
     def wait(self):
-        assert select.select([ready], [], [], 30)[0], self.came
-        os.read(ready, 1)
+        assert self.comes(), self.came
+
+    def comes(self):
+        # Whether it comes to the stage: one with a deadline may be ended before.
+        until(lambda: select.select([ready], [], [], 0)[0] or self.ended.is_set())
+        if select.select([ready], [], [], 0)[0]:
+            os.read(ready, 1)
         hooks.park_stage = 0  # not the next one, if it is tried again
         self.pid = credchanges.child_of(self.tid)
+        return not self.ended.is_set()
 
     def _spawn(self, argv, options):
         try:

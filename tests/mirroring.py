@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
-from safespawn.audit.mirrors import Mirror
+from safespawn.audit.mirrors import Mirror, _datagrams
 from safespawn.audit.mirrors._runner import Runner
+
+if TYPE_CHECKING:
+    import pytest
 
 CHAIN = "01a20f5f-31f4-7abc-8def-0123456789ab"
 SID = "01a20f5f-320e-7abc-8def-0123456789ab"
@@ -59,6 +65,20 @@ def until(holds: Callable[[], object], seconds: float = 30) -> None:
     while not holds():
         assert time.monotonic() < end, "it never came to that"
         os.sched_yield()
+
+
+def waits_of(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that gets for how long mirrors of datagrams wait for room; for them no other time goes by."""
+    waits: list[float] = []
+    wait = _datagrams._wait_for_room
+
+    def noted(sock: socket.socket, seconds: float) -> None:
+        wait(sock, seconds)
+        waits.append(seconds)
+
+    monkeypatch.setattr(_datagrams, "_wait_for_room", noted)
+    monkeypatch.setattr(_datagrams, "time", SimpleNamespace(monotonic=lambda: sum(waits)))
+    return waits
 
 
 class Ring:
@@ -179,4 +199,4 @@ class Running:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self.runner.stop(5)
+        self.runner.stop(30)

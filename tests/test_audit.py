@@ -1476,7 +1476,7 @@ def test_fork_while_threads_write(path: Path) -> None:
         for _ in range(50):
             pid = os.fork()
             if not pid:
-                signal.alarm(20)
+                signal.alarm(50)
                 os._exit(not opened.append("mirror.up", None, dict, gate=True))
             out["codes"].append(os.waitpid(pid, 0)[1])
         ended.set()

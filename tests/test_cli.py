@@ -23,7 +23,7 @@ import safespawn
 from safespawn import _checks, _cli_options, _spec, audit, doctor, guards
 from safespawn.cli import main
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: CAP_SETUID, CAP_SYS_NICE")
 
 

@@ -597,7 +597,7 @@ guards.arm(wait=0.05)
 thread = parked_spawn([script, "once"])
 start = time.monotonic()
 credchanges.CALLS[call].make()
-out["in time"] = time.monotonic() - start < 20
+out["in time"] = time.monotonic() - start < 30
 thread.join()
 seen, = _lock.fetch()
 out["seen"] = [seen.killed, seen.waited_ns >= 50_000_000]
@@ -646,8 +646,8 @@ changer = threading.Thread(target=change)
 changer.start()
 counts = {}
 for i in range(300):
-    if i % 50 == 0:  # from far below what an execve takes to far above
-        assert lib.ss_arm(0, 50_000 << (i // 50)) == 0
+    if i % 50 == 0:  # from far below what an execve takes to far above, on a slow machine too
+        assert lib.ss_arm(0, (1_000, 50_000, 100_000, 400_000, 1_600_000, 10**11)[i // 50]) == 0
     env = {f"X{n}": "y" * 1000 for n in range(600 + i % 10 * 100)}
     try:
         done = safespawn.run([script, str(i)], env=env)
@@ -716,7 +716,7 @@ try:
     out["thread waits"], out["lock"] = thread.is_alive(), lock()
     seen = list(_lock.fetch())[-1]
     out["seen"] = [seen.killed, seen.waited_ns >= 150_000_000]
-    out["in time"] = took < 20
+    out["in time"] = took < 30
     out["next"] = guards.status()["proofs"]["locked"]
 finally:
     daemon.kill()
@@ -1513,7 +1513,7 @@ changer = threading.Thread(target=lesser)
 changer.start()
 thread = parked_spawn(["/bin/echo", "ran"])
 begin.set()
-changer.join(30)
+changer.join(40)
 out["waits"], out["overlaps"] = changer.is_alive(), lock("overlaps")
 os.write(release, b".")
 thread.join()

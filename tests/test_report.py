@@ -24,7 +24,7 @@ import helpers
 import safespawn
 from safespawn import DEVNULL, PIPE, SpawnReport, UnsafeSpawn, guards, run, spawn
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: CAP_SETUID and CAP_CHOWN")
 

@@ -392,7 +392,7 @@ before = sorted(os.listdir("/proc/self/fd"))
 start = time.monotonic()
 deadline_ns = time.monotonic_ns() + 3 * 10**8
 _, outcome = _binding.find_bounded(b"/bin/sh", None, slot=slot, deadline_ns=deadline_ns, **more)
-out["outcome"] = [outcome.outcome, outcome.stage, time.monotonic() - start < 2]
+out["outcome"] = [outcome.outcome, outcome.stage, time.monotonic() - start < 30]
 out["same"] = sorted(os.listdir("/proc/self/fd")) == before
 os.close(stop_write)
 os.waitpid(holder, 0)

@@ -20,7 +20,7 @@ from safespawn import DEVNULL, PIPE, STDOUT, audit, run
 
 MIB = 1 << 20
 #: Only ends a test that has failed already.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(params=["vfork", "fork"])

@@ -68,7 +68,7 @@ COMMANDS = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(command=COMMANDS)
 @example(command="tell 'a b'\"c d\"e ''")
 @example(command="tell a=b ~a %1 +x -- -")

@@ -21,7 +21,7 @@ import safespawn
 from safespawn import PIPE, _cgroup, _tree, spawn
 
 #: Only ends a test that has failed already.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 #: A process whose parent has died, when the next command runs.
 ORPHAN = "(sleep 1000 &)"
@@ -412,8 +412,12 @@ def test_timeout_takes_the_tree() -> None:
 
 def test_timeout_takes_the_session_of_a_program_that_has_ended() -> None:
     """A program may end and leave its pipe to others: they are of its session, and die at the timeout."""
-    with pytest.raises(subprocess.TimeoutExpired) as caught:
-        safespawn.run(["/bin/sh", "-c", "echo x; sleep 1000 & echo $!"], timeout=0.2, capture_output=True, start_new_session=True)
+    text = "echo x; sleep 1000 & echo $!"
+    for timeout in (0.2, 2, 20):  # until the program has come so far
+        with pytest.raises(subprocess.TimeoutExpired) as caught:
+            safespawn.run(["/bin/sh", "-c", text], timeout=timeout, capture_output=True, start_new_session=True)
+        if caught.value.stdout and len(caught.value.stdout.splitlines()) > 1:
+            break
 
     assert caught.value.stdout is not None
     first, pid = caught.value.stdout.split()
@@ -455,10 +459,13 @@ def test_wait_after_the_kill_is_bounded() -> None:
         + """
 process = safespawn.spawn(["/bin/cat"], stdin=safespawn.PIPE)
 tracer = trace(process.pid)
-start, cpu = time.monotonic(), time.process_time()
+looks, await_end = [], _binding.await_end
+_binding.await_end = lambda *given: looks.append(given) or await_end(*given)
+start = time.monotonic()
 out["ended"] = process._child.kill_and_wait(2)
-out["in time"] = 2 <= time.monotonic() - start < 8
-out["idle"] = time.process_time() - cpu < 0.4
+took = time.monotonic() - start
+out["in time"] = 2 <= took < 30
+out["idle"] = len(looks) <= took / _child._TRACER_LOOK + 2
 untrace(tracer)
 process.stdin.close()
 pid = process.pid
@@ -466,7 +473,7 @@ with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     del process
 out["warned"] = len(told)  # it was given up, not forgotten
-select_end = time.monotonic() + 20
+select_end = time.monotonic() + 40
 while _child._abandoned:
     assert time.monotonic() < select_end
     safespawn.run(["/bin/true"])
@@ -484,22 +491,31 @@ def test_run_does_not_wait_for_what_cannot_be_killed() -> None:
         + """
 import threading
 _run.GRACE = 0.3
-(read, write), (never, _) = os.pipe(), os.pipe()
-tracers = []
+never, _ = os.pipe()
 
-def tracing():
-    tracers.append(trace(int(os.read(read, 20))))
+def attempt(timeout):
+    # Return the tracer, if it was there in time.
+    read, write = os.pipe()
+    tracers = []
+    def tracing():
+        try:
+            tracers.append(trace(int(os.read(read, 20))))
+        except (AssertionError, ValueError):  # it was killed before
+            pass
+    thread = threading.Thread(target=tracing)
+    thread.start()
+    start = time.monotonic()
+    try:
+        safespawn.run(["/bin/sh", "-c", "echo $$ >&3; read x"], timeout=timeout, fds={3: write}, capture_output=True, stdin=never)
+    except subprocess.TimeoutExpired as late:
+        out["cmd"] = late.cmd[0]
+    out["in time"] = time.monotonic() - start < timeout + 30
+    os.close(write)
+    thread.join()
+    return tracers
 
-thread = threading.Thread(target=tracing)
-thread.start()
-start = time.monotonic()
-try:
-    safespawn.run(["/bin/sh", "-c", "echo $$ >&3; read x"], timeout=2, fds={3: write}, capture_output=True, stdin=never)
-except subprocess.TimeoutExpired as late:
-    out["cmd"] = late.cmd[0]
-out["in time"] = time.monotonic() - start < 10
-thread.join()
-untrace(tracers[0])
+tracer, = attempt(2) or attempt(8) or attempt(20)
+untrace(tracer)
 out["abandoned"] = len(_child._abandoned)
 _child._abandoned[0].wait(20)
 """
@@ -511,20 +527,23 @@ _child._abandoned[0].wait(20)
 def test_tree_that_grows_all_the_time_is_given_up(tmp_path: Path) -> None:
     """A chain of processes that fork and end holds the caller for a bounded time, and it is told."""
     source, program = tmp_path / "chain.c", tmp_path / "chain"
-    # The first waits; the others fork and end at once, each a new number, half a minute long.
+    # The first waits; the others fork and end at once, each a new number, until nobody writes to them any more.
     source.write_text(
-        "#include <unistd.h>\n#include <signal.h>\n"
-        "int main(void) { int i; signal(SIGCHLD, SIG_IGN); if (fork()) for (;;) pause();"
-        " for (i = 0; i < 300000; i++) if (fork()) _exit(0); return 0; }\n"
+        "#include <poll.h>\n#include <signal.h>\n#include <time.h>\n#include <unistd.h>\n"
+        "int main(void) { struct pollfd input = {0, POLLIN, 0}; time_t end = time(NULL) + 150;"
+        " signal(SIGCHLD, SIG_IGN); if (fork()) for (;;) pause();"
+        " while (!poll(&input, 1, 0) && time(NULL) < end) if (fork()) _exit(0); return 0; }\n"
     )
     subprocess.run(["cc", "-O2", "-o", program, source], check=True)
-    process = spawn([program], start_new_session=True)
+    process = spawn([program], start_new_session=True, stdin=PIPE)
     before = time.monotonic()
     with suppress(OSError):  # EAGAIN, unless it was caught
         process.kill_tree()
     took = time.monotonic() - before
+    assert process.stdin is not None
+    process.stdin.close()
     process.wait()
-    assert took < _tree.BOUND + 5
+    assert took < _tree.BOUND + 30
 
 
 def test_tree_larger_than_the_limit_of_open_files() -> None:
@@ -535,7 +554,7 @@ def test_tree_larger_than_the_limit_of_open_files() -> None:
         def _ended(fd):
             poll = select.poll()
             poll.register(fd, select.POLLIN)
-            return bool(poll.poll(30000))
+            return bool(poll.poll(60000))
         text = "for _ in range(120):\\n if not os.fork(): signal.pause()\\nprint(flush=True)\\nsignal.pause()"
         process = safespawn.spawn([sys.executable, "-c", "import os, signal\\n" + text], stdout=safespawn.PIPE)
         process.stdout.readline()
