@@ -34,7 +34,7 @@ run: $(VENV)/.built
 	$(BIN)/python bench/demo.py
 
 # Three at a time, for two processors: tests wait much. What one of them prints comes when it is done.
-test: $(VENV)/.built
+test: build/hooks/.built
 	$(MAKE) -j3 --output-sync=target suite-l suite-a-c suite-d-g suite-h-k suite-m-r suite-s-z sanitize-asan cpython \
 		fuzz-minute packages sanitize-ubsan
 
