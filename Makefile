@@ -40,7 +40,7 @@ test: build/hooks/.built
 
 # The test files from one letter to another: all but the sanitizer builds and the packages. With a directory of its
 # own: a run that begins beside another takes back the rights that tests have given to the one they share.
-suite-% check: export SAFESPAWN_TEST_HOOKS := $(CURDIR)/build/hooks
+suite-% check: export SAFESPAWN_HOOKED_CORE := $(CURDIR)/build/hooks
 suite-%: build/hooks/.built
 	where=$$(mktemp -d); trap 'rm -rf "$$where"' EXIT; \
 	SAFESPAWN_MUST_RUN=1 timeout 2400 $(BIN)/python -m pytest --durations=25 --basetemp="$$where" tests/test_[$*]*.py

@@ -190,7 +190,7 @@ def cgroup_v2() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def hooks_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the test variant of the core (guards can be switched off) and return its place; `make test` has built it."""
-    if given := os.environ.get("SAFESPAWN_TEST_HOOKS"):
+    if given := os.environ.get("SAFESPAWN_HOOKED_CORE"):
         return Path(given)
     where = tmp_path_factory.mktemp("hooks")
     built = subprocess.run(
