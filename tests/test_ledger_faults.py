@@ -19,6 +19,8 @@ import ledger_check
 
 MODES = ("best_effort", "require", "durable")
 KEYED = pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+#: Most calls, and fewest: all other combinations are the long form.
+ORDINARY = (("durable", True), ("best_effort", False))
 
 #: What happens to each call. ``take``: how much of a write is taken.
 FAULTS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -196,8 +198,7 @@ def scene(case):
 @pytest.mark.parametrize(
     ("mode", "keyed"),
     [
-        # With keys there are more calls: all other combinations are the long form.
-        pytest.param(mode, keyed, id=f"{mode}-{word}", marks=() if keyed == (mode != "best_effort") else pytest.mark.long)
+        pytest.param(mode, keyed, id=f"{mode}-{word}", marks=() if (mode, keyed) in ORDINARY else pytest.mark.long)
         for mode in MODES
         for word, keyed in (("plain", False), ("keys", True))
     ],
