@@ -35,8 +35,8 @@ run: $(VENV)/.built
 
 # Three at a time, for two processors: tests wait much. What one of them prints comes when it is done.
 test: build/hooks/.built
-	$(MAKE) -j3 --output-sync=target suite-l suite-a-c suite-d-g suite-h-k suite-m-r suite-s-z sanitize-asan cpython \
-		fuzz-minute packages sanitize-ubsan
+	$(MAKE) -j3 --output-sync=target suite-d-k suite-l suite-a-c suite-m-r suite-s-z sanitize-asan cpython fuzz-minute \
+		packages sanitize-ubsan
 
 # The test files from one letter to another: all but the sanitizer builds and the packages. With a directory of its
 # own: a run that begins beside another takes back the rights that tests have given to the one they share.
