@@ -34,13 +34,14 @@ run: $(VENV)/.built
 	$(BIN)/python bench/demo.py
 
 # Three at a time, for two processors: tests wait much. What one of them prints comes when it is done.
-test: $(VENV)/.built
-	$(MAKE) -j3 --output-sync=target suite-l-r suite-d-k suite-a-c suite-s-z sanitize-asan cpython fuzz-minute packages \
-		sanitize-ubsan
+test: build/hooks/.built
+	$(MAKE) -j3 --output-sync=target suite-d-k suite-l suite-a-c suite-m-r suite-s-z sanitize-asan cpython fuzz-minute \
+		packages sanitize-ubsan
 
 # The test files from one letter to another: all but the sanitizer builds and the packages. With a directory of its
 # own: a run that begins beside another takes back the rights that tests have given to the one they share.
-suite-%: $(VENV)/.built
+suite-% check: export SAFESPAWN_HOOKED_CORE := $(CURDIR)/build/hooks
+suite-%: build/hooks/.built
 	where=$$(mktemp -d); trap 'rm -rf "$$where"' EXIT; \
 	SAFESPAWN_MUST_RUN=1 timeout 2400 $(BIN)/python -m pytest --durations=25 --basetemp="$$where" tests/test_[$*]*.py
 
@@ -79,7 +80,7 @@ environments: $(VENV)/.built
 stateful: $(VENV)/.built
 	SAFESPAWN_STATEFUL=$(or $(EXAMPLES),300) $(BIN)/python -m pytest -q -k agree tests/test_stateful_*.py
 
-check: $(VENV)/.built
+check: build/hooks/.built
 	$(BIN)/mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --diff safespawn bench examples fuzz tools
@@ -129,13 +130,20 @@ mutants: $(VENV)/.built
 packages: $(VENV)/.built
 	tests/packages.sh $(BIN)/python
 
+# The core that has switches for its guards: once for all parts of the tests.
+build/hooks/.built: $(VENV)/.built $(wildcard tests/hooks/*) tests/build_variant.py
+	@mkdir -p $(@D)
+	@$(BIN)/python tests/build_variant.py hooks $(@D)
+	@touch $@
+
 $(VENV)/.ready: pyproject.toml tools/setup.sh
 	tools/setup.sh $(PYTHON) $(VENV)
 	touch $@
 
 $(VENV)/.built: $(VENV)/.ready $(SOURCES)
 	@echo "set-up: compiling the core"
-	@$(BIN)/python -m pip install --no-build-isolation --no-deps --editable . > $(VENV)/install.log 2>&1 \
+	@$(BIN)/python -m pip install --no-build-isolation --no-deps --editable . \
+		--config-settings editable_mode=compat > $(VENV)/install.log 2>&1 \
 		|| { cat $(VENV)/install.log; exit 1; }
 	@# Tests start thousands of interpreters. Each would compile all of us where the environment forbids to keep that.
 	@$(BIN)/python -m compileall -q safespawn tests

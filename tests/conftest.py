@@ -37,6 +37,9 @@ hypothesis.settings.load_profile("unhurried")
 #: With SAFESPAWN_MUST_RUN=1 (CI) a test that would skip fails: nothing goes untested unseen.
 MUST_RUN = os.environ.get("SAFESPAWN_MUST_RUN") == "1"
 
+#: The switched core that was built before. Suites that tests run, on sources with planted faults, build their own.
+HOOKED_CORE = os.environ.pop("SAFESPAWN_HOOKED_CORE", None)
+
 #: With SAFESPAWN_LONG=1 (`make check`) cases are run too that `make test` has no time for.
 LONG = os.environ.get("SAFESPAWN_LONG") == "1"
 
@@ -189,7 +192,9 @@ def cgroup_v2() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def hooks_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the test variant of the core (guards can be switched off) and return its place."""
+    """Build the test variant of the core (guards can be switched off) and return its place; `make test` has built it."""
+    if HOOKED_CORE:
+        return Path(HOOKED_CORE)
     where = tmp_path_factory.mktemp("hooks")
     built = subprocess.run(
         [sys.executable, str(helpers.TESTS / "build_variant.py"), "hooks", str(where)],

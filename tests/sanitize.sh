@@ -70,7 +70,7 @@ ubsan)
 	run "${lock[@]}"
 	;;
 tsan)
-	SAFESPAWN_SANITIZER_SECONDS=${SECONDS_OF_CROWD:-60} "$python" -m pytest -q --basetemp="$work/temporary" \
+	SAFESPAWN_LONG=1 SAFESPAWN_SANITIZER_SECONDS=${SECONDS_OF_CROWD:-60} "$python" -m pytest -q --basetemp="$work/temporary" \
 		tests/test_thread_sanitizer.py "tests/test_ledger_crowds.py::test_threads_under_their_sanitizer"
 	;;
 esac

@@ -2437,7 +2437,7 @@ def end_a_chain(ledger: audit.Ledger, *, closed: bool) -> None:
     os.waitpid(pid, 0)
 
 
-@pytest.mark.parametrize("what", ["retired", "rotated", "both"])
+@pytest.mark.parametrize("what", [*(pytest.param(one, marks=pytest.mark.long) for one in ("retired", "rotated")), "both"])
 def test_retired_and_rotated_between_any_two_reads(what: str) -> None:
     """Wherever the verifier is stopped while segments and slots go, or new ones come: it finds nothing."""
     with contextlib.ExitStack() as stack:

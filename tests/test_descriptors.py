@@ -531,13 +531,14 @@ def plans(draw: st.DrawFn) -> tuple[list[int], Plan]:
     return sources, plan
 
 
+@pytest.mark.parametrize("examples", [20, pytest.param(50, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", WAYS)
-def test_random_plans_agree_with_the_model(name: str) -> None:
+def test_random_plans_agree_with_the_model(name: str, examples: int) -> None:
     """Whatever is open and whatever is asked for: a child has what the slow model says."""
     # In a fresh process, where every low number is free for sources.
     cases: list[Any] = []
 
-    @settings(max_examples=50, derandomize=True, database=None, deadline=None)
+    @settings(max_examples=examples, derandomize=True, database=None, deadline=None)
     @given(plans())
     def collect(case: tuple[list[int], Plan]) -> None:
         cases.append(case)
@@ -585,4 +586,4 @@ for sources, plan in cases:
     )
 
     assert out["wrong"] == []
-    assert out["tried"] == len(cases) >= 50
+    assert out["tried"] == len(cases) >= examples

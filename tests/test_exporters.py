@@ -147,7 +147,7 @@ def test_converter_leaves_the_record_alone(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(record=records(), intent=st.one_of(st.none(), records()), host=st.one_of(st.none(), st.just("h")))
 def test_any_record_is_read_back(form: str, record: dict[str, Any], intent: dict[str, Any] | None, host: str | None) -> None:
     """Whatever an object holds and wherever, it is converted, and read back from the members alone."""

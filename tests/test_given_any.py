@@ -43,7 +43,7 @@ from child_state import (
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives and takes privileges")
 
-EXAMPLES = int(os.environ.get("SAFESPAWN_GIVEN_EXAMPLES", "400"))
+EXAMPLES = int(os.environ.get("SAFESPAWN_GIVEN_EXAMPLES", "200"))
 CPUS = sorted(os.sched_getaffinity(0))
 
 # ----------------------------------------------------------------------------- requests

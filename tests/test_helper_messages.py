@@ -660,6 +660,7 @@ def liar_of_spawns(
         return safespawn.spawn(["sleep", "1000"], helper=False)
 
     monkeypatch.setattr(helper, "_program", program)
+    safespawn.run(["true"], helper=False)  # what the first spawn of a process does is done
     one = helper.Helper(restart=False)
     try:
         yield one.start()

@@ -239,7 +239,7 @@ for mode in ("require", "durable"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["tsan", "unlocked"])
+@pytest.mark.parametrize("variant", ["tsan", pytest.param("unlocked", marks=pytest.mark.long)])
 def test_threads_under_their_sanitizer(tmp_path: Path, variant: str) -> None:
     """ThreadSanitizer sees no race in C; where nobody waits for the others it does."""
     build = subprocess.run(

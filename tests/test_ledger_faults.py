@@ -19,6 +19,8 @@ import ledger_check
 
 MODES = ("best_effort", "require", "durable")
 KEYED = pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+#: Most calls, and fewest: all other combinations are the long form.
+ORDINARY = (("durable", True), ("best_effort", False))
 
 #: What happens to each call. ``take``: how much of a write is taken.
 FAULTS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -193,8 +195,14 @@ def scene(case):
 """
 
 
-@KEYED
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "keyed"),
+    [
+        pytest.param(mode, keyed, id=f"{mode}-{word}", marks=() if (mode, keyed) in ORDINARY else pytest.mark.long)
+        for mode in MODES
+        for word, keyed in (("plain", False), ("keys", True))
+    ],
+)
 @pytest.mark.threat("T-11")
 def test_each_call_fails(tmp_path: Path, mark: Path, faults: Path, mode: str, keyed: bool) -> None:
     """Whatever call fails: no program without its intent, whole chains, all losses told, nothing left over."""

@@ -323,20 +323,23 @@ def scene(case):
 LATE_HANDLERS = {"interrupt": True, "spawns": False, "refuses": False, "is_in_vain": True, "closes": True}
 
 
+@pytest.mark.parametrize("step", [13, pytest.param(5, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("handler", "keyed"),
     [pytest.param(handler, keyed, id=f"{word}-{handler}", marks=() if keyed == short else pytest.mark.long)
      for handler, short in LATE_HANDLERS.items() for word, keyed in (("plain", False), ("keys", True))],
 )  # fmt: skip
-def test_late_opening_that_a_handler_comes_into(tmp_path: Path, faults: Path, handler: str, keyed: bool) -> None:
+def test_late_opening_that_a_handler_comes_into(
+    tmp_path: Path, faults: Path, handler: str, keyed: bool, step: int
+) -> None:
     """The glass is broken, and the ledger is opened at last: no moment leaves the process without both."""
     mode = "durable" if keyed else "require"
-    case = {"where": str(tmp_path), "handler": handler, "keyed": keyed, "mode": mode, "step": 5}
+    case = {"where": str(tmp_path), "handler": handler, "keyed": keyed, "mode": mode, "step": step}
     (out,) = faulting.run("from collections import Counter" + LATE, [case], tmp_path, faults)
     assert "crashed" not in out and out["status"] == 0, out
     assert out["problems"] == []
     assert out["moments"] > 300
-    assert out["raised"] > 20 or handler in ("spawns", "closes")
+    assert out["raised"] > 100 // step or handler in ("spawns", "closes")
 
 
 #: A ledger is opened, or leaves its segment; a handler forks, one moment later each time, and the child goes on there.
@@ -401,7 +404,7 @@ def play(where: Path, faults: Path, **case: Any) -> Iterator[tuple[str, dict[str
         yield one["do"], out, ledger_check.check(Path(one["where"], "ledger"), out["key"], Path(one["where"], "keys"))
 
 
-@pytest.mark.parametrize("keyed", [False, True], ids=["plain", "keys"])
+@pytest.mark.parametrize("keyed", [pytest.param(False, marks=pytest.mark.long), True], ids=["plain", "keys"])
 def test_interrupted_at_every_moment(tmp_path: Path, faults: Path, keyed: bool) -> None:
     """A handler that raises, at every moment there is: no lock stays, no descriptor, and the chains go on."""
     mode = "durable" if keyed else "require"
@@ -425,13 +428,14 @@ def test_handler_that_records_at_every_moment(tmp_path: Path, faults: Path, hand
         assert ledger.of("guard.config") if handler == "append" else ledger.programs("spawn.exit")
 
 
+@pytest.mark.parametrize("step", [11, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
-def test_each_intent_has_one_ending(tmp_path: Path, faults: Path, again: bool) -> None:
+def test_each_intent_has_one_ending(tmp_path: Path, faults: Path, again: bool, step: int) -> None:
     """Whatever is interrupted, and when: one record says what came of an intent, one how it ended, nothing is booked."""
     dos = ("run", "talk", "late", "fails", "drops", "polls", "denied", "taken", "lost")
     modes = (("require", False), ("durable", True))
     cases = [
-        {"do": do, "mode": mode, "keyed": keyed, "again": again, "step": 3, "where": str(tmp_path / f"{do}-{mode}")}
+        {"do": do, "mode": mode, "keyed": keyed, "again": again, "step": step, "where": str(tmp_path / f"{do}-{mode}")}
         for do in dos
         for mode, keyed in modes
     ]
@@ -440,7 +444,7 @@ def test_each_intent_has_one_ending(tmp_path: Path, faults: Path, again: bool) -
     for case, out in zip(cases, faulting.run(ENDINGS, cases, tmp_path, faults), strict=True):
         assert "crashed" not in out and out["status"] == 0, (case, out)
         assert out["problems"] == [], case
-        assert out["raised"] > 50, case
+        assert out["raised"] > 150 // step, case
         where = Path(str(case["where"]))
         ledger = ledger_check.check(where / "ledger", out["key"], where / "keys")
         told = Counter((record["ev"], record["sid"]) for record in ledger.records if record["sid"])
@@ -453,7 +457,9 @@ def test_each_intent_has_one_ending(tmp_path: Path, faults: Path, again: bool) -
         assert by_event["spawn.started"].isdisjoint(by_event["spawn.failed"])
         outcomes = {record["outcome"]["outcome"] for record in ledger.of("spawn.failed")}
         others = {"fails": {"failed", "interrupted"}, "denied": set()}
-        assert outcomes == others.get(str(case["do"]), {"interrupted"})
+        expected = others.get(str(case["do"]), {"interrupted"})
+        assert outcomes <= expected
+        assert outcomes == expected or step > 3  # few moments lie between intent and start
         assert by_event["spawn.exit"].isdisjoint(by_event["exit.unknown"])
         assert by_event["exit.unknown"] or case["do"] != "lost"
         assert bool(by_event["spawn.denied"]) == (case["do"] == "denied")
@@ -489,14 +495,16 @@ sys.setprofile(At(number, come))
 """
 
 
-@pytest.mark.parametrize("mode", [pytest.param("require", marks=pytest.mark.long), "durable"])
-def test_interrupted_at_the_end_of_the_interpreter(tmp_path: Path, mark: Path, mode: str) -> None:
-    """A handler that raises while the interpreter ends, at every second moment: nothing hangs or starts unrecorded."""
+@pytest.mark.parametrize(
+    ("mode", "step"), [("durable", 5), *(pytest.param(mode, 2, marks=pytest.mark.long) for mode in ("require", "durable"))]
+)
+def test_interrupted_at_the_end_of_the_interpreter(tmp_path: Path, mark: Path, mode: str, step: int) -> None:
+    """A handler that raises while the interpreter ends, one moment later each time: nothing hangs or starts unrecorded."""
     keys = tmp_path / "keys"
     key = audit.keys.initialise(keys)
     number, came = 0, True
     while came:
-        number += 2
+        number += step
         helpers.run_snippet(
             ENDS, where=str(tmp_path), mode=mode, keys=str(keys), number=number, program=str(mark)
         )

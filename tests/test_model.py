@@ -46,7 +46,9 @@ def test_check_holds(request, answers, check):
     assert answer.states > 100
 
 
-@pytest.mark.parametrize("step", steps.STEPS)
+@pytest.mark.parametrize(
+    "step", [pytest.param(one, marks=pytest.mark.long if number % 3 else ()) for number, one in enumerate(steps.STEPS)]
+)
 def test_step_cannot_be_spared(request, answers, step):
     """Without the step the check that the table names fails."""
     assert answers[request.node.name].result().error is not None

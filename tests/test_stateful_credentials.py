@@ -48,7 +48,7 @@ def test_fork_beside_threads_proves_nothing_by_the_lock() -> None:
     ("plant", "words"),
     [
         ("seal_is_no_seal", "was to raise"),
-        ("changes_are_not_counted", "setgroups"),
+        pytest.param("changes_are_not_counted", "setgroups", marks=pytest.mark.long),
     ],
 )
 def test_planted_faults_are_found(hooks_path: Path, plant: str, words: str) -> None:

@@ -26,8 +26,8 @@ def test_helpers_agree_with_the_model() -> None:
     ("plant", "words"),
     [
         ("helper_does_not_obey", "was to raise"),
-        ("helper_does_not_retire", "does not end"),
-        ("helper_is_told_of_twice", "told:"),
+        pytest.param("helper_does_not_retire", "does not end", marks=pytest.mark.long),
+        pytest.param("helper_is_told_of_twice", "told:", marks=pytest.mark.long),
     ],
 )
 def test_planted_faults_are_found(hooks_path: Path, plant: str, words: str) -> None:

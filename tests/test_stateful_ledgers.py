@@ -25,8 +25,8 @@ def test_ledgers_agree_with_the_model() -> None:
     ("plant", "words"),
     [
         ("start_is_not_recorded", "accounts:"),
-        ("chain_has_no_end", "chains:"),
-        ("rotation_goes_on_in_the_old_file", "/ledger"),
+        pytest.param("chain_has_no_end", "chains:", marks=pytest.mark.long),
+        pytest.param("rotation_goes_on_in_the_old_file", "/ledger", marks=pytest.mark.long),
     ],
 )
 def test_planted_faults_are_found(plant: str, words: str) -> None:

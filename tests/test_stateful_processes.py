@@ -43,10 +43,10 @@ def test_fork_beside_threads_starts_by_fork() -> None:
     ("plant", "words"),
     [
         ("pidfd_stays_open", "pidfd"),
-        ("dropped_is_not_reaped", "children:"),
-        ("fork_may_wait", "exit.unknown"),
-        ("exit_is_not_recorded", "otherwise"),
-        ("wait_forgets_signals", "codes:"),
+        pytest.param("dropped_is_not_reaped", "children:", marks=pytest.mark.long),
+        pytest.param("fork_may_wait", "exit.unknown", marks=pytest.mark.long),
+        pytest.param("exit_is_not_recorded", "otherwise", marks=pytest.mark.long),
+        pytest.param("wait_forgets_signals", "codes:", marks=pytest.mark.long),
     ],
 )
 def test_planted_faults_are_found(plant: str, words: str) -> None:

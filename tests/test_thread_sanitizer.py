@@ -71,7 +71,9 @@ def test_lock_has_no_race(tmp_path: Path) -> None:
 
 
 @pytest.mark.threat("T-21")
-@pytest.mark.parametrize("error", BROKEN)
+@pytest.mark.parametrize(
+    "error", [pytest.param(one, marks=pytest.mark.long if number else ()) for number, one in enumerate(BROKEN)]
+)
 def test_broken_lock_has_a_race(tmp_path: Path, error: str) -> None:
     """The same crowd with an error planted in the lock: the sanitizer names the place."""
     was, becomes, where = BROKEN[error]
